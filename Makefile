@@ -1,0 +1,62 @@
+# Two commands do everything: `make demo` and `make test`. Needed: Python 3.11 or later, and make.
+
+PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
+	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
+BIN := .venv/bin
+READY := .venv/ready
+LOCKS := requirements/dev.txt requirements/build.txt
+# A lock holds what the public index serves: no setting of this machine's pip enters it.
+COMPILE := env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_INDEX_URL PIP_CONFIG_FILE=/dev/null \
+	$(BIN)/pip-compile --quiet --no-config --upgrade --generate-hashes --allow-unsafe --strip-extras \
+	--no-emit-index-url --no-emit-find-links
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo test up check format lint types vectors bench lock clean
+
+help: ## show this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
+
+venv: $(READY) ## set up .venv from the hash-locked requirements (once)
+
+$(READY): pyproject.toml $(LOCKS) requirements/bootstrap.py
+	@test -n "$(PYTHON)" || { echo "tally: no Python 3.11 or later found; name one: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) requirements/bootstrap.py
+
+demo: $(READY) ## run the main job end to end, with real processes; leaves demo-out/
+	@$(BIN)/python -m examples.demo
+
+test: $(READY) ## run all tests, and show what they cover
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest
+	@$(BIN)/coverage combine --quiet
+	@$(BIN)/coverage report
+
+up: $(READY) ## start the three services in .tally (made when missing)
+	@test -d .tally || $(BIN)/tally init .tally
+	@$(BIN)/tally up --dir .tally
+
+check: format lint types vectors test ## format, lint, types, vectors, tests
+
+format: $(READY) ## check the format
+	@$(BIN)/ruff format --check .
+
+lint: $(READY) ## lint
+	@$(BIN)/ruff check .
+
+types: $(READY) ## check types
+	@$(BIN)/mypy
+
+vectors: $(READY) ## check that the generator still makes the vectors in specs/
+	@$(BIN)/python -m tests.vectors --check
+
+bench: $(READY) ## measure verification, decision and gateway
+	@$(BIN)/python -m tests.bench
+
+lock: $(READY) ## renew the locks, hashes included
+	@$(COMPILE) --extra services --extra dev --output-file requirements/dev.txt pyproject.toml
+	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/base.txt pyproject.toml
+	@$(COMPILE) --constraint requirements/dev.txt --extra services --output-file requirements/services.txt pyproject.toml
+	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/build.txt requirements/build.in
+
+clean: ## remove what was built, .venv included
+	@rm -rf .venv .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist demo-out
