@@ -1,0 +1,119 @@
+"""What a job was granted, and the token that carries it (specs/grant.md, specs/token.md).
+
+The grant is no bearer credential: it is what a bundle carries. The token names it by digest and expires in minutes.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from verifier.encoding import Count, Digest, Id, Name, SafeText, Time, Url, canonical, digest, read
+from verifier.policy import Glob
+from verifier.refused import Refused
+
+MAX_GRANT = 1 << 16
+ToolName = Annotated[str, Meta(pattern=r"^mcp:[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[A-Za-z0-9_.:/-]{1,128}\Z")]
+
+
+class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """The purse of a root job, or a lane's share of it; absent is no limit."""
+
+    calls: Count | None = None
+    tokens: Count | None = None
+    wall_seconds: Count | None = None
+
+
+class Scope(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """Everything that a token may do; its digest is the token's `scope_hash`. Lists are sorted sets."""
+
+    iss: Url
+    job: Id
+    job_type: SafeText
+    environment: SafeText
+    agent: SafeText
+    client: SafeText
+    user: SafeText | None = None
+    act: SafeText | None = None
+    audience: Url
+    binding: Literal["none"]
+    policy: Digest
+    manifests: dict[str, Digest]
+    tools: Annotated[list[ToolName], Meta(max_length=2000)]
+    models: Annotated[list[Glob], Meta(max_length=256)]
+    limits: Budget
+    depth: Annotated[int, Meta(ge=0, le=4)]
+    client_counter: Literal["required"] | None = None
+
+    def hash(self) -> str:
+        """Compute `scope_hash`: the digest of the scope's canonical bytes."""
+        return digest(canonical(self))
+
+
+class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A scope, granted from `issued_at` to `expires`; `opened` is when the job opened."""
+
+    opened: Time
+    issued_at: Time
+    expires: Time
+    parent: Digest | None = None
+    scope: Scope
+
+    @classmethod
+    def parse(cls, payload: bytes) -> "Grant":
+        """Read a grant from canonical bytes. Raises `Refused`: the reading codes, bad-grant, unsupported."""
+        grant = read(payload, cls, limit=MAX_GRANT)
+        scope = grant.scope
+        if not grant.opened <= grant.issued_at < grant.expires:
+            raise Refused("bad-grant", "a grant begins before it ends, and not before its job", field="expires")
+        for name, values in (("tools", scope.tools), ("models", scope.models)):
+            if values != sorted(set(values)):
+                raise Refused("bad-grant", f"{name} are sorted, none twice", field=name)
+        if {tool.removeprefix("mcp:").split("/")[0] for tool in scope.tools} - set(scope.manifests):
+            raise Refused("bad-grant", "a tool of a server whose manifest the grant does not name", field="manifests")
+        if scope.user is not None or scope.act is not None or scope.depth or grant.parent or scope.client_counter:
+            raise Refused("unsupported", "user, act, depth, parent and client_counter are not judged by this version", field="scope")
+        return grant
+
+
+class Token(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The claims of a job-scoped token (CST): an RFC 9068 access token; times in seconds as JWT asks."""
+
+    iss: str
+    sub: str
+    aud: str
+    client_id: str
+    iat: int
+    nbf: int
+    exp: int
+    jti: Id
+    txn: Id
+    policy_hash: Digest
+    scope_hash: Digest
+    grant: Digest
+    authorization_details: list[dict[str, Any]]
+
+    def fits(self, grant: Grant) -> None:
+        """Check that a token says what its grant says. Raises `Refused` with wrong-policy, wrong-scope or wrong-grant."""
+        scope = grant.scope
+        if self.policy_hash != scope.policy:
+            raise Refused("wrong-policy", "the token is pinned to another policy than its grant")
+        if self.scope_hash != scope.hash():
+            raise Refused("wrong-scope", "the token's scope_hash is not its grant's")
+        said = (self.iss, self.sub, self.client_id, self.txn, self.aud)
+        if said != (scope.iss, scope.agent, scope.client, scope.job, scope.audience):
+            raise Refused("wrong-grant", "issuer, agent, client, job or audience are not the grant's")
+        if self.exp * 1_000_000 > grant.expires or self.nbf * 1_000_000 < grant.issued_at // 1_000_000 * 1_000_000:
+            raise Refused("wrong-grant", "the token lives longer than its grant")
+
+
+def authorization_details(scope: Scope) -> list[dict[str, Any]]:
+    """Describe a scope as RFC 9396 asks: one entry a server, one for the models."""
+    servers = sorted({tool.removeprefix("mcp:").split("/", 1)[0] for tool in scope.tools})
+    details: list[dict[str, Any]] = [
+        {"type": "tally_mcp", "server": server, "tools": [t.split("/", 1)[1] for t in scope.tools if t.startswith(f"mcp:{server}/")]}
+        for server in servers
+    ]
+    return [*details, {"type": "tally_model", "models": scope.models}] if scope.models else details
+
+
+__all__ = ["Budget", "Grant", "Name", "Scope", "Token", "authorization_details"]

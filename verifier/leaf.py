@@ -1,0 +1,273 @@
+"""Receipts: the leaves of a lane's tree (specs/receipts.md). One canonical JSON line each, at most 8 KiB.
+
+Codes and names only, never text from a call: what comes from outside enters through `safe_text`. Fields stand in sorted
+order so that the fast encoder already writes the canonical form (a test compares both encoders).
+"""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from verifier.encoding import MAX_INT, Count, Digest, Id, SafeText, Time, Url, digest, read
+from verifier.policy import Label
+from verifier.refused import Refused
+
+MAX_LEAF = 8192
+MAX_TOOL_CALLS = 64
+
+Status = Literal["ok", "upstream_error", "client_abort", "policy_cut", "lost"]
+Code = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]
+
+
+class _Part(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
+    pass
+
+
+class Commitment(_Part, frozen=True):
+    """`n` slices under an RFC 9162 root (specs/receipts.md §3)."""
+
+    n: Annotated[int, Meta(ge=0, le=1 << 20)]
+    root: Digest
+
+
+class Target(_Part, frozen=True):
+    """What a call is aimed at: `server` and `tool`, or `provider`, `model` and `operation`."""
+
+    model: SafeText | None = None
+    operation: SafeText | None = None
+    provider: SafeText | None = None
+    server: SafeText | None = None
+    tool: SafeText | None = None
+
+
+class Facts(_Part, frozen=True, rename={"labels": "data.labels"}):
+    """What the gateway attests because nothing in the bundle can rebuild it; sorted, none twice."""
+
+    labels: list[Label]
+
+
+class Parent(_Part, frozen=True):
+    """The model's tool call that a tool call answers: `call` is the model call, `id` the tool call in its answer."""
+
+    call: Id
+    id: SafeText
+
+
+class Reservation(_Part, frozen=True):
+    """What the call sets aside from the purse until its end says what it used."""
+
+    tokens: Count | None = None
+
+
+class Echo(_Part, frozen=True):
+    """The last receipt that the client had seen."""
+
+    hash: Digest
+    seq: Count
+
+
+class ToolCall(_Part, frozen=True):
+    """A tool call that a model asked for."""
+
+    id: SafeText
+    name: SafeText
+
+
+class Usage(_Part, frozen=True):
+    """Tokens by the provider's own figures."""
+
+    input: Count
+    output: Count
+
+
+class Counts(_Part, frozen=True):
+    """How many leaves of each kind the lane holds, itself included."""
+
+    begin: Count
+    deny: Count
+    end: Count
+    note: Count
+    token: Count
+
+
+class Open(_Part, frozen=True):
+    """Leaf 0 of every lane."""
+
+    build: SafeText
+    gateway: Url
+    job: Id
+    keys: Digest
+    keys_version: Count
+    kind: Literal["open"]
+    lane: Id
+    policy: Digest
+    revocations: Count
+    seq: Count
+    suite: SafeText
+    time: Time
+
+
+class Token(_Part, frozen=True):
+    """First use of a token in this lane; `iat` and `exp` in seconds."""
+
+    exp: Count
+    grant: Digest
+    iat: Count
+    jti: Id
+    kind: Literal["token"]
+    scope_hash: Digest
+    seq: Count
+    time: Time
+
+
+class Begin(_Part, frozen=True):
+    """Durable before anything is sent upstream. `staleness`: microseconds since the last fresh revocation heartbeat."""
+
+    call: Id
+    counter: Count | None = None
+    echo: Echo | None = None
+    facts: Facts
+    hold: Digest | None = None
+    jti: Id
+    kind: Literal["begin"]
+    manifest: Digest | None = None
+    parent: Parent | None = None
+    req: Commitment
+    reservation: Reservation
+    revocations: Count
+    rule: SafeText
+    sent: Commitment
+    seq: Count
+    staleness: Count
+    target: Target
+    time: Time
+
+
+class End(_Part, frozen=True):
+    """Exactly one per begin. A lost call has no answer: no `recv`, no `dlv`."""
+
+    call: Id
+    code: Code | None = None
+    dlv: Commitment | None = None
+    flags: list[Code]
+    kind: Literal["end"]
+    labels: list[Label]
+    model: SafeText | None = None
+    recv: Commitment | None = None
+    redactions: Count
+    screens: list[Code]
+    seq: Count
+    status: Status
+    stream: Literal["complete", "cut"] | None = None
+    time: Time
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_TOOL_CALLS)]
+    tool_error: bool | None = None
+    upstream_id: SafeText | None = None
+    usage: Usage | None = None
+
+
+class Deny(_Part, frozen=True):
+    """A call that was refused: by the policy (replayed by the verifier) or by the gateway's own checks."""
+
+    by: Literal["policy", "gateway"]
+    call: Id
+    code: Code
+    facts: Facts | None = None
+    jti: Id
+    kind: Literal["deny"]
+    manifest: Digest | None = None
+    parent: Parent | None = None
+    req: Commitment | None = None
+    revocations: Count
+    rule: SafeText | None = None
+    seq: Count
+    staleness: Count
+    target: Target | None = None
+    time: Time
+
+
+class Hold(_Part, frozen=True):
+    """A call that waits for a person. Written by no gateway of this version; a lane that holds one is `unsupported`."""
+
+    call: Id
+    jti: Id
+    kind: Literal["hold"]
+    req: Commitment
+    rule: SafeText
+    seq: Count
+    target: Target
+    time: Time
+
+
+class Note(_Part, frozen=True):
+    """An incident mark; `count` where one note stands for many events."""
+
+    code: Code
+    count: Count | None = None
+    kind: Literal["note"]
+    seq: Count
+    time: Time
+
+
+class Close(_Part, frozen=True):
+    """The last leaf."""
+
+    counts: Counts
+    kind: Literal["close"]
+    reason: Code
+    seq: Count
+    time: Time
+
+
+Leaf = Open | Token | Begin | End | Deny | Hold | Note | Close
+KINDS: dict[bytes, type[Leaf]] = {
+    b"open": Open, b"token": Token, b"begin": Begin, b"end": End, b"deny": Deny, b"hold": Hold, b"note": Note, b"close": Close,
+}  # fmt: skip
+_decoders = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}
+_encode = msgspec.json.Encoder().encode
+_MARK = b'"kind":"'
+
+
+def encode(leaf: Leaf) -> bytes:
+    """Return a leaf's canonical bytes. Raises `Refused` too-large beyond 8 KiB."""
+    raw = _encode(leaf)
+    if len(raw) > MAX_LEAF:
+        raise Refused("too-large", f"a receipt of {len(raw)} bytes, at most {MAX_LEAF}")
+    return raw
+
+
+def decode(raw: bytes) -> Leaf:
+    """Read one leaf from its canonical bytes, or refuse it by code.
+
+    The kind is found before the typed reader is chosen: no nested object of a leaf has a key `kind`, and a quote inside a
+    string is always escaped, so the first mark is the leaf's own; the typed reader then checks it again.
+    """
+    at = raw.find(_MARK) + len(_MARK)
+    decoder = _decoders.get(raw[at : raw.find(b'"', at)])
+    if decoder is not None and len(raw) <= MAX_LEAF:
+        try:
+            leaf: Leaf = decoder.decode(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            leaf = read(raw, decoder.type, limit=MAX_LEAF)
+        if _encode(leaf) == raw:
+            return leaf
+    return _refuse(raw)
+
+
+def _refuse(raw: bytes) -> Leaf:
+    """Say what is wrong with bytes that are no leaf."""
+    at = raw.find(_MARK) + len(_MARK)
+    kind = KINDS.get(raw[at : raw.find(b'"', at)])
+    if kind is not None:
+        return read(raw, kind, limit=MAX_LEAF)  # type: ignore[return-value]
+    read(raw, dict, limit=MAX_LEAF)
+    raise Refused("wrong-kind", "a receipt of no known kind", field="kind")
+
+
+def leaf_digest(raw: bytes) -> str:
+    """Address a leaf by its Merkle leaf hash, as echoes and holds name it."""
+    return digest(b"\0" + raw)
+
+
+__all__ = ["MAX_INT", "Leaf", "decode", "encode", "leaf_digest"]
