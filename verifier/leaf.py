@@ -24,14 +24,14 @@ class _Part(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     pass
 
 
-class Commitment(_Part, frozen=True):
+class Commitment(_Part, frozen=True, kw_only=True):
     """`n` slices under an RFC 9162 root (specs/receipts.md §3)."""
 
     n: Annotated[int, Meta(ge=0, le=1 << 20)]
     root: Digest
 
 
-class Target(_Part, frozen=True):
+class Target(_Part, frozen=True, kw_only=True):
     """What a call is aimed at: `server` and `tool`, or `provider`, `model` and `operation`."""
 
     model: SafeText | None = None
@@ -41,47 +41,47 @@ class Target(_Part, frozen=True):
     tool: SafeText | None = None
 
 
-class Facts(_Part, frozen=True, rename={"labels": "data.labels"}):
+class Facts(_Part, frozen=True, kw_only=True, rename={"labels": "data.labels"}):
     """What the gateway attests because nothing in the bundle can rebuild it; sorted, none twice."""
 
     labels: list[Label]
 
 
-class Parent(_Part, frozen=True):
+class Parent(_Part, frozen=True, kw_only=True):
     """The model's tool call that a tool call answers: `call` is the model call, `id` the tool call in its answer."""
 
     call: Id
     id: SafeText
 
 
-class Reservation(_Part, frozen=True):
+class Reservation(_Part, frozen=True, kw_only=True):
     """What the call sets aside from the purse until its end says what it used."""
 
     tokens: Count | None = None
 
 
-class Echo(_Part, frozen=True):
+class Echo(_Part, frozen=True, kw_only=True):
     """The last receipt that the client had seen."""
 
     hash: Digest
     seq: Count
 
 
-class ToolCall(_Part, frozen=True):
+class ToolCall(_Part, frozen=True, kw_only=True):
     """A tool call that a model asked for."""
 
     id: SafeText
     name: SafeText
 
 
-class Usage(_Part, frozen=True):
+class Usage(_Part, frozen=True, kw_only=True):
     """Tokens by the provider's own figures."""
 
     input: Count
     output: Count
 
 
-class Counts(_Part, frozen=True):
+class Counts(_Part, frozen=True, kw_only=True):
     """How many leaves of each kind the lane holds, itself included."""
 
     begin: Count
@@ -91,7 +91,7 @@ class Counts(_Part, frozen=True):
     token: Count
 
 
-class Open(_Part, frozen=True):
+class Open(_Part, frozen=True, kw_only=True):
     """Leaf 0 of every lane."""
 
     build: SafeText
@@ -108,7 +108,7 @@ class Open(_Part, frozen=True):
     time: Time
 
 
-class Token(_Part, frozen=True):
+class Token(_Part, frozen=True, kw_only=True):
     """First use of a token in this lane; `iat` and `exp` in seconds."""
 
     exp: Count
@@ -121,7 +121,7 @@ class Token(_Part, frozen=True):
     time: Time
 
 
-class Begin(_Part, frozen=True):
+class Begin(_Part, frozen=True, kw_only=True):
     """Durable before anything is sent upstream. `staleness`: microseconds since the last fresh revocation heartbeat."""
 
     call: Id
@@ -144,7 +144,7 @@ class Begin(_Part, frozen=True):
     time: Time
 
 
-class End(_Part, frozen=True):
+class End(_Part, frozen=True, kw_only=True):
     """Exactly one per begin. A lost call has no answer: no `recv`, no `dlv`."""
 
     call: Id
@@ -167,7 +167,7 @@ class End(_Part, frozen=True):
     usage: Usage | None = None
 
 
-class Deny(_Part, frozen=True):
+class Deny(_Part, frozen=True, kw_only=True):
     """A call that was refused: by the policy (replayed by the verifier) or by the gateway's own checks."""
 
     by: Literal["policy", "gateway"]
@@ -187,7 +187,7 @@ class Deny(_Part, frozen=True):
     time: Time
 
 
-class Hold(_Part, frozen=True):
+class Hold(_Part, frozen=True, kw_only=True):
     """A call that waits for a person. Written by no gateway of this version; a lane that holds one is `unsupported`."""
 
     call: Id
@@ -200,7 +200,7 @@ class Hold(_Part, frozen=True):
     time: Time
 
 
-class Note(_Part, frozen=True):
+class Note(_Part, frozen=True, kw_only=True):
     """An incident mark; `count` where one note stands for many events."""
 
     code: Code
@@ -210,7 +210,7 @@ class Note(_Part, frozen=True):
     time: Time
 
 
-class Close(_Part, frozen=True):
+class Close(_Part, frozen=True, kw_only=True):
     """The last leaf."""
 
     counts: Counts

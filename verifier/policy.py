@@ -33,7 +33,7 @@ class _Document(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_un
     """Optional means absent; a published policy has no other defaults."""
 
 
-class Condition(_Document, frozen=True):
+class Condition(_Document, frozen=True, kw_only=True):
     """One test of one attribute (specs/conditions.md)."""
 
     attr: Annotated[str, Meta(pattern=r"^[a-z]+(\.[A-Za-z0-9_-]{1,64}){1,8}\Z")]
@@ -41,7 +41,7 @@ class Condition(_Document, frozen=True):
     value: Scalar | Annotated[list[Scalar], Meta(max_length=256)]
 
 
-class Limits(_Document, frozen=True):
+class Limits(_Document, frozen=True, kw_only=True):
     """How often one rule may allow a call, within a lane's share."""
 
     calls_per_job: Count | None = None
@@ -49,7 +49,7 @@ class Limits(_Document, frozen=True):
     sums: dict[str, str] | None = None
 
 
-class ToolRule(_Document, frozen=True):
+class ToolRule(_Document, frozen=True, kw_only=True):
     """One rule over tools: in `allowed_tools` it allows, in `denied_tools` it denies; deny wins over everything."""
 
     id: RuleId
@@ -65,7 +65,7 @@ class ToolRule(_Document, frozen=True):
     limits: Limits | None = None
 
 
-class ModelRule(_Document, frozen=True):
+class ModelRule(_Document, frozen=True, kw_only=True):
     """Which models a job may call, for what; a provider's own tools, fetches and memory only where named."""
 
     id: RuleId
@@ -79,7 +79,7 @@ class ModelRule(_Document, frozen=True):
     when: Annotated[list[Condition], Meta(max_length=32)]
 
 
-class Jobs(_Document, frozen=True):
+class Jobs(_Document, frozen=True, kw_only=True):
     """Who may use the policy."""
 
     types: Globs
@@ -87,7 +87,7 @@ class Jobs(_Document, frozen=True):
     agents: Globs
 
 
-class DataClasses(_Document, frozen=True):
+class DataClasses(_Document, frozen=True, kw_only=True):
     """Which labels a call may carry; a label that nothing allows is denied."""
 
     allow: list[LabelGlob]
@@ -95,7 +95,7 @@ class DataClasses(_Document, frozen=True):
     on_violation: Literal["block", "redact"]
 
 
-class ModelEgress(_Document, frozen=True):
+class ModelEgress(_Document, frozen=True, kw_only=True):
     """The model side; `require_proxy_receipts` ties each tool call to a tool call that a model asked for."""
 
     require_proxy_receipts: bool
@@ -104,7 +104,7 @@ class ModelEgress(_Document, frozen=True):
     prices: Digest | None = None
 
 
-class Responses(_Document, frozen=True):
+class Responses(_Document, frozen=True, kw_only=True):
     """Screens on what tools return; `max_bytes` counts the decoded body."""
 
     max_bytes: Annotated[int, Meta(ge=1, le=1 << 26)]
@@ -112,13 +112,13 @@ class Responses(_Document, frozen=True):
     injection: Literal["block", "flag", "off"]
 
 
-class Egress(_Document, frozen=True):
+class Egress(_Document, frozen=True, kw_only=True):
     """Upstream hosts of MCP servers, as the approved manifest names them; `*` is any that a manifest names."""
 
     hosts: Globs
 
 
-class Budgets(_Document, frozen=True):
+class Budgets(_Document, frozen=True, kw_only=True):
     """Cumulative limits of a root job; absent is no limit."""
 
     calls: Count | None = None
@@ -129,7 +129,7 @@ class Budgets(_Document, frozen=True):
     per_tool: dict[str, Count] | None = None
 
 
-class TokenConstraints(_Document, frozen=True):
+class TokenConstraints(_Document, frozen=True, kw_only=True):
     """What a token may be; times in seconds."""
 
     cst_max_ttl_seconds: Annotated[int, Meta(ge=1, le=3600)]
@@ -140,14 +140,14 @@ class TokenConstraints(_Document, frozen=True):
     max_staleness_seconds: Annotated[int, Meta(ge=1, le=60)]
 
 
-class Privacy(_Document, frozen=True):
+class Privacy(_Document, frozen=True, kw_only=True):
     """What receipts keep of payloads."""
 
     privacy: Literal["hash_only", "sealed"]
     auditors: list[SafeText]
 
 
-class Approvals(_Document, frozen=True):
+class Approvals(_Document, frozen=True, kw_only=True):
     """Who may release a held call."""
 
     quorum: Annotated[int, Meta(ge=0, le=16)]
@@ -155,7 +155,7 @@ class Approvals(_Document, frozen=True):
     approvers: list[SafeText]
 
 
-class TestCall(_Document, frozen=True):
+class TestCall(_Document, frozen=True, kw_only=True):
     """The call of a policy's own test: a tool (`arguments` is JSON text) or a model."""
 
     __test__ = False
@@ -170,7 +170,7 @@ class TestCall(_Document, frozen=True):
     hosted_tools: list[SafeText] | None = None
 
 
-class TestFacts(_Document, frozen=True):
+class TestFacts(_Document, frozen=True, kw_only=True):
     """What a policy's own test assumes of job, tool and time (Unix microseconds)."""
 
     __test__ = False
@@ -185,7 +185,7 @@ class TestFacts(_Document, frozen=True):
     time: Time | None = None
 
 
-class PolicyTest(_Document, frozen=True):
+class PolicyTest(_Document, frozen=True, kw_only=True):
     """A claim that the author makes about the policy; all hold, or it is not published."""
 
     name: Annotated[str, Meta(min_length=1, max_length=128)]
@@ -195,7 +195,7 @@ class PolicyTest(_Document, frozen=True):
     rule: RuleId | None = None
 
 
-class Policy(_Document, frozen=True):
+class Policy(_Document, frozen=True, kw_only=True):
     """A Work Policy Contract, pinned by the digest of its canonical bytes."""
 
     wpc_version: Literal["v1"]
