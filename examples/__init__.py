@@ -1,0 +1,1 @@
+"""Upstreams and policies to try Tallystick with: `python -m examples.crm_server`, from a checkout."""
