@@ -29,7 +29,7 @@ Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_-]{1,64}\Z")]
 Name = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
 SafeText = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/-]{1,128}\Z")]
 Glob = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/@*-]{1,128}\Z")]
-Url = Annotated[str, Meta(pattern=r"^https?://[A-Za-z0-9.:\[\]-]{1,100}(/[A-Za-z0-9._~/-]{0,64})?\Z")]
+Url = Annotated[str, Meta(pattern=r"^https?://[A-Za-z0-9.:-]{1,100}(/[A-Za-z0-9._/-]{0,16})?\Z")]
 Text = Annotated[str, Meta(max_length=4096)]
 
 _encoder = msgspec.json.Encoder(order="sorted")

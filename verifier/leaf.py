@@ -1,23 +1,32 @@
 """Receipts: the leaves of a lane's tree (specs/receipts.md). One canonical JSON line each, at most 8 KiB.
 
-Codes and names only, never text from a call: what comes from outside enters through `safe_text`. Fields stand in sorted
-order so that the fast encoder already writes the canonical form (a test compares both encoders).
+Codes and names only, never text from a call: every string of a receipt is made of `[A-Za-z0-9_.:/-]`, and what comes
+from outside enters through `safe_text`. Fields stand in sorted order so that the fast encoder already writes the
+canonical form (a test compares both encoders).
 """
 
-from typing import Annotated, Literal
+import re
+from collections.abc import Callable
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta, Struct
 
-from verifier.encoding import MAX_INT, Count, Digest, Id, SafeText, Time, Url, digest, read
-from verifier.policy import Label
+from verifier.encoding import Count, Time, digest, read
 from verifier.refused import Refused
 
 MAX_LEAF = 8192
 MAX_TOOL_CALLS = 64
 
+# Lengths are the typed reader's, characters `_harmless`'s: a pattern a field would cost more than all the rest.
+_SAFE: dict[str, Any] = {"pattern": "^[A-Za-z0-9_.:/-]+$"}
+SafeText = Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema=_SAFE)]
+Id = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema=_SAFE)]
+Code = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema=_SAFE)]
+Label = Code
+Url = SafeText
+Digest = Annotated[str, Meta(min_length=71, max_length=71, extra_json_schema={"pattern": "^sha256:[0-9a-f]{64}$"})]
 Status = Literal["ok", "upstream_error", "client_abort", "policy_cut", "lost"]
-Code = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]
 
 
 class _Part(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True, gc=False):
@@ -227,13 +236,18 @@ KINDS: dict[bytes, type[Leaf]] = {
 _decoders = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}
 _encode = msgspec.json.Encoder().encode
 _MARK = b'"kind":"'
+_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:/-"
+_digests = re.compile(r"(?:sha256:[0-9a-f]{64})*").fullmatch
+_skeletons: set[bytes] = set()
+_MAX_SKELETONS = 4096
 
 
 def encode(leaf: Leaf) -> bytes:
-    """Return a leaf's canonical bytes. Raises `Refused` too-large beyond 8 KiB."""
+    """Return a leaf's canonical bytes. Raises `Refused`: too-large beyond 8 KiB, bad-value for text that is not harmless."""
     raw = _encode(leaf)
     if len(raw) > MAX_LEAF:
         raise Refused("too-large", f"a receipt of {len(raw)} bytes, at most {MAX_LEAF}")
+    decode(raw)
     return raw
 
 
@@ -243,31 +257,53 @@ def decode(raw: bytes) -> Leaf:
     The kind is found before the typed reader is chosen: no nested object of a leaf has a key `kind`, and a quote inside a
     string is always escaped, so the first mark is the leaf's own; the typed reader then checks it again.
     """
-    at = raw.find(_MARK) + len(_MARK)
+    at = raw.find(_MARK) + 8
     decoder = _decoders.get(raw[at : raw.find(b'"', at)])
-    if decoder is not None and len(raw) <= MAX_LEAF:
-        try:
-            leaf: Leaf = decoder.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            leaf = read(raw, decoder.type, limit=MAX_LEAF)
-        if _encode(leaf) == raw:
-            return leaf
-    return _refuse(raw)
+    if decoder is None or len(raw) > MAX_LEAF:
+        read(raw, dict, limit=MAX_LEAF)
+        raise Refused("wrong-kind", "a receipt of no known kind", field="kind")
+    try:
+        leaf = cast("Leaf", decoder.decode(raw))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return read(raw, decoder.type, limit=MAX_LEAF)  # says why
+    if _encode(leaf) != raw:
+        return read(raw, decoder.type, limit=MAX_LEAF)  # says why
+    skeleton = raw.translate(None, _CHARACTERS)
+    if skeleton not in _skeletons:
+        _harmless(skeleton)
+    named = _NAMED.get(type(leaf))
+    if named is not None and not _digests(named(leaf)):
+        raise Refused("bad-value", "a digest is sha256: and 64 lower-case hex digits")
+    return leaf
 
 
-def _refuse(raw: bytes) -> Leaf:
-    """Say what is wrong with bytes that are no leaf."""
-    at = raw.find(_MARK) + len(_MARK)
-    kind = KINDS.get(raw[at : raw.find(b'"', at)])
-    if kind is not None:
-        return read(raw, kind, limit=MAX_LEAF)  # type: ignore[return-value]
-    read(raw, dict, limit=MAX_LEAF)
-    raise Refused("wrong-kind", "a receipt of no known kind", field="kind")
+def _harmless(skeleton: bytes) -> None:
+    """Check that nothing but harmless characters stands between quotes.
+
+    A skeleton is a line without its harmless characters; its quotes still say what is text, so every line with the same
+    skeleton is as harmless as the first, and a lane has few of them.
+    """
+    if any(skeleton.split(b'"')[1::2]):
+        raise Refused("bad-value", "text in a receipt is made of letters, digits and _ . : / - only")
+    if len(_skeletons) < _MAX_SKELETONS:
+        _skeletons.add(skeleton)
+
+
+def _root(commitment: Commitment | None) -> str:
+    return "" if commitment is None else commitment.root
+
+
+# The digests of each kind, one after the other, for one check.
+_NAMED: dict[type, Callable[[Any], str]] = {
+    Open: lambda leaf: leaf.keys + leaf.policy,
+    Token: lambda leaf: leaf.grant + leaf.scope_hash,
+    Begin: lambda leaf: leaf.req.root + leaf.sent.root + (leaf.manifest or "") + (leaf.hold or "") + (leaf.echo.hash if leaf.echo else ""),
+    End: lambda leaf: _root(leaf.recv) + _root(leaf.dlv),
+    Deny: lambda leaf: _root(leaf.req) + (leaf.manifest or ""),
+    Hold: lambda leaf: cast("str", leaf.req.root),
+}
 
 
 def leaf_digest(raw: bytes) -> str:
     """Address a leaf by its Merkle leaf hash, as echoes and holds name it."""
     return digest(b"\0" + raw)
-
-
-__all__ = ["MAX_INT", "Leaf", "decode", "encode", "leaf_digest"]
