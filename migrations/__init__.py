@@ -1,0 +1,1 @@
+"""One alembic environment; one straight history a service."""

@@ -1,0 +1,191 @@
+"""Who calls a service: the client's own JWT (RFC 7523 form), and what each client may do.
+
+    Authorization: Bearer <JWS EdDSA {iss = sub = client id, aud = the service's issuer URL, iat, exp, jti}>
+
+A token lives at most a minute and is taken once. `clients.toml` holds public keys and roles only.
+"""
+
+import base64
+import re
+import secrets
+import tomllib
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import jwt
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from litestar import Request
+from msgspec import Meta, Struct
+
+from verifier.encoding import SafeText, unb64
+from verifier.refused import Refused
+from verifier.signing import ED25519_BYTES, KeyPair
+
+Role = Literal["author", "registrar", "orchestrator", "gateway", "approver", "responder", "auditor"]
+Clock = Callable[[], int]
+
+SECOND = 1_000_000
+LIFE = 60  # seconds, RFC 7523 asks for short
+SKEW = 5  # seconds a client's clock may run ahead
+MAX_TOKEN = 4096
+MAX_REMEMBERED = 8192  # jti of one client: 136 calls a second for a minute
+MAX_FAILURES = 30  # a minute and address
+MAX_ADDRESSES = 4096
+
+_jti = re.compile(r"[A-Za-z0-9_-]{16,64}")
+
+
+class Client(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One caller: its public Ed25519 key in base64 and the least roles it needs."""
+
+    ed25519: str
+    roles: Annotated[list[Role], Meta(min_length=1, max_length=8)]
+
+
+class ClientFile(Struct, frozen=True, forbid_unknown_fields=True):
+    """`clients.toml`: a table `[clients.<id>]` a caller."""
+
+    clients: dict[SafeText, Client]
+
+
+class Caller(Struct, frozen=True):
+    """Somebody who proved to be a client."""
+
+    client: str
+    roles: frozenset[str]
+
+    def require(self, *roles: str) -> None:
+        """Let only these roles pass. Raises `Refused` with forbidden."""
+        if self.roles.isdisjoint(roles):
+            raise Refused("forbidden", f"client {self.client} has none of the roles: {', '.join(roles)}")
+
+
+class Clients:
+    """The callers of one service. One instance a process; its memory is bounded and forgets what has expired."""
+
+    def __init__(self, clients: ClientFile, audience: str, clock: Clock) -> None:
+        """Decode every key once; refuses a file with a key that is none."""
+        self._clients = clients.clients
+        self._keys = {name: _public(name, client) for name, client in clients.clients.items()}
+        self._audience = audience
+        self._clock = clock
+        self._seen: dict[str, OrderedDict[str, int]] = {name: OrderedDict() for name in clients.clients}
+        self._failures: OrderedDict[str, deque[int]] = OrderedDict()
+
+    @classmethod
+    def load(cls, path: Path, audience: str, clock: Clock) -> "Clients":
+        """Read `clients.toml`. Raises `Refused` with bad-clients."""
+        try:
+            given = tomllib.loads(path.read_bytes().decode())
+            return cls(msgspec.convert(given, ClientFile), audience, clock)
+        except (OSError, ValueError, msgspec.ValidationError) as error:
+            raise Refused("bad-clients", f"{path.name} cannot be used: {type(error).__name__}") from error
+
+    def authenticate(self, authorization: str, address: str) -> Caller:
+        """Check an `Authorization` header, once for each token.
+
+        Raises `Refused`: unauthenticated (one sentence for every cause, a guesser learns nothing), too-many-failures,
+        too-many-requests.
+        """
+        now = self._clock()
+        self._refuse_guesser(address, now)
+        try:
+            return self._check(authorization, now)
+        except Refused as refused:
+            if refused.code == "unauthenticated":
+                self._note_failure(address, now)
+            raise
+
+    def _check(self, authorization: str, now: int) -> Caller:
+        scheme, _, token = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN:
+            raise _unauthenticated()
+        claims = self._claims(token)
+        name, issued, expires = claims["iss"], claims["iat"], claims["exp"]
+        if type(issued) is not int or type(expires) is not int or claims["sub"] != name:
+            raise _unauthenticated()
+        if not 0 < expires - issued <= LIFE or issued * SECOND > now + SKEW * SECOND or expires * SECOND <= now:
+            raise _unauthenticated()
+        self._take_once(name, claims["jti"], expires * SECOND, now)
+        return Caller(name, frozenset(self._clients[name].roles))
+
+    def _claims(self, token: str) -> dict[str, Any]:
+        """Open the token with the key of the client that it claims to come from; times are checked by our clock."""
+        try:
+            name = jwt.decode_complete(token, options={"verify_signature": False})["payload"].get("iss")
+            return jwt.decode(
+                token,
+                self._keys[name],
+                algorithms=["EdDSA"],
+                audience=self._audience,
+                options={
+                    "require": ["iss", "sub", "aud", "iat", "exp", "jti"],
+                    "strict_aud": True,
+                    "verify_exp": False,
+                    "verify_iat": False,
+                    "verify_nbf": False,
+                },
+            )
+        except (jwt.PyJWTError, KeyError, TypeError, ValueError, RecursionError) as error:
+            raise _unauthenticated() from error
+
+    def _take_once(self, name: str, jti: object, expires: int, now: int) -> None:
+        if not isinstance(jti, str) or not _jti.fullmatch(jti):
+            raise _unauthenticated()
+        seen = self._seen[name]
+        while seen and next(iter(seen.values())) <= now:
+            seen.popitem(last=False)
+        if jti in seen:
+            raise _unauthenticated()
+        if len(seen) >= MAX_REMEMBERED:
+            raise Refused("too-many-requests", f"client {name} used {MAX_REMEMBERED} tokens within a minute")
+        # Kept for the longest life from now on, so that the order of insertion is the order of expiry.
+        seen[jti] = max(expires, now + (LIFE + SKEW) * SECOND)
+
+    def _refuse_guesser(self, address: str, now: int) -> None:
+        times = self._failures.get(address)
+        while times and times[0] <= now - 60 * SECOND:
+            times.popleft()
+        if times and len(times) >= MAX_FAILURES:
+            raise Refused("too-many-failures", "too many failed attempts from this address", hint="Wait a minute.")
+
+    def _note_failure(self, address: str, now: int) -> None:
+        self._failures.setdefault(address, deque(maxlen=MAX_FAILURES)).append(now)
+        self._failures.move_to_end(address)
+        if len(self._failures) > MAX_ADDRESSES:
+            self._failures.popitem(last=False)
+
+
+def client_token(key: KeyPair, client: str, audience: str, now: int) -> str:
+    """Make the token that a client sends to one service, once. `now` in microseconds."""
+    issued = now // SECOND
+    claims = {"iss": client, "sub": client, "aud": audience, "iat": issued, "exp": issued + LIFE}
+    signed = _b64url(b'{"alg":"EdDSA","typ":"JWT"}')
+    signed += "." + _b64url(msgspec.json.encode({**claims, "jti": secrets.token_urlsafe(16)}))
+    return signed + "." + _b64url(key.ed25519(signed.encode()))
+
+
+async def provide_caller(request: Request[Any, Any, Any]) -> Caller:
+    """Give a route its caller; what the routes allow is theirs to say (`caller.require`)."""
+    clients: Clients = request.app.state.clients
+    address = request.client.host if request.client else ""
+    return clients.authenticate(request.headers.get("authorization", ""), address)
+
+
+def _public(name: str, client: Client) -> Ed25519PublicKey:
+    raw = unb64(client.ed25519, field=name)
+    if len(raw) != ED25519_BYTES:
+        raise Refused("bad-clients", f"the key of client {name} has the wrong length")
+    return Ed25519PublicKey.from_public_bytes(raw)
+
+
+def _b64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _unauthenticated() -> Refused:
+    hint = "Send a fresh token of your own: EdDSA, aud = this service's issuer URL, at most 60 s, each jti once."
+    return Refused("unauthenticated", "the caller did not prove who it is", hint=hint)

@@ -1,0 +1,73 @@
+"""The database of a service: an asynchronous engine on SQLite or PostgreSQL, and one transaction a request.
+
+A commit that returned is durable on either engine, and nobody waits for ever: SQLite waits five seconds for its one
+writer, PostgreSQL five for a lock and thirty for a statement.
+"""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+
+from litestar.datastructures import State
+from sqlalchemy import Connection, event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+PRAGMAS = (
+    "journal_mode = WAL",
+    "synchronous = FULL",
+    "foreign_keys = ON",
+    "busy_timeout = 5000",
+    "temp_store = MEMORY",  # the process may write nowhere but in its own directory
+    "trusted_schema = OFF",
+)
+TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
+READS = "tally_reads"
+
+
+def open_engine(url: str) -> AsyncEngine:
+    """Open a database by SQLAlchemy's URL (`Settings.engine_url`); nothing connects before the first use."""
+    if url.startswith("sqlite"):
+        engine = create_async_engine(url)
+        event.listen(engine.sync_engine, "connect", _set_pragmas)
+        event.listen(engine.sync_engine, "begin", _begin)
+        return engine
+    return create_async_engine(url, pool_pre_ping=True, connect_args={"server_settings": TIMEOUTS, "timeout": 5})
+
+
+def reading(engine: AsyncEngine) -> AsyncEngine:
+    """Give the same engine for transactions that only read: on SQLite they do not queue behind the writer."""
+    return engine.execution_options(**{READS: True})
+
+
+async def provide_db(state: State) -> AsyncGenerator[AsyncConnection, None]:
+    """Give a request its one transaction: committed before the answer goes out, rolled back on any error."""
+    engine: AsyncEngine = state.engine
+    async with engine.begin() as connection:
+        yield connection
+
+
+async def provide_reader(state: State) -> AsyncGenerator[AsyncConnection, None]:
+    """Give a request one consistent view of the database."""
+    engine: AsyncEngine = state.engine
+    async with reading(engine).connect() as connection:
+        yield connection
+
+
+async def ping(engine: AsyncEngine) -> None:
+    """Raise when the database does not answer."""
+    async with reading(engine).connect() as connection:
+        await connection.execute(text("SELECT 1"))
+
+
+def _set_pragmas(connection: Any, _record: object) -> None:
+    """Set SQLite up, and take the driver's hands off transactions: it would begin them late and of the wrong kind."""
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in PRAGMAS:
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+def _begin(connection: Connection) -> None:
+    """Take the write lock at once: a transaction that reads first and writes later could fail half-way."""
+    reads = connection.get_execution_options().get(READS, False)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
