@@ -1,0 +1,76 @@
+"""Is a grant's scope inside its policy, and what is the widest scope that is? (specs/grant.md §3)
+
+Asked by `scope` when a job opens and by the verifier in step 4, with one answer.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from verifier.conditions import UNDISCLOSED, any_glob, glob_matches
+from verifier.decision import Allowed, Call, Held, Subject, ToolTarget, outcomes
+from verifier.grant import Scope
+from verifier.manifest import Manifest, Tool
+from verifier.policy import Policy
+from verifier.refused import Refused
+
+LIMITS = ("calls", "tokens", "wall_seconds")
+
+
+def admits(policy: Policy, *, agent: str, job_type: str, environment: str) -> None:
+    """Check that the policy is for this agent, type of job and environment. Raises `Refused` not-admitted."""
+    jobs = policy.jobs
+    for name, globs, value in (("agent", jobs.agents, agent), ("type", jobs.types, job_type), ("environment", jobs.environments, environment)):
+        if not any_glob(globs, value):
+            raise Refused("not-admitted", f"policy {policy.policy_name} does not admit the {name} {value!r}", field=f"jobs.{name}s")
+
+
+def expand(policy: Policy, manifests: Mapping[str, Manifest], subject: Subject) -> tuple[list[str], list[str], list[str]]:
+    """Return all that the policy allows: tools (exact names), models (patterns), and servers that have no manifest yet."""
+    tools = sorted(
+        f"mcp:{server}/{tool.name}" for server, manifest in manifests.items() for tool in manifest.tools if may(policy, subject, manifest, tool)
+    )
+    models = sorted({f"{rule.provider}/{glob}" for rule in policy.model_egress.models for glob in rule.models})
+    named = {rule.server for rule in policy.allowed_tools}
+    unavailable = sorted(server for server in named if not any(glob_matches(server, known) for known in manifests))
+    return tools, models, unavailable
+
+
+def may(policy: Policy, subject: Subject, manifest: Manifest, tool: Tool) -> bool:
+    """Tell whether some arguments at some time could be allowed or held."""
+    call = Call(subject=subject, target=tool_target(manifest, tool), token_ttl=0, time=UNDISCLOSED)
+    return any(isinstance(each, Allowed | Held) for each in outcomes(policy, call))
+
+
+def tool_target(manifest: Manifest, tool: Tool, labels: Iterable[str] = ()) -> ToolTarget:
+    """Describe a tool for a decision by its manifest, with what detectors added to its labels."""
+    every = tuple(sorted({*tool.data_classes, *labels}))
+    return ToolTarget(manifest.server, tool.name, tool.tool_class, tool.sensitivity, manifest.host, every)
+
+
+def subject_of(scope: Scope) -> Subject:
+    """Name the caller as a grant does."""
+    return Subject(scope.agent, scope.client, scope.job, scope.job_type, scope.environment)
+
+
+def within(scope: Scope, policy: Policy, manifests: Mapping[str, Manifest]) -> None:
+    """Check that a scope is inside its policy; `manifests` by server name are those that the scope pins.
+
+    Raises `Refused`: not-admitted, unknown-server, scope-too-wide.
+    """
+    admits(policy, agent=scope.agent, job_type=scope.job_type, environment=scope.environment)
+    subject = subject_of(scope)
+    for name in scope.tools:
+        server, _, tool_name = name.removeprefix("mcp:").partition("/")
+        manifest = manifests.get(server)
+        if manifest is None:
+            raise Refused("unknown-server", f"no approved manifest of server {server!r}", field="tools")
+        tool = manifest.tool(tool_name)
+        if tool is None or not may(policy, subject, manifest, tool):
+            raise Refused("scope-too-wide", f"the policy does not allow {name}", field="tools")
+    for pattern in scope.models:
+        provider, _, glob = pattern.partition("/")
+        if not any(rule.provider == provider and any_glob(rule.models, glob) for rule in policy.model_egress.models):
+            raise Refused("scope-too-wide", f"the policy does not allow the models {pattern}", field="models")
+    for name in LIMITS:
+        most, asked = getattr(policy.budgets, name), getattr(scope.limits, name)
+        if most is not None and (asked is None or asked > most):
+            raise Refused("scope-too-wide", f"the policy's budget of {name} is {most}", field="limits")

@@ -1,0 +1,94 @@
+"""Signed documents, opened: form, signatures, one use, the issuer's own key, a time (specs/verification.md steps 2-5).
+
+What a service signs is read back by these very functions, at publication as in an audit.
+"""
+
+from typing import Generic, TypeVar
+
+from msgspec import Struct
+
+from verifier.envelope import Signed
+from verifier.grant import Grant
+from verifier.keys import Trust
+from verifier.manifest import Manifest
+from verifier.policy import Policy
+from verifier.refused import Refused
+from verifier.revocation import Heartbeat, Revocation
+from verifier.seal import Seal
+
+T = TypeVar("T")
+
+
+class Opened(Struct, Generic[T], frozen=True):
+    """A document whose signatures are good and whose signers may sign it."""
+
+    value: T
+    digest: str
+    payload: bytes
+
+
+def open_draft_policy(trust: Trust, raw: bytes, at: int) -> Opened[Policy]:
+    """Open a policy that an author signed: what an author hands to the registry."""
+    return _policy(trust, trust.open(raw, "policy"), at)
+
+
+def open_policy(trust: Trust, raw: bytes, at: int) -> Opened[Policy]:
+    """Open a published policy: it counts with the author's and the registry's signatures. `at` is the grant's time."""
+    signed = trust.open(raw, "policy")
+    opened = _policy(trust, signed, at)
+    trust.signer(signed.kids, "registry", None, at)
+    return opened
+
+
+def _policy(trust: Trust, signed: Signed, at: int) -> Opened[Policy]:
+    policy = Policy.parse(signed.payload)
+    trust.signer(signed.kids, "policy", policy.issuer, at)
+    policy.in_force(at)
+    return Opened(policy, signed.digest, signed.payload)
+
+
+def open_manifest(trust: Trust, raw: bytes, at: int) -> Opened[Manifest]:
+    """Open a tool manifest signed by a registry key of its issuer. `at` is the grant's time."""
+    signed = trust.open(raw, "manifest")
+    manifest = Manifest.parse(signed.payload)
+    trust.signer(signed.kids, "registry", manifest.issuer, at)
+    return Opened(manifest, signed.digest, signed.payload)
+
+
+def open_grant(trust: Trust, raw: bytes) -> Opened[Grant]:
+    """Open a grant; the key must have been good when it was issued."""
+    signed = trust.open(raw, "grant")
+    grant = Grant.parse(signed.payload)
+    trust.signer(signed.kids, "grant", grant.scope.iss, grant.issued_at)
+    return Opened(grant, signed.digest, signed.payload)
+
+
+def open_seal(trust: Trust, raw: bytes) -> Opened[Seal]:
+    """Open a seal. Nothing vouches for its time: a compromised seal key makes every seal of it untrusted."""
+    signed = trust.open(raw, "seal")
+    seal = Seal.parse(signed.payload)
+    trust.signer(signed.kids, "seal", seal.iss, seal.closed)
+    return Opened(seal, signed.digest, signed.payload)
+
+
+def open_revocation(trust: Trust, raw: bytes) -> Opened[Revocation]:
+    """Open one revocation."""
+    signed = trust.open(raw, "revocation")
+    revocation = Revocation.parse(signed.payload)
+    trust.signer(signed.kids, "revocation", revocation.iss, revocation.time)
+    return Opened(revocation, signed.digest, signed.payload)
+
+
+def open_heartbeat(trust: Trust, raw: bytes) -> Opened[Heartbeat]:
+    """Open a heartbeat; whether it is fresh is the caller's question."""
+    signed = trust.open(raw, "heartbeat")
+    heartbeat = Heartbeat.parse(signed.payload)
+    trust.signer(signed.kids, "revocation", heartbeat.iss, heartbeat.time)
+    return Opened(heartbeat, signed.digest, signed.payload)
+
+
+def addressed(opened: Opened[T], wanted: str) -> Opened[T]:
+    """Check that a document is the one that was asked for. Raises `Refused` wrong-digest."""
+    if opened.digest != wanted:
+        raise Refused("wrong-digest", f"asked for {wanted[:18]}…, got {opened.digest[:18]}…")
+    return opened
