@@ -53,6 +53,12 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
 
 
 @pytest.fixture(scope="module")
+def chat(model: Upstream) -> Iterator[openai.OpenAI]:
+    with client(model) as official:
+        yield official
+
+
+@pytest.fixture(scope="module")
 def crm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Upstream]:
     with running("examples.crm_server", tmp_path_factory.mktemp("crm"), "--slow-seconds", "600") as upstream:
         yield upstream
@@ -88,18 +94,18 @@ def wait_until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
     pytest.fail("the upstream does not listen")
 
 
-def ask(model: Upstream, *lines: str, **options: Any) -> Any:
+def ask(chat: openai.OpenAI, *lines: str, **options: Any) -> Any:
     """One chat completion, whose user message has these lines."""
     messages = options.pop("messages", [{"role": "user", "content": "\n".join(lines)}])
-    return client(model).chat.completions.create(model="example-model", messages=messages, **options)
+    return chat.chat.completions.create(model="example-model", messages=messages, **options)
 
 
 def client(model: Upstream, key: str = KEY) -> openai.OpenAI:
     return openai.OpenAI(base_url=f"{model.url}/v1", api_key=key, max_retries=0, timeout=60)
 
 
-def test_the_model_asks_for_the_tool_calls_of_its_script(model: Upstream) -> None:
-    answer = ask(model, "Please help.", 'call get_case {"case_id": "CASE-1"}', "call export_customers")
+def test_the_model_asks_for_the_tool_calls_of_its_script(chat: openai.OpenAI) -> None:
+    answer = ask(chat, "Please help.", 'call get_case {"case_id": "CASE-1"}', "call export_customers")
     asked = answer.choices[0].message.tool_calls
     assert [(call.function.name, call.function.arguments) for call in asked] == [
         ("get_case", '{"case_id": "CASE-1"}'),
@@ -110,27 +116,27 @@ def test_the_model_asks_for_the_tool_calls_of_its_script(model: Upstream) -> Non
     assert len({call.id for call in asked}) == 2
 
 
-def test_the_same_conversation_gets_the_same_answer_and_another_gets_other_ids(model: Upstream) -> None:
-    first, again, other = (ask(model, line) for line in ("call a", "call a", "call a {}"))
+def test_the_same_conversation_gets_the_same_answer_and_another_gets_other_ids(chat: openai.OpenAI) -> None:
+    first, again, other = (ask(chat, line) for line in ("call a", "call a", "call a {}"))
     assert first == again
     assert first.choices[0].message.tool_calls[0].id != other.choices[0].message.tool_calls[0].id
     assert first.id != other.id
 
 
-def test_a_conversation_that_ends_with_a_tool_result_gets_the_final_words(model: Upstream) -> None:
+def test_a_conversation_that_ends_with_a_tool_result_gets_the_final_words(chat: openai.OpenAI) -> None:
     question = {"role": "user", "content": "call get_case"}
-    asked = ask(model, messages=[question]).choices[0].message
+    asked = ask(chat, messages=[question]).choices[0].message
     result = {"role": "tool", "tool_call_id": asked.tool_calls[0].id, "content": "closed"}
-    answer = ask(model, messages=[question, asked.model_dump(exclude_none=True), result])
+    answer = ask(chat, messages=[question, asked.model_dump(exclude_none=True), result])
     assert answer.choices[0].message.content == "The task is done; tool results read: 1."
     assert answer.choices[0].message.tool_calls is None
     assert answer.choices[0].finish_reason == "stop"
 
 
-def test_a_stream_carries_the_whole_answer_and_its_usage_in_the_last_chunk(model: Upstream) -> None:
+def test_a_stream_carries_the_whole_answer_and_its_usage_in_the_last_chunk(chat: openai.OpenAI) -> None:
     lines = ('call search_customer {"query": "ada", "limit": 2}', "call get_case")
-    whole = ask(model, *lines)
-    chunks = list(ask(model, *lines, stream=True, stream_options={"include_usage": True}))
+    whole = ask(chat, *lines)
+    chunks = list(ask(chat, *lines, stream=True, stream_options={"include_usage": True}))
     calls: dict[int, list[str]] = {}
     for delta in (call for chunk in chunks for choice in chunk.choices for call in choice.delta.tool_calls or []):
         at = calls.setdefault(delta.index, ["", "", ""])
@@ -146,25 +152,25 @@ def test_a_stream_carries_the_whole_answer_and_its_usage_in_the_last_chunk(model
     assert {chunk.id for chunk in chunks} == {whole.id}
 
 
-def test_a_stream_of_words_without_usage_asked_has_none(model: Upstream) -> None:
-    chunks = list(ask(model, "Hello", stream=True))
+def test_a_stream_of_words_without_usage_asked_has_none(chat: openai.OpenAI) -> None:
+    chunks = list(ask(chat, "Hello", stream=True))
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "There is nothing to do."
     assert all(chunk.usage is None for chunk in chunks)
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
-def test_usage_adds_up_and_grows_with_the_text(model: Upstream) -> None:
-    short, long = ask(model, "Hello").usage, ask(model, "Hello " * 20).usage
+def test_usage_adds_up_and_grows_with_the_text(chat: openai.OpenAI) -> None:
+    short, long = ask(chat, "Hello").usage, ask(chat, "Hello " * 20).usage
     assert short.prompt_tokens + short.completion_tokens == short.total_tokens
     assert (short.prompt_tokens, long.prompt_tokens) == (2, 30)
 
 
-def test_the_script_can_make_the_model_fail(model: Upstream) -> None:
+def test_the_script_can_make_the_model_fail(chat: openai.OpenAI) -> None:
     with pytest.raises(openai.RateLimitError) as refused:
-        ask(model, "fail 429")
+        ask(chat, "fail 429")
     assert refused.value.code == "scripted_failure"
     with pytest.raises(openai.InternalServerError):
-        ask(model, "fail 503", stream=True)
+        ask(chat, "fail 503", stream=True)
 
 
 def test_a_slow_answer_is_asked_for_in_seconds() -> None:
@@ -172,8 +178,8 @@ def test_a_slow_answer_is_asked_for_in_seconds() -> None:
     assert script.delay([script.Message("user", "go slow 9")]) == 0
 
 
-def test_a_slow_stream_sends_its_first_chunk_before_it_waits(model: Upstream) -> None:
-    with ask(model, "slow 600", stream=True) as stream:
+def test_a_slow_stream_sends_its_first_chunk_before_it_waits(chat: openai.OpenAI) -> None:
+    with ask(chat, "slow 600", stream=True) as stream:
         assert next(iter(stream)).choices[0].delta.role == "assistant"
 
 
@@ -189,8 +195,8 @@ async def test_a_slow_answer_has_arrived_at_the_model_before_it_is_given(model: 
 
 
 def test_the_model_refuses_any_key_but_its_own(model: Upstream) -> None:
-    with pytest.raises(openai.AuthenticationError) as refused:
-        client(model, "the-caller-s-token").models.list()
+    with client(model, "the-caller-s-token") as stranger, pytest.raises(openai.AuthenticationError) as refused:
+        stranger.models.list()
     assert refused.value.code == "invalid_api_key"
     assert httpx2.get(f"{model.url}/v1/models").status_code == 401
 
@@ -217,8 +223,8 @@ def test_a_bad_request_gets_a_400_in_openai_s_shape(model: Upstream, body: bytes
     assert answer.json()["error"]["code"] == "invalid_value"
 
 
-def test_embeddings_are_the_same_as_numbers_and_as_base64(model: Upstream) -> None:
-    create = client(model).embeddings.create
+def test_embeddings_are_the_same_as_numbers_and_as_base64(chat: openai.OpenAI) -> None:
+    create = chat.embeddings.create
     numbers = create(model="e", input=["ada", "grace"], encoding_format="float")
     packed = create(model="e", input=["ada", "grace"])
     assert [item.embedding for item in numbers.data] == [list(item.embedding) for item in packed.data]
@@ -226,8 +232,8 @@ def test_embeddings_are_the_same_as_numbers_and_as_base64(model: Upstream) -> No
     assert numbers.usage.total_tokens == 3
 
 
-def test_the_models_are_listed(model: Upstream) -> None:
-    assert [item.id for item in client(model).models.list()] == ["example-model"]
+def test_the_models_are_listed(chat: openai.OpenAI) -> None:
+    assert [item.id for item in chat.models.list()] == ["example-model"]
 
 
 @asynccontextmanager
