@@ -1,0 +1,366 @@
+"""What callers and `scope` say to each other, and the client of orchestrators, gateways and responders.
+
+Documents travel as the bytes that were signed and come back as such. The client checks digests; whether a signature is
+good is the caller's to ask `verifier.documents`, whose trust is the caller's own.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from verifier.encoding import Count, Digest, Glob, Id, Name, SafeText, Text, Time, Url, digest
+from verifier.envelope import Envelope
+from verifier.grant import Budget
+from verifier.refused import Refused
+from verifier.revocation import TargetKind
+
+T = TypeVar("T")
+Credential = Callable[[], str]
+
+MAX_ANSWER = 1 << 24
+MAX_HEADS = 1000
+TIMEOUT = aiohttp.ClientTimeout(total=10)
+ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a name of RFC 8693
+ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a name of RFC 8693
+
+ToolPart = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/-]{1,128}\Z")]
+State = Literal["open", "closing", "sealed"]
+Reason = Literal["complete", "expired", "revoked"]
+Kid = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Origin = Annotated[str, Meta(max_length=255)]
+Note = Annotated[str, Meta(max_length=1 << 14)]
+# Ten years: what a grant may not outlive is its policy.
+ExpiresIn = Annotated[int, Meta(ge=1, le=10 * 366 * 86_400)]
+
+
+class _Message(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """An answer: a newer service may add fields."""
+
+
+class _Request(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A request: what a service does not know it must not ignore."""
+
+
+class Tools(_Request, frozen=True, kw_only=True, tag="tally_mcp", tag_field="type"):
+    """Tools of one MCP server, by their exact names (RFC 9396)."""
+
+    server: Name
+    tools: Annotated[list[ToolPart], Meta(min_length=1, max_length=1000)]
+
+
+class Models(_Request, frozen=True, kw_only=True, tag="tally_model", tag_field="type"):
+    """Models as `provider/pattern` (RFC 9396)."""
+
+    models: Annotated[list[Glob], Meta(min_length=1, max_length=256)]
+
+
+class JobRequest(_Request, frozen=True, kw_only=True):
+    """Who wants to do what, under which policy. No `authorization_details`: all that the policy allows.
+
+    `expires_in` in seconds; without it the job ends after an hour, or with its policy.
+    """
+
+    agent: SafeText
+    policy: Digest
+    job_type: SafeText
+    environment: SafeText
+    authorization_details: Annotated[list[Tools | Models], Meta(max_length=256)] | None = None
+    limits: Budget = Budget()
+    expires_in: ExpiresIn | None = None
+
+
+class OpenedJob(_Message, frozen=True, kw_only=True):
+    """A job and its signed grant; `unavailable` names what the policy allows and no approved manifest offers."""
+
+    job: Id
+    grant: Raw
+    grant_digest: Digest
+    policy: Digest
+    opened: Time
+    expires: Time
+    unavailable: list[str]
+
+
+class JobLane(_Message, frozen=True, kw_only=True):
+    """One lane as `scope` knows it."""
+
+    lane: Id
+    gateway: Url
+    size: Count
+    closed: bool
+
+
+class JobStatus(_Message, frozen=True, kw_only=True):
+    """Where a job stands; `status` and `seal` are there once it is sealed."""
+
+    job: Id
+    agent: SafeText
+    policy: Digest
+    grant: Digest
+    state: State
+    opened: Time
+    expires: Time
+    reason: Reason | None = None
+    status: str | None = None
+    seal: Digest | None = None
+    lanes: list[JobLane] = []
+
+
+class JobPage(_Message, frozen=True, kw_only=True):
+    """A client's jobs, newest first; `next` asks for the following page as `before`."""
+
+    jobs: list[JobStatus]
+    next: int | None = None
+
+
+class IssuedToken(_Message, frozen=True, kw_only=True):
+    """RFC 6749 §5.1. `expires_in` in seconds; never print `access_token`."""
+
+    access_token: str
+    token_type: str
+    expires_in: int
+    issued_token_type: str | None = None
+
+
+class LaneRequest(_Request, frozen=True, kw_only=True):
+    """A lane that a gateway is about to write: `kid` is the key that will sign its heads."""
+
+    lane: Id
+    gateway: Url
+    kid: Kid
+    origin: Origin
+
+
+class RegisteredLane(_Message, frozen=True, kw_only=True):
+    """The lane's share of the budget, and when its job opened."""
+
+    share: Budget
+    opened: Time
+
+
+class Head(_Request, frozen=True, kw_only=True):
+    """One lane's newest head: `consistency` (base64 hashes) leads from the size last accepted; none from size 0.
+
+    `jtis` are the tokens first used since; `closed` comes with the closing head, signed by both halves of the key.
+    """
+
+    lane: Id
+    note: Note
+    consistency: Annotated[list[Annotated[str, Meta(max_length=44)]], Meta(max_length=64)] = []
+    jtis: Annotated[list[Id], Meta(max_length=4096)] = []
+    closed: bool = False
+
+
+class HeadsReport(_Request, frozen=True, kw_only=True):
+    """All lanes of one gateway that moved, at most a thousand."""
+
+    heads: Annotated[list[Head], Meta(max_length=MAX_HEADS)]
+
+
+class Closing(_Message, frozen=True, kw_only=True):
+    """A job whose lanes the gateway is to close now."""
+
+    job: Id
+    reason: Reason
+
+
+class RefusedHead(_Message, frozen=True, kw_only=True):
+    """A head that was not accepted; `size` is what `scope` knows of the lane (0 when it knows nothing)."""
+
+    lane: Id
+    code: str
+    why: str
+    size: Count
+
+
+class HeadsAnswer(_Message, frozen=True, kw_only=True):
+    """What became of a report: heads that were refused, and the jobs that are closing."""
+
+    closing: list[Closing]
+    refused: list[RefusedHead]
+
+
+class Snapshot(_Message, frozen=True, kw_only=True):
+    """A signed heartbeat, and the signed revocations after the sequence asked for: at most a thousand, in order.
+
+    All has been seen when the last one's sequence is the heartbeat's; else ask again after it.
+    """
+
+    heartbeat: Raw
+    revocations: list[Raw]
+
+
+class RevocationRequest(_Request, frozen=True, kw_only=True):
+    """What to revoke, for ever: a tool is `server/name`, a model `provider/name`, everything is kind `all`, value `*`."""
+
+    kind: TargetKind
+    value: SafeText | Literal["*"]
+    reason: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]
+    ticket: SafeText | None = None
+    note: Annotated[Text, Meta(max_length=512)] | None = None
+
+
+class Revoked(_Message, frozen=True, kw_only=True):
+    """A durable revocation: its place in the sequence, its time, its digest, and how many jobs it ended."""
+
+    sequence: int
+    time: Time
+    digest: Digest
+    jobs: int
+
+
+class Documents(_Message, frozen=True, kw_only=True):
+    """Signed documents, whole."""
+
+    documents: list[Raw]
+
+
+class ScopeClient:
+    """A caller of `scope`. `credential` makes a fresh client token (service/clients.py) for each request.
+
+    Every method raises `Refused` with the service's own code, or scope-unavailable when it does not answer.
+    """
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, credential: Credential) -> None:
+        self._session = session
+        self._url = url.rstrip("/")
+        self._credential = credential
+
+    async def open(self, job: JobRequest) -> OpenedJob:
+        """Open a job (role orchestrator)."""
+        return _decode(await self._call("POST", "/jobs", job), OpenedJob)
+
+    async def token(self, job: str, ttl: int | None = None) -> IssuedToken:
+        """Get a token for a job of one's own; `ttl` in seconds."""
+        return await self._token({"grant_type": "client_credentials", "job": job}, ttl)
+
+    async def refresh(self, token: str, ttl: int | None = None) -> IssuedToken:
+        """Exchange a living token for a younger one of the same job and scope (RFC 8693)."""
+        fields = {"grant_type": TOKEN_EXCHANGE, "subject_token": token, "subject_token_type": ACCESS_TOKEN}
+        return await self._token(fields, ttl)
+
+    async def revoke_token(self, token: str) -> None:
+        """Revoke one token of one's own (RFC 7009)."""
+        await self._form("/revoke", {"token": token})
+
+    async def introspect(self, token: str) -> dict[str, Any]:
+        """Ask whether a token is live (RFC 7662)."""
+        return _decode(await self._form("/introspect", {"token": token}), dict[str, Any])
+
+    async def close(self, job: str) -> JobStatus:
+        """Close a job of one's own: its gateways end what is open, then it is sealed."""
+        return _decode(await self._call("POST", f"/jobs/{quote(job)}/close"), JobStatus)
+
+    async def status(self, job: str) -> JobStatus:
+        """Ask where a job stands."""
+        return _decode(await self._call("GET", f"/jobs/{quote(job)}"), JobStatus)
+
+    async def wait_for_seal(self, job: str, *, seconds: float = 15, every: float = 0.1) -> bytes:
+        """Wait for a closing job's seal. Raises `Refused` not-sealed when the time is over."""
+        for _ in range(max(1, int(seconds / every))):
+            try:
+                return await self.seal(job)
+            except Refused as refused:
+                if refused.code != "not-sealed":
+                    raise
+                await asyncio.sleep(every)
+        return await self.seal(job)
+
+    async def seal(self, job: str) -> bytes:
+        """Fetch a job's seal. Raises `Refused` not-sealed."""
+        return await self._call("GET", f"/jobs/{quote(job)}/seal")
+
+    async def register_lane(self, job: str, lane: LaneRequest) -> RegisteredLane:
+        """Register a lane before its first leaf; the same request again answers the same (role gateway)."""
+        return _decode(await self._call("POST", f"/jobs/{quote(job)}/lanes", lane), RegisteredLane)
+
+    async def report_heads(self, heads: Sequence[Head]) -> HeadsAnswer:
+        """Report the lanes that moved, and learn which jobs are closing; an empty report only learns."""
+        return _decode(await self._call("POST", "/heads", HeadsReport(heads=list(heads))), HeadsAnswer)
+
+    async def snapshot(self, after: int) -> tuple[bytes, list[bytes]]:
+        """Fetch a heartbeat and the revocations after a sequence, as the envelopes that were signed."""
+        answer = _decode(await self._call("GET", f"/revocations/snapshot?after={after}"), Snapshot)
+        return bytes(answer.heartbeat), [bytes(each) for each in answer.revocations]
+
+    async def grant(self, wanted: str) -> bytes:
+        """Fetch a grant by digest. Raises `Refused` wrong-digest when the answer is another."""
+        raw = await self._call("GET", f"/grants/{quote(wanted)}", public=True)
+        if digest(Envelope.parse(raw, "grant").content()) != wanted:
+            raise Refused("wrong-digest", "scope answered with another grant than the one asked for")
+        return raw
+
+    async def keys(self) -> bytes:
+        """Fetch the signed key list that `scope` works with."""
+        return await self._call("GET", "/keys", public=True)
+
+    async def revocations(self, job: str) -> list[bytes]:
+        """Fetch the revocations that a sealed job's seal names, in the seal's order."""
+        answer = _decode(await self._call("GET", f"/jobs/{quote(job)}/revocations"), Documents)
+        return [bytes(each) for each in answer.documents]
+
+    async def revoke(self, wanted: RevocationRequest) -> Revoked:
+        """Revoke (role responder); the answer comes when it is durable."""
+        return _decode(await self._call("POST", "/revocations", wanted), Revoked)
+
+    async def _token(self, fields: Mapping[str, str], ttl: int | None) -> IssuedToken:
+        asked = fields if ttl is None else {**fields, "ttl": str(ttl)}
+        return _decode(await self._form("/token", asked), IssuedToken)
+
+    async def _form(self, path: str, fields: Mapping[str, str]) -> bytes:
+        """Send a form as OAuth asks, with the client's own JWT as its assertion (RFC 7523)."""
+        assertion = {"client_assertion_type": ASSERTION, "client_assertion": self._credential()}
+        return await self._send("POST", path, data={**fields, **assertion})
+
+    async def _call(self, method: str, path: str, body: Struct | None = None, *, public: bool = False) -> bytes:
+        headers = {} if public else {"Authorization": f"Bearer {self._credential()}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        data = None if body is None else msgspec.json.encode(body)
+        return await self._send(method, path, data=data, headers=headers)
+
+    async def _send(self, method: str, path: str, **given: Any) -> bytes:
+        url = self._url + path
+        try:
+            async with self._session.request(method, url, allow_redirects=False, timeout=TIMEOUT, **given) as answer:
+                content = await answer.content.read(MAX_ANSWER + 1)
+                while len(content) <= MAX_ANSWER and (more := await answer.content.read(MAX_ANSWER + 1 - len(content))):
+                    content += more
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise Refused("scope-unavailable", f"scope does not answer: {type(error).__name__}") from error
+        if len(content) > MAX_ANSWER:
+            raise Refused("scope-unavailable", "scope answers with more than is read")
+        if answer.status >= 300:  # noqa: PLR2004 - redirects are not followed
+            raise _refusal(answer.status, content)
+        return content
+
+
+class _Problem(Struct):
+    code: str
+    detail: str = ""
+    error_description: str = ""
+    hint: str = ""
+    field: str = ""
+
+
+def _refusal(status: int, content: bytes) -> Refused:
+    """Read a refusal, be it a problem document (RFC 9457) or OAuth's own (RFC 6749 §5.2)."""
+    try:
+        problem = msgspec.json.decode(content, type=_Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return Refused("scope-unavailable", f"scope answers {status} without a reason")
+    why = problem.detail or problem.error_description
+    return Refused(problem.code, why, hint=problem.hint, field=problem.field)
+
+
+def _decode(content: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise Refused("scope-unavailable", "scope answers with something else") from error
