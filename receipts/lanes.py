@@ -1,0 +1,230 @@
+"""The lanes of this epoch: one a job, registered with scope at the job's first call.
+
+A lane is a log that also knows its job's purse and which calls are open. Deciding and writing `begin` happen without an
+await between them, so no two calls can spend the same budget or answer the same tool call of a model.
+"""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from receipts.ledger import LaneRow, Ledger
+from receipts.log import Appended, Build, Log
+from scope.client import LaneRequest, ScopeClient
+from service.app import VERSION
+from service.keystore import Random, make_private_directory, write_private
+from verifier.encoding import canonical
+from verifier.fold import MINUTE, Fold, Purse
+from verifier.grant import Budget, Grant
+from verifier.grant import Token as Claims
+from verifier.keys import Trust
+from verifier.leaf import End, Leaf, Note, Open, Token
+from verifier.policy import Policy
+from verifier.refused import Refused
+from verifier.seal import origin
+from verifier.signing import SUITE, KeyPair
+
+DENIALS_A_MINUTE = 60
+LANE_BYTES = 12
+KEY_BYTES = 32
+GRACE = 2.0  # seconds that open calls get to write their own end; scope waits five in all
+
+
+class Lane(Log):
+    """One job's lane: `key` derives the commitments' salts, `calls` holds an event for each open call that cuts it."""
+
+    def __init__(
+        self, row: LaneRow, key: bytes, fold: Fold, *, pair: KeyPair, ledger: Ledger, clock: Callable[[], int]
+    ) -> None:
+        """Start before leaf 0."""
+        super().__init__(row.lane, row.origin, pair, ledger, clock)
+        self.job = row.job
+        self.key = key
+        self.fold = fold
+        self.calls: dict[str, asyncio.Event] = {}
+        self.closing = False
+        self._quiet = asyncio.Event()
+        self._numbered = 0
+        self._denials: deque[int] = deque(maxlen=DENIALS_A_MINUTE)
+        self._unwritten = 0
+
+    def next_call(self) -> str:
+        """Name the next call: names grow within a lane, so that the index of calls does too."""
+        self._numbered += 1
+        return f"{self.lane}-{self._numbered}"
+
+    def append(self, build: Build) -> Appended:
+        """Write the next leaf, built from its seq and time.
+
+        Raises `Refused`: lane-closed, ledger-unavailable, too-large or bad-value of the leaf; then nothing happened.
+        """
+        appended = self.write(partial(self._admitted, build))
+        self.fold.add(appended.leaf)
+        if self.closing and not self.open_calls:
+            self._quiet.set()
+        return appended
+
+    def token(self, claims: Claims) -> None:
+        """Write the `token` leaf when a token is used for the first time in this lane."""
+        if claims.jti in self.jtis:
+            return
+        said = partial(Token, exp=claims.exp, grant=claims.grant, iat=claims.iat, jti=claims.jti, kind="token")
+        self.append(lambda seq, time: said(scope_hash=claims.scope_hash, seq=seq, time=time))
+
+    def deny(self, build: Build) -> Appended | None:
+        """Write a denial; past 60 a minute only count it, and return None."""
+        now = max(self._clock(), self.time)
+        if len(self._denials) == DENIALS_A_MINUTE and self._denials[0] > now - MINUTE:
+            self._unwritten += 1
+            return None
+        self.note_denials()
+        appended = self.append(build)
+        self._denials.append(appended.leaf.time)
+        return appended
+
+    def note_denials(self) -> None:
+        """Let one note stand for the denials that were only counted."""
+        count, self._unwritten = self._unwritten, 0
+        if count:
+            self.append(lambda seq, time: Note(code="denials", count=count, kind="note", seq=seq, time=time))
+
+    async def end(self, reason: str) -> None:
+        """Take no more calls, cut those that are open, and close once they have ended or the grace is over."""
+        self.closing = True
+        for cut in self.calls.values():
+            cut.set()
+        if self.open_calls:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._quiet.wait(), GRACE)
+        self.end_open_calls("policy_cut")
+        self.note_denials()
+        await self.close(reason)
+
+    def _admitted(self, build: Build, seq: int, time: int) -> Leaf:
+        """While the lane closes, take only the ends of open calls and what closes it."""
+        leaf = build(seq, time)
+        if self.closing and leaf.kind not in {"end", "note"}:
+            raise closed()
+        if isinstance(leaf, End) and leaf.call not in self.open_calls:
+            raise Refused("lane-closed", "this call was cut, and its end is written")
+        return leaf
+
+
+class Lanes:
+    """The open lanes of this process, by job."""
+
+    def __init__(
+        self,
+        *,
+        directory: Path,
+        gateway: str,
+        pair: KeyPair,
+        trust: Trust,
+        ledger: Ledger,
+        scope: ScopeClient,
+        clock: Callable[[], int],
+        random: Random,
+        revocations: Callable[[], int],
+    ) -> None:
+        """Take the parts; `revocations` tells the sequence of the last revocation seen."""
+        self._directory = directory
+        self._gateway = gateway
+        self._pair = pair
+        self._trust = trust
+        self._ledger = ledger
+        self._scope = scope
+        self._clock = clock
+        self._random = random
+        self._revocations = revocations
+        self._opening: dict[str, asyncio.Task[Lane]] = {}
+        self._open: dict[str, Lane] = {}
+
+    async def of(self, grant: Grant, policy: Policy) -> Lane:
+        """Return the job's lane; the first call of a job registers it, once however many come together.
+
+        Raises `Refused`: what scope says (the job is not open), ledger-unavailable, lane-closed.
+        """
+        job = grant.scope.job
+        lane = self._open.get(job)
+        if lane is None:
+            opening = self._opening.get(job)
+            if opening is None:
+                opening = self._opening[job] = asyncio.create_task(self._register(grant, policy))
+                opening.add_done_callback(lambda _: self._opening.pop(job))
+            lane = await asyncio.shield(opening)
+        if lane.closing:
+            raise closed()
+        return lane
+
+    def find(self, job: str) -> Lane | None:
+        """Return a job's lane if it is open here."""
+        return self._open.get(job)
+
+    def forget(self, lane: str) -> None:
+        """Drop a lane that scope has done with; a call that still holds it writes nothing more."""
+        for each in self:
+            each.closing = each.closing or each.lane == lane
+        self._open = {job: each for job, each in self._open.items() if each.lane != lane}
+
+    def __iter__(self) -> Iterator[Lane]:
+        """Go through the open lanes."""
+        return iter(list(self._open.values()))
+
+    async def _register(self, grant: Grant, policy: Policy) -> Lane:
+        """Make the lane's key, register it with scope, write `open`."""
+        job, lane = grant.scope.job, self._random(LANE_BYTES).hex()
+        key = self._random(KEY_BYTES)
+        await asyncio.to_thread(save_key, self._directory, lane, key)
+        name = origin(self._gateway, job, lane)
+        asked = LaneRequest(lane=lane, gateway=self._gateway, kid=self._pair.kid, origin=name)
+        registered = await self._scope.register_lane(job, asked)
+        row = LaneRow(
+            lane=lane,
+            job=job,
+            policy=grant.scope.policy,
+            origin=name,
+            kid=self._pair.kid,
+            opened=registered.opened,
+            share=canonical(registered.share),
+        )
+        return self._begin(row, key, policy, registered.share)
+
+    def _begin(self, row: LaneRow, key: bytes, policy: Policy, share: Budget) -> Lane:
+        fold = Fold(Purse(policy, share, row.opened))
+        lane = Lane(row, key, fold, pair=self._pair, ledger=self._ledger, clock=self._clock)
+        self._ledger.add_lane(row)
+        said = partial(
+            Open,
+            build=f"tallystick/{VERSION}",
+            gateway=self._gateway,
+            job=row.job,
+            keys=self._trust.digest,
+            keys_version=self._trust.listed.version,
+            lane=row.lane,
+            policy=row.policy,
+            revocations=self._revocations(),
+            suite=SUITE,
+        )
+        lane.append(lambda seq, time: said(kind="open", seq=seq, time=time))
+        self._open[row.job] = lane
+        return lane
+
+
+def closed() -> Refused:
+    """Refuse a call that comes while its job's lane closes."""
+    return Refused("lane-closed", "this lane takes no more calls: its job has ended")
+
+
+def save_key(directory: Path, lane: str, key: bytes) -> None:
+    """Write a lane's key where backups of the ledger do not reach it; the directory's entry is durable too."""
+    make_private_directory(directory)
+    write_private(directory / f"{lane}.key", key)
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,61 @@
+"""What an earlier epoch left open is ended at the next start: calls that begun and never ended are `lost`.
+
+A lane is taken up only when its leaves rebuild to what was written; a damaged one is left as it is, and scope seals the
+last head that it witnessed.
+"""
+
+from collections.abc import AsyncIterator, Callable
+
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+from receipts import store
+from receipts.ledger import Ledger
+from receipts.log import Log
+from receipts.store import StoredLane, StoredLeaf
+from service.engine import reading
+from service.problems import Log as EventLog
+from verifier.leaf import decode
+from verifier.merkle import leaf_hash
+from verifier.refused import Refused
+from verifier.signing import KeyPair
+
+
+async def recover(
+    engine: AsyncEngine, ledger: Ledger, pair: KeyPair, clock: Callable[[], int], events: EventLog
+) -> list[Log]:
+    """Close every lane that an earlier epoch left open; return all whose closing head scope does not have yet."""
+    found = list[Log]()
+    async with reading(engine).connect() as reader:
+        for lane in await store.unfinished(reader):
+            try:
+                found.append(await _recover(reader, lane, ledger, pair, clock))
+            except Refused as refused:
+                events.error("lane-not-recovered", lane=lane.lane, code=refused.code)
+    return found
+
+
+async def _recover(
+    reader: AsyncConnection, stored: StoredLane, ledger: Ledger, pair: KeyPair, clock: Callable[[], int]
+) -> Log:
+    if stored.kid != pair.kid:
+        raise Refused("wrong-key", "this lane's heads are signed by another gateway key")
+    log = Log(stored.lane, stored.origin, pair, ledger, clock)
+    await rebuild(log, store.leaves_of(reader, stored.lane))
+    if not log.closed:
+        log.end_open_calls("lost")
+        await log.close("recovered")
+    elif stored.closing is None:
+        await log.sign_closing_head()
+    else:
+        log.closing_head = stored.closing
+    return log
+
+
+async def rebuild(log: Log, stored: AsyncIterator[StoredLeaf]) -> None:
+    """Take in the leaves of an earlier epoch. Raises `Refused` ledger-damaged when they are not what was written."""
+    async for each in stored:
+        leaf, hashed = decode(each.raw), leaf_hash(each.raw)
+        if each.seq != log.tree.size or leaf.seq != each.seq or hashed != each.hash:
+            raise Refused("ledger-damaged", f"leaf {each.seq} of lane {log.lane} is not what was written")
+        log.take(leaf, hashed)
+    log.durable_size = log.tree.size

@@ -1,0 +1,119 @@
+"""Once a second scope witnesses the heads of the lanes that moved, and says which jobs are closing."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from itertools import islice
+
+from receipts.lanes import Lane, Lanes
+from receipts.ledger import Ledger
+from receipts.log import Log
+from scope.client import MAX_HEADS, Head, RefusedHead, ScopeClient
+from service.problems import Log as EventLog
+from verifier.encoding import b64
+from verifier.refused import Refused
+
+
+class Reporter:
+    """Reports lanes to scope and closes them when scope says so. `add` gives it what recovery closed."""
+
+    def __init__(
+        self, lanes: Lanes, ledger: Ledger, scope: ScopeClient, events: EventLog, *, every: float = 1.0
+    ) -> None:
+        """Take the parts; `every` in seconds."""
+        self._lanes = lanes
+        self._ledger = ledger
+        self._scope = scope
+        self._events = events
+        self._every = every
+        self._recovered: dict[str, Log] = {}
+        self._closing: dict[str, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+
+    def add(self, log: Log) -> None:
+        """Report a lane of an earlier epoch, until scope has its closing head or has sealed without it."""
+        self._recovered[log.lane] = log
+
+    async def run(self) -> None:
+        """Report for ever; scope may be away for a while."""
+        while True:
+            try:
+                await self.report()
+            except Refused as refused:
+                self._events.warning("report-failed", code=refused.code)
+            try:
+                await asyncio.wait_for(self._wake.wait(), self._every)
+            except TimeoutError:
+                continue
+            self._wake.clear()
+
+    async def report(self) -> None:
+        """Report every lane that moved, and begin to close the jobs that scope names."""
+        moving = {log.lane: log for log in (*self._lanes, *self._recovered.values()) if _moved(log)}
+        for part in _parts(list(moving.values()), MAX_HEADS):
+            sizes = {log.lane: log.durable_size for log in part}
+            answer = await self._scope.report_heads([_head(log) for log in part])
+            refused = {each.lane: each for each in answer.refused}
+            for log in part:
+                if log.lane in refused:
+                    self._refused(log, refused[log.lane])
+                else:
+                    self._accepted(log, sizes[log.lane])
+            for each in answer.closing:
+                self.close(each.job, each.reason)
+
+    def close(self, job: str, reason: str) -> None:
+        """Begin to close a job's lane, if it is open here and not closing already."""
+        lane = self._lanes.find(job)
+        if lane is not None and lane.lane not in self._closing:
+            self._closing[lane.lane] = asyncio.create_task(self._close(lane, reason))
+
+    async def _close(self, lane: Lane, reason: str) -> None:
+        try:
+            await lane.end(reason)
+        except Refused as refused:  # the ledger failed: scope will seal what it last witnessed
+            self._events.error("close-failed", lane=lane.lane, code=refused.code)
+        self._wake.set()
+
+    def _accepted(self, log: Log, size: int) -> None:
+        log.witnessed = size
+        if log.closing_head and size == log.tree.size:
+            self._done(log)
+
+    def _refused(self, log: Log, refused: RefusedHead) -> None:
+        """Go on from the size that scope knows, if that is news (after a crash); else scope has done with this lane."""
+        if refused.size not in {log.witnessed, log.tree.size} and refused.size < log.durable_size:
+            log.witnessed = refused.size
+            self._wake.set()
+            return
+        self._events.warning("head-refused", lane=log.lane, code=refused.code, size=refused.size)
+        self._done(log)
+
+    def _done(self, log: Log) -> None:
+        self._lanes.forget(log.lane)
+        self._recovered.pop(log.lane, None)
+        self._closing.pop(log.lane, None)
+        self._ledger.done(log.lane)
+
+
+def _moved(log: Log) -> bool:
+    """Tell whether there is news: more durable leaves, and of a closed lane only all of them, with the closing head."""
+    return log.durable_size > log.witnessed and (not log.closed or bool(log.closing_head))
+
+
+def _head(log: Log) -> Head:
+    size, known = log.durable_size, log.witnessed
+    return Head(
+        lane=log.lane,
+        note=log.closing_head or log.head,
+        consistency=[b64(each) for each in log.tree.consistency(known, size)] if known else [],
+        jtis=[jti for jti, seq in log.jtis.items() if known <= seq < size],
+        closed=bool(log.closing_head),
+    )
+
+
+def _parts(logs: Sequence[Log], most: int) -> Iterable[list[Log]]:
+    """Cut a report into requests; one that is empty still asks which jobs are closing."""
+    rest = iter(logs)
+    yield list(islice(rest, most))
+    while part := list(islice(rest, most)):
+        yield part
