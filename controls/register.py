@@ -1,0 +1,150 @@
+"""The register of MCP servers and the approval of their tool manifests: what is not registered cannot be reached."""
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from controls import store
+from controls.store import StoredManifest, StoredServer
+from verifier.documents import open_manifest
+from verifier.encoding import SafeText, Time, canonical
+from verifier.keys import Trust
+from verifier.manifest import Manifest
+from verifier.policy import Label
+from verifier.refused import Refused
+
+Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,512}\Z")]
+ServerUrl = Annotated[str, Meta(pattern=r"^https?://[A-Za-z0-9.:\[\]-]{1,100}(/[A-Za-z0-9._~/-]{0,128})?\Z")]
+
+
+class ServerRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an organisation says of a server: what for, whose, where, with which data, and when it is looked at again.
+
+    `data_classes` are the most that a tool's manifest entry may carry. `suspended` and `retired` servers have no
+    manifest for new jobs.
+    """
+
+    purpose: Line
+    owner: SafeText
+    url: ServerUrl
+    transport: Literal["streamable-http"]
+    data_classes: Annotated[list[Label], Meta(max_length=64)]
+    last_review: Time
+    next_review: Time
+    status: Literal["active", "suspended", "retired"]
+
+
+class Registered(Struct, frozen=True):
+    """A server with its record as it stands."""
+
+    server: StoredServer
+    record: ServerRecord
+
+
+class Approved(Struct, frozen=True):
+    """An approved manifest as it is served; `new` is false when it had been approved before."""
+
+    envelope: bytes
+    digest: str
+    new: bool
+
+
+async def register(
+    db: AsyncConnection, name: str, record: ServerRecord, *, by: str, now: int
+) -> tuple[Registered, bool]:
+    """Register a server or replace its record; says whether it is new. Raises `Refused` bad-server."""
+    if record.next_review <= record.last_review:
+        raise Refused("bad-server", "the next review comes after the last", field="next_review")
+    if record.data_classes != sorted(set(record.data_classes)):
+        raise Refused("bad-server", "data classes are sorted, none twice", field="data_classes")
+    known = await store.server(db, name, claim=True)
+    await store.put_server(db, name, canonical(record), at=now, by=by)
+    return await find(db, name), known is None
+
+
+async def find(db: AsyncConnection, name: str, *, claim: bool = False) -> Registered:
+    """Find a server. Raises `Refused` unknown-server."""
+    found = await store.server(db, name, claim=claim)
+    if found is None:
+        raise Refused(
+            "unknown-server", f"no server is registered as {name}", hint="Register it: tally server register."
+        )
+    return registered(found)
+
+
+def registered(server: StoredServer) -> Registered:
+    """Read a stored server's record."""
+    return Registered(server, msgspec.json.decode(server.record, type=ServerRecord))
+
+
+async def approve(
+    db: AsyncConnection, raw: bytes, name: str, digest: str, trust: Trust, *, by: str, now: int
+) -> Approved:
+    """Check a signed manifest as the verifier will, and against the server's record; then store the bytes as they came.
+
+    Raises `Refused`: the envelope's and the manifest's codes, wrong-digest, unknown-server, wrong-server, wrong-url,
+    unregistered-data-class, stale-serial.
+    """
+    if trust.open(raw, "manifest").digest != digest:
+        raise Refused("wrong-digest", "the address is not the digest of this manifest")
+    server = await find(db, name, claim=True)
+    known = await store.manifest(db, digest)
+    if known is not None and known.server == name:
+        return Approved(known.envelope, digest, new=False)
+    manifest = open_manifest(trust, raw, now).value
+    _check_fits(manifest, server)
+    if manifest.serial <= server.server.manifest_serial:
+        raise Refused(
+            "stale-serial",
+            f"serial {manifest.serial} is not higher than the last of {name}",
+            hint="Build the manifest with a higher serial and sign it again.",
+            field="serial",
+        )
+    await store.add_manifest(db, _stored(manifest, digest, raw, by, now))
+    return Approved(raw, digest, new=True)
+
+
+async def approved(db: AsyncConnection, name: str) -> StoredManifest:
+    """Find the manifest that a new job gets: a server's newest, while the server is active and has not moved.
+
+    Raises `Refused`: unknown-server, server-not-active, no-manifest.
+    """
+    server = await find(db, name)
+    if server.record.status != "active":
+        raise Refused("server-not-active", f"server {name} is {server.record.status}")
+    newest = await store.newest_manifest(db, server.server)
+    if newest is None or newest.url != server.record.url:
+        raise Refused("no-manifest", f"no manifest is approved for {name} at its present address")
+    return newest
+
+
+async def find_manifest(db: AsyncConnection, digest: str) -> StoredManifest:
+    """Find a manifest by digest. Raises `Refused` unknown-manifest."""
+    if found := await store.manifest(db, digest):
+        return found
+    raise Refused("unknown-manifest", "no manifest is approved under this digest")
+
+
+def _check_fits(manifest: Manifest, server: Registered) -> None:
+    if manifest.server != server.server.name:
+        raise Refused("wrong-server", f"the manifest is one of {manifest.server}", field="server")
+    if manifest.url != server.record.url:
+        raise Refused("wrong-url", "the manifest's address is not the registered one", field="url")
+    for tool in manifest.tools:
+        if extra := sorted(set(tool.data_classes) - set(server.record.data_classes)):
+            why = f"tool {tool.name} carries {', '.join(extra)}, for which the server is not registered"
+            raise Refused("unregistered-data-class", why, field="data_classes")
+
+
+def _stored(manifest: Manifest, digest: str, raw: bytes, by: str, now: int) -> StoredManifest:
+    return StoredManifest(
+        digest=digest,
+        server=manifest.server,
+        serial=manifest.serial,
+        url=manifest.url,
+        envelope=raw,
+        approved_at=now,
+        approved_by=by,
+    )

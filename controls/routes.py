@@ -1,0 +1,261 @@
+"""The registry over HTTP (specs/http.md §1): documents by digest are public for ever, all else asks who calls."""
+
+from typing import Annotated, Any, TypeVar, get_args
+
+from litestar import Controller, Request, Response, get, post, put
+from litestar.di import NamedDependency
+from litestar.params import PathParameter, QueryParameter, RawBody
+from litestar.types import ControllerRouterHandler
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from controls import publish, register, store
+from controls.publish import Registry
+from controls.register import Line, Registered, ServerRecord
+from controls.store import StoredPolicy
+from service.clients import Caller
+from verifier.encoding import MAX_INT, Digest, Name, SafeText, parse, reject_duplicates
+from verifier.keys import key_list_digest
+
+ENVELOPE = "application/vnd.dsse.envelope.v1+json"
+FOR_EVER = "public, max-age=31536000, immutable"
+ASK_AGAIN = "no-cache"
+MAX_RECORD = 1 << 14
+MAX_PAGE = 100
+
+Ask = Request[Any, Any, Any]
+Db = NamedDependency[AsyncConnection]
+By = NamedDependency[Caller]
+Here = NamedDependency[Registry]
+Now = NamedDependency[int]
+T = TypeVar("T")
+DIGEST, NAME, SAFE_TEXT = (get_args(kind)[1].pattern for kind in (Digest, Name, SafeText))
+At = Annotated[str, PathParameter(pattern=DIGEST)]
+Named = Annotated[str, PathParameter(pattern=NAME)]
+OfName = Annotated[str | None, QueryParameter(pattern=NAME)]
+OfIssuer = Annotated[str | None, QueryParameter(pattern=SAFE_TEXT)]
+Before = Annotated[int | None, QueryParameter(ge=1, le=MAX_INT)]
+Page = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)]
+
+
+class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
+    """Why a policy is withdrawn; a sentence for people."""
+
+    reason: Line
+
+
+class PolicyStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether a new job may pin a policy: `published` or `withdrawn`."""
+
+    digest: str
+    status: str
+    withdrawn_at: int | None = None
+    withdrawn_by: str | None = None
+    reason: str | None = None
+
+
+class PolicyEntry(Struct, frozen=True, kw_only=True):
+    """One line of the history of policies; times in microseconds."""
+
+    digest: str
+    issuer: str
+    name: str
+    serial: int
+    valid_from: int
+    valid_until: int
+    published_at: int
+    published_by: str
+    status: str
+
+
+class PolicyPage(Struct, frozen=True, omit_defaults=True):
+    """A page of the history, the newest first; `next` is the `before` of the following page."""
+
+    items: list[PolicyEntry]
+    next: int | None = None
+
+
+class ServerEntry(Struct, frozen=True, kw_only=True):
+    """A registered server; `manifest_serial` 0 says that it has no manifest yet."""
+
+    name: str
+    record: ServerRecord
+    registered_at: int
+    updated_at: int
+    updated_by: str
+    manifest_serial: int
+
+
+class ServerPage(Struct, frozen=True, omit_defaults=True):
+    """A page of servers by name; `next` is the `after` of the following page."""
+
+    items: list[ServerEntry]
+    next: str | None = None
+
+
+class Policies(Controller):
+    """The policy registry."""
+
+    path = "/policies"
+    tags = ("policies",)
+
+    @put("/{digest:str}", summary="Publish a signed policy")
+    async def publish(
+        self, *, digest: At, body: RawBody, caller: By, db: Db, registry: Here, now: Now
+    ) -> Response[bytes]:
+        """Publish a signed policy; 201 the first time, 200 with the same frozen envelope after."""
+        caller.require("author")
+        done = await publish.publish(db, body, digest, registry, by=caller.client, now=now)
+        return _stored(done.envelope, done.digest, new=done.new)
+
+    @get("/{digest:str}", summary="A published policy, byte for byte")
+    async def policy(self, digest: At, request: Ask, reader: Db) -> Response[bytes]:
+        """Serve the exact bytes of a published policy."""
+        return _document(request, (await publish.find(reader, digest)).envelope, digest, FOR_EVER)
+
+    @get("/{digest:str}/status", summary="Whether a new job may pin a policy")
+    async def status(self, digest: At, caller: By, reader: Db) -> Response[PolicyStatus]:  # noqa: ARG002 - any caller may ask
+        """Tell published from withdrawn."""
+        return Response(_status(await publish.find(reader, digest)), headers={"Cache-Control": "no-store"})
+
+    @post("/{digest:str}/withdraw", status_code=200, summary="Withdraw a policy from new jobs")
+    async def withdraw(self, digest: At, body: RawBody, caller: By, db: Db, now: Now) -> PolicyStatus:
+        """Withdraw a policy; the first withdrawal stays as it was."""
+        caller.require("author", "responder")
+        reason = _read(body, Withdrawal).reason
+        return _status(await publish.withdraw(db, digest, by=caller.client, reason=reason, now=now))
+
+    @get("/", summary="The history of policies")
+    async def history(
+        self,
+        *,
+        caller: By,  # noqa: ARG002 - any caller may ask
+        reader: Db,
+        name: OfName = None,
+        issuer: OfIssuer = None,
+        before: Before = None,
+        limit: Page = 50,
+    ) -> PolicyPage:
+        """List policies, the newest first, of one name or issuer when asked."""
+        found = await store.history(reader, name=name, issuer=issuer, before=before, limit=limit + 1)
+        more = found[limit - 1].position if len(found) > limit else None
+        return PolicyPage([_entry(each) for each in found[:limit]], more)
+
+    @get("/{name:str}/latest", summary="The newest policy of a name, signed")
+    async def latest(
+        self,
+        *,
+        name: Named,
+        caller: By,  # noqa: ARG002 - any caller may ask
+        reader: Db,
+        registry: Here,
+        now: Now,
+        issuer: OfIssuer = None,
+    ) -> Response[bytes]:
+        """Say, signed and with the time, which policy of a name is the newest."""
+        raw = await publish.latest(reader, name, issuer, registry, now=now)
+        return Response(raw, media_type=ENVELOPE, headers={"Cache-Control": "no-store"})
+
+
+class Servers(Controller):
+    """The register of MCP servers."""
+
+    path = "/servers"
+    tags = ("servers",)
+
+    @put("/{name:str}", summary="Register a server")
+    async def register(self, name: Named, body: RawBody, caller: By, db: Db, now: Now) -> Response[ServerEntry]:
+        """Register a server, or replace its record: 201 the first time, 200 after."""
+        caller.require("registrar")
+        found, new = await register.register(db, name, _read(body, ServerRecord), by=caller.client, now=now)
+        return Response(_server(found), status_code=201 if new else 200)
+
+    @get("/", summary="The registered servers")
+    async def servers(self, caller: By, reader: Db, after: OfName = None, limit: Page = 50) -> ServerPage:  # noqa: ARG002 - any caller may ask
+        """List servers by name."""
+        found = await store.list_servers(reader, after=after or "", limit=limit + 1)
+        items = [_server(register.registered(each)) for each in found[:limit]]
+        return ServerPage(items, items[-1].name if len(found) > limit else None)
+
+    @get("/{name:str}", summary="One server")
+    async def server(self, name: Named, caller: By, reader: Db) -> ServerEntry:  # noqa: ARG002 - any caller may ask
+        """Show one server's record."""
+        return _server(await register.find(reader, name))
+
+    @put("/{name:str}/manifests/{digest:str}", summary="Approve a signed tool manifest")
+    async def approve(
+        self, *, name: Named, digest: At, body: RawBody, caller: By, db: Db, registry: Here, now: Now
+    ) -> Response[bytes]:
+        """Approve a manifest for a server: 201 the first time, 200 with the same bytes after."""
+        caller.require("registrar")
+        done = await register.approve(db, body, name, digest, registry.trust, by=caller.client, now=now)
+        return _stored(done.envelope, done.digest, new=done.new)
+
+    @get("/{name:str}/manifest", summary="The manifest that a new job gets")
+    async def approved(self, name: Named, request: Ask, caller: By, reader: Db) -> Response[bytes]:  # noqa: ARG002 - any caller may ask
+        """Serve a server's newest manifest, while the server is active and has not moved."""
+        found = await register.approved(reader, name)
+        return _document(request, found.envelope, found.digest, ASK_AGAIN)
+
+
+@get("/manifests/{digest:str}", tags=["servers"], summary="An approved manifest, byte for byte")
+async def manifest(digest: At, request: Ask, reader: Db) -> Response[bytes]:
+    """Serve the exact bytes of an approved manifest."""
+    return _document(request, (await register.find_manifest(reader, digest)).envelope, digest, FOR_EVER)
+
+
+@get("/keys", tags=["keys"], summary="The signed key list")
+async def keys(request: Ask, registry: Here) -> Response[bytes]:
+    """Serve the key list that this registry believes; a reader opens it with a pin of its own."""
+    return _document(request, registry.key_list, key_list_digest(registry.key_list), ASK_AGAIN)
+
+
+ROUTES: list[ControllerRouterHandler] = [Policies, Servers, manifest, keys]
+
+
+def _read(body: bytes, kind: type[T]) -> T:
+    """Read a JSON body as a client wrote it, duplicate keys refused."""
+    value = parse(body, kind, limit=MAX_RECORD)
+    reject_duplicates(body)
+    return value
+
+
+def _document(request: Ask, raw: bytes, digest: str, caching: str) -> Response[bytes]:
+    """Answer with exact bytes, or 304 to somebody who has them (RFC 9110 §13.1.2)."""
+    tag = f'"{digest}"'
+    asked = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+    headers = {"ETag": tag, "Cache-Control": caching}
+    if tag in asked or "*" in asked:
+        return Response(b"", status_code=304, media_type=ENVELOPE, headers=headers)
+    return Response(raw, media_type=ENVELOPE, headers=headers)
+
+
+def _stored(raw: bytes, digest: str, *, new: bool) -> Response[bytes]:
+    return Response(raw, status_code=201 if new else 200, media_type=ENVELOPE, headers={"ETag": f'"{digest}"'})
+
+
+def _entry(policy: StoredPolicy) -> PolicyEntry:
+    shared = {name: getattr(policy, name) for name in PolicyEntry.__struct_fields__ if name != "status"}
+    return PolicyEntry(**shared, status=_status(policy).status)
+
+
+def _status(policy: StoredPolicy) -> PolicyStatus:
+    return PolicyStatus(
+        digest=policy.digest,
+        status="published" if policy.withdrawn_at is None else "withdrawn",
+        withdrawn_at=policy.withdrawn_at,
+        withdrawn_by=policy.withdrawn_by,
+        reason=policy.withdrawn_reason,
+    )
+
+
+def _server(found: Registered) -> ServerEntry:
+    server = found.server
+    return ServerEntry(
+        name=server.name,
+        record=found.record,
+        registered_at=server.registered_at,
+        updated_at=server.updated_at,
+        updated_by=server.updated_by,
+        manifest_serial=server.manifest_serial,
+    )

@@ -1,0 +1,82 @@
+"""What the registry keeps. Documents are stored as the bytes that were signed and are never updated.
+
+Times are Unix microseconds. `policy_heads` is the one row of an (issuer, name) that two publishers contend for.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    UniqueConstraint,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only where the key is spelled INTEGER.
+Position = BigInteger().with_variant(Integer, "sqlite")
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=True),
+    Column("digest", String(71), nullable=False, unique=True),
+    Column("issuer", String(128), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("serial", BigInteger, nullable=False),
+    Column("valid_from", BigInteger, nullable=False),
+    Column("valid_until", BigInteger, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("published_at", BigInteger, nullable=False),
+    Column("published_by", String(128), nullable=False),
+    Column("withdrawn_at", BigInteger),
+    Column("withdrawn_by", String(128)),
+    Column("withdrawn_reason", String(512)),
+    UniqueConstraint("issuer", "name", "serial"),
+    Index(None, "name"),
+)
+
+policy_heads = Table(
+    "policy_heads",
+    metadata,
+    Column("issuer", String(128), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("serial", BigInteger, nullable=False),
+    Column("digest", String(71), ForeignKey("policies.digest", deferrable=True, initially="DEFERRED"), nullable=False),
+)
+
+servers = Table(
+    "servers",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("record", LargeBinary, nullable=False),
+    Column("registered_at", BigInteger, nullable=False),
+    Column("updated_at", BigInteger, nullable=False),
+    Column("updated_by", String(128), nullable=False),
+    Column("manifest_serial", BigInteger, nullable=False),
+)
+
+manifests = Table(
+    "manifests",
+    metadata,
+    Column("digest", String(71), primary_key=True),
+    Column("server", String(64), ForeignKey("servers.name"), nullable=False),
+    Column("serial", BigInteger, nullable=False),
+    Column("url", String(256), nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("approved_at", BigInteger, nullable=False),
+    Column("approved_by", String(128), nullable=False),
+    UniqueConstraint("server", "serial"),
+)
