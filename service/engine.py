@@ -24,13 +24,14 @@ READS = "tally_reads"
 
 
 def open_engine(url: str) -> AsyncEngine:
-    """Open a database by SQLAlchemy's URL (`Settings.engine_url`); nothing connects before the first use."""
+    """Open a database by SQLAlchemy's URL (`Settings.engine_url`); errors name no values."""
     if url.startswith("sqlite"):
-        engine = create_async_engine(url)
+        engine = create_async_engine(url, hide_parameters=True)
         event.listen(engine.sync_engine, "connect", _set_pragmas)
         event.listen(engine.sync_engine, "begin", _begin)
         return engine
-    return create_async_engine(url, pool_pre_ping=True, connect_args={"server_settings": TIMEOUTS, "timeout": 5})
+    connect = {"server_settings": TIMEOUTS, "timeout": 5}
+    return create_async_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=connect)
 
 
 def reading(engine: AsyncEngine) -> AsyncEngine:

@@ -9,7 +9,6 @@ import os
 import site
 import sys
 import sysconfig
-import threading
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -71,7 +70,7 @@ def restrict(directory: Path, source: Path) -> bool:
     known = version()
     if not known:
         return False
-    if threading.active_count() != 1:
+    if len(list(Path("/proc/self/task").iterdir())) != 1:  # native threads count too
         raise Refused("not-restricted", "threads were started before the process was restricted")
     readable = [
         *SYSTEM,

@@ -55,13 +55,12 @@ def exception_handlers(log: Log, statuses: Mapping[str, int]) -> ExceptionHandle
     def refused(_request: Request[Any, Any, Any], error: Refused) -> Response[bytes]:
         return answer(error, table.get(error.code, 400))
 
-    def framework(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    def framework(request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
         if error.status_code >= SERVER_ERROR:
-            return bug(_request, error)
+            return bug(request, error)
         code = NAMES.get(error.status_code, "bad-request")
-        return answer(
-            Refused(code, SENTENCES.get(code, "the request cannot be read")), error.status_code, error.headers
-        )
+        refusal = Refused(code, SENTENCES.get(code, "the request cannot be read"), field=_place(error))
+        return answer(refusal, error.status_code, error.headers)
 
     def bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
         log.error("bug", method=request.method, path=request.url.path, exc_info=error)
@@ -76,6 +75,12 @@ SENTENCES = {
     "too-large": "the request is larger than this service reads",
     "wrong-media-type": "this address does not read that media type",
 }
+
+
+def _place(error: HTTPException) -> str:
+    """Name the parameter that the framework could not read; its value may be anything and is not repeated."""
+    found = error.extra[0] if isinstance(error.extra, list) and error.extra else {}
+    return str(found.get("key", "")) if isinstance(found, dict) else ""
 
 
 def answer(error: Refused, status: int, headers: Mapping[str, str] | None = None) -> Response[bytes]:

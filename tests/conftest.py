@@ -80,7 +80,7 @@ def sqlite(tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, None]:
-    """The URL of a PostgreSQL that lets us in, `{}` for the database: this machine's, else one from PyPI, started here."""
+    """The URL of a PostgreSQL that lets us in, `{}` for the database: this machine's, else one from PyPI."""
     for user in ("root", "postgres"):
         local = f"postgresql://{user}@127.0.0.1:5432/{{}}"
         if asyncio.run(_may_create(local)):

@@ -7,7 +7,7 @@ import aiohttp
 import pytest
 from litestar import Request, get, post, put
 from litestar.di import NamedDependency
-from litestar.params import FromPath
+from litestar.params import FromPath, FromQuery
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
@@ -55,6 +55,11 @@ async def write_orphan(db: Db) -> dict[str, str]:
     return {}
 
 
+@get("/page")
+async def page(number: FromQuery[int]) -> int:
+    return number
+
+
 @get("/conflict")
 async def conflict() -> None:
     raise Refused("already-there", "it is there")
@@ -73,7 +78,7 @@ async def base(installation: Path, engine: AsyncEngine, clock: Clock, serve: Ser
     return await serve(
         build(
             settings,
-            [write_note, count_notes, echo, mine, conflict, write_orphan],
+            [write_note, count_notes, echo, mine, conflict, write_orphan, page],
             engine=engine,
             clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock),
             statuses={"already-there": 409},
@@ -134,6 +139,12 @@ async def test_every_error_has_its_code(base: str, method: str, path: str, expec
     assert (status, problem["code"]) == expected
     assert response.content_type == "application/problem+json"
     assert ("WWW-Authenticate" in response.headers) == (status == 401)
+
+
+async def test_a_parameter_that_cannot_be_read_is_named_and_not_repeated(base: str) -> None:
+    status, problem, _ = await ask("GET", f"{base}/page?number=hunter2")
+    assert (status, problem["code"], problem["field"]) == (400, "bad-request", "number")
+    assert "hunter2" not in str(problem)
 
 
 async def test_a_body_beyond_the_limit_is_refused_with_and_without_a_length(base: str) -> None:
