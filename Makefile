@@ -26,9 +26,7 @@ demo: $(READY) ## run the main job end to end, with real processes; leaves demo-
 	@$(BIN)/python -m examples.demo
 
 test: $(READY) ## run all tests, and show what they cover
-	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest
-	@$(BIN)/coverage combine --quiet
 	@$(BIN)/coverage report
 
 up: $(READY) ## start the three services in .tally (made when missing)
