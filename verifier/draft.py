@@ -129,7 +129,7 @@ def _call(test: PolicyTest) -> Call:
 
 
 def _tool(server: str, tool: str, facts: TestFacts) -> ToolTarget:
-    return ToolTarget(server, tool, facts.tool_class or "read", facts.sensitivity or "unstated", "unstated", tuple(sorted(facts.labels or ())))
+    return ToolTarget(server, tool, facts.tool_class or "read", facts.sensitivity or "unstated", facts.host or "unstated", tuple(sorted(facts.labels or ())))
 
 
 def _arguments(text: str | None) -> dict[str, Any]:

@@ -181,6 +181,7 @@ class TestFacts(_Document, frozen=True, kw_only=True):
     environment: SafeText | None = None
     tool_class: ToolClass | None = None
     sensitivity: SafeText | None = None
+    host: SafeText | None = None
     labels: list[Label] | None = None
     time: Time | None = None
 

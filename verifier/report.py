@@ -1,0 +1,95 @@
+"""What an audit found: findings, the verdict that follows from them, and in words what was proved and what was not."""
+
+from msgspec import Struct, field
+
+from verifier.codes import CODES, Verdict
+from verifier.refused import Refused
+
+MAX_FINDINGS = 10_000
+
+NOT_PROVED = (
+    "That what the gateway wrote of content is true: alone it can write false content, but cannot hide what scope or a client saw.",
+    "That identities, tokens and revocations are true: scope alone speaks for them, though it cannot make a receipt.",
+    "That gateway and scope did not rewrite the job together, where no client, log or witness keeps a half.",
+    "That no call went past the gateway: such calls leave nothing here.",
+)
+
+
+class Finding(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One thing that is wrong: code, step, place and what to do next."""
+
+    code: str
+    step: int
+    verdict: str
+    why: str
+    hint: str
+    line: int | None = None
+    lane: str | None = None
+    seq: int | None = None
+    field: str | None = None
+
+
+class Totals(Struct, kw_only=True):
+    """How much was read and judged."""
+
+    lanes: int = 0
+    receipts: int = 0
+    calls: int = 0
+    denials: int = 0
+    lost: int = 0
+    replayed: int = 0
+    replayed_fully: int = 0
+
+
+class Report(Struct, kw_only=True):
+    """The outcome of one audit. `verdict` is the worst of the findings' verdicts, PASS without any."""
+
+    verdict: str = Verdict.PASS.name
+    exit_code: int = 0
+    job: str | None = None
+    policy: str | None = None
+    status: str | None = None
+    findings: list[Finding] = field(default_factory=list)
+    unlisted: int = 0
+    totals: Totals = field(default_factory=Totals)
+    replay: str = "none"
+    proved: list[str] = field(default_factory=list)
+    not_proved: list[str] = field(default_factory=lambda: list(NOT_PROVED))
+
+    def add(self, code: str, step: int, why: str, *, line: int | None = None, lane: str | None = None, seq: int | None = None, place: str = "", hint: str = "") -> None:
+        """Record a finding; one never hides another, but after 10,000 they are only counted."""
+        known = CODES[code]
+        if known.verdict > Verdict[self.verdict]:
+            self.verdict, self.exit_code = known.verdict.name, known.verdict.exit_code
+        if len(self.findings) >= MAX_FINDINGS:
+            self.unlisted += 1
+            return
+        self.findings.append(
+            Finding(
+                code=code, step=step, verdict=known.verdict.name, why=why, hint=hint or known.hint,
+                line=line, lane=lane, seq=seq, field=place or None,
+            )
+        )  # fmt: skip
+
+    def refuse(self, refused: Refused, step: int, *, line: int | None = None, lane: str | None = None, seq: int | None = None) -> None:
+        """Record a refusal as a finding."""
+        self.add(refused.code, step, refused.why, line=line, lane=lane, seq=seq, place=refused.field, hint=refused.hint)
+
+    def conclude(self) -> None:
+        """Say in words what holds now that everything was read."""
+        totals = self.totals
+        self.replay = "none"
+        if totals.replayed:
+            full = totals.replayed_fully == totals.replayed
+            self.replay = "full" if full else f"partial ({totals.replayed_fully} of {totals.replayed})"
+        if self.verdict != Verdict.PASS.name:
+            return
+        self.proved = [
+            f"Job {self.job} ran under policy {self.policy}, which its author and the registry signed.",
+            f"The seal covers {totals.lanes} lanes with {totals.receipts} receipts: none was changed, dropped, added or moved since.",
+            f"{totals.calls} calls recorded, each by a token that scope issued for this job, in its time and inside its grant."
+            if totals.calls
+            else "0 calls recorded.",
+            f"{totals.replayed} decisions replayed against the policy: {self.replay}.",
+            f"{totals.denials} denials are on record; no call was allowed after a revocation had to be known.",
+        ]

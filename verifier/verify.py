@@ -1,0 +1,157 @@
+"""The audit of one bundle, offline and alone (specs/verification.md).
+
+ 1 read within limits            6 lanes: sealed, rebuilt, head signed     11 approvals (unsupported)
+ 2 pin and key list              7 receipts: places, kinds, pairs          12 completeness; model and tool calls tied
+ 3 policies                      8 bindings: token, time, grant, manifest  13 disclosures (unsupported)
+ 4 grants: inside the policy     9 decisions replayed                      14 the caller's half (unsupported)
+ 5 seal                         10 time and revocation
+
+What a step cannot judge is refused `unsupported`, never passed.
+"""
+
+from pathlib import Path
+from typing import BinaryIO
+
+from verifier.bundle import MAX_BYTES, MAX_DOCUMENTS, MAX_LEAF, ORDER, UNBUILT, Head, Header, Line, Reader, content, kind_of
+from verifier.encoding import read
+from verifier.evidence import Docket, Evidence, establish_trust
+from verifier.keys import Pin, Trust
+from verifier.lane import LaneCheck
+from verifier.refused import Refused
+from verifier.report import Report
+
+# A head line: its note is at most 16 KiB, and JSON writes a newline as two bytes.
+MAX_LANE_LINE = 4 * MAX_LEAF
+
+
+def verify(source: BinaryIO | Path | str, pin: Pin, at: int | None = None, *, max_bytes: int = MAX_BYTES) -> Report:
+    """Judge one bundle against a pin; with `at` (microseconds) the key list must also be current then.
+
+    Reads once, in constant memory; never raises for what a bundle contains. `OSError` is the caller's.
+    """
+    if isinstance(source, Path | str):
+        with Path(source).open("rb") as file:
+            return verify(file, pin, at, max_bytes=max_bytes)
+    report = Report()
+    try:
+        Audit(Reader(source, max_bytes), pin, at, report).run()
+    except Refused as refused:
+        report.refuse(refused, 1)
+    report.conclude()
+    return report
+
+
+class Audit:
+    """One pass over one bundle."""
+
+    def __init__(self, reader: Reader, pin: Pin, at: int | None, report: Report) -> None:
+        """Take the parts."""
+        self.reader = reader
+        self.pin = pin
+        self.at = at
+        self.report = report
+        self._head: bytes | None = None
+
+    def run(self) -> None:
+        """Walk the steps."""
+        header = self._header()
+        lines = self._documents()
+        trust = establish_trust(self.pin, lines, self.report)
+        if header is None or trust is None:
+            return
+        evidence = Docket(header.job, self.pin, trust, lines, self.report).establish()
+        if evidence is None:
+            return
+        self.report.job, self.report.policy = evidence.job, evidence.policy_digest
+        last = self._lanes(evidence)
+        self._current(trust, evidence, last)
+
+    # Step 1 ---------------------------------------------------------------------------------------------------------
+
+    def _header(self) -> Header | None:
+        """Read the first line; its claims are checked like everything else."""
+        raw = self.reader.line()
+        try:
+            if raw is None or kind_of(raw) != "header":
+                raise Refused("missing-line", "the first line is not a bundle's header", hint="Is this a .tally file?")
+            header = read(content(raw, "header"), Header, limit=MAX_LEAF)
+            if header.suite not in self.pin.suites:
+                raise Refused("wrong-suite", f"the pin does not accept suite {header.suite}", field="suite")
+        except Refused as refused:
+            self.report.refuse(refused, 1, line=1)
+            return None
+        return header
+
+    def _documents(self) -> list[Line]:
+        """Read up to the first lane, in order and within limits."""
+        lines: list[Line] = []
+        reached, size = 1, 0
+        while (raw := self.reader.line()) is not None:
+            kind = kind_of(raw)
+            if kind == "head":
+                self._head = raw
+                break
+            if kind is None or ORDER.index(kind) < reached:
+                self.report.add("bad-line", 1, "a line of no known kind, or out of order", line=self.reader.number)
+                continue
+            reached, size = ORDER.index(kind), size + len(raw)
+            if size > MAX_DOCUMENTS:
+                raise Refused("too-large", f"the documents before the lanes have more than {MAX_DOCUMENTS} bytes")
+            if kind in UNBUILT:
+                self.report.add("unsupported", 11 if kind == "approval" else 5, f"{kind} lines are not judged by this version", line=self.reader.number)
+                continue
+            lines.append(Line(self.reader.number, kind, content(raw, kind)))
+        return lines
+
+    # Steps 6 to 12 --------------------------------------------------------------------------------------------------
+
+    def _lanes(self, evidence: Evidence) -> int:
+        """Judge every lane; return the time of the last receipt."""
+        seen: set[str] = set()
+        last = 0
+        raw = self._head
+        while raw is not None:
+            number = self.reader.number
+            try:
+                head = read(content(raw, "head"), Head, limit=MAX_LANE_LINE)
+            except Refused as refused:
+                self.report.refuse(refused, 6, line=number)
+                head = Head(lane="unreadable", note="")
+            if head.lane in seen or head.lane < max(seen, default=""):
+                self.report.add("bad-line", 1, "lanes stand in order, none twice", line=number, lane=head.lane)
+            seen.add(head.lane)
+            check = LaneCheck(head, evidence, self.report, number)
+            raw = self._receipts(check)
+            check.finish()
+            last = max(last, check.time)
+        for lane in evidence.seal.lanes if evidence.seal else ():
+            if lane.lane not in seen:
+                self.report.add("missing-lane", 6, f"lane {lane.lane} is sealed with {lane.size} receipts and not in the bundle", lane=lane.lane)
+        return last
+
+    def _receipts(self, check: LaneCheck) -> bytes | None:
+        """Feed a lane its receipts; return the next head line, None at the end."""
+        line, feed = self.reader.line, check.feed
+        while True:
+            try:
+                raw = line(MAX_LANE_LINE)
+            except Refused as refused:
+                self.report.refuse(refused, 1, line=self.reader.number, lane=check.head.lane, seq=check.count)
+                if refused.code == "truncated" or self.reader.left < 0:
+                    return None
+                continue
+            if raw is None or raw.startswith(b'{"head":'):
+                return raw
+            feed(raw)
+
+    def _current(self, trust: Trust, evidence: Evidence, last: int) -> None:
+        """Step 2, its second half: the key list was current at the seal (without one: at the last receipt) and at `--at`."""
+        for at in (evidence.seal.closed if evidence.seal else last, self.at):
+            if at is not None:
+                try:
+                    trust.current(at)
+                except Refused as refused:
+                    self.report.refuse(refused, 2)
+        totals = self.report.totals
+        if self.pin.require_full_replay and totals.replayed_fully < totals.replayed:
+            self.report.add("partial-replay", 9, f"{totals.replayed_fully} of {totals.replayed} decisions could be replayed fully")
