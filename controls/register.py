@@ -1,39 +1,17 @@
 """The register of MCP servers and the approval of their tool manifests: what is not registered cannot be reached."""
 
-from typing import Annotated, Literal
-
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controls import store
+from controls.client import ServerRecord
 from controls.store import StoredManifest, StoredServer
 from verifier.documents import open_manifest
-from verifier.encoding import SafeText, Time, canonical
+from verifier.encoding import canonical
 from verifier.keys import Trust
 from verifier.manifest import Manifest
-from verifier.policy import Label
 from verifier.refused import Refused
-
-Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,512}\Z")]
-ServerUrl = Annotated[str, Meta(pattern=r"^https?://[A-Za-z0-9.:\[\]-]{1,100}(/[A-Za-z0-9._~/-]{0,128})?\Z")]
-
-
-class ServerRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an organisation says of a server: what for, whose, where, with which data, and when it is looked at again.
-
-    `data_classes` are the most that a tool's manifest entry may carry. `suspended` and `retired` servers have no
-    manifest for new jobs.
-    """
-
-    purpose: Line
-    owner: SafeText
-    url: ServerUrl
-    transport: Literal["streamable-http"]
-    data_classes: Annotated[list[Label], Meta(max_length=64)]
-    last_review: Time
-    next_review: Time
-    status: Literal["active", "suspended", "retired"]
 
 
 class Registered(Struct, frozen=True):

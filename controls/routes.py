@@ -6,12 +6,12 @@ from litestar import Controller, Request, Response, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter, RawBody
 from litestar.types import ControllerRouterHandler
-from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controls import publish, register, store
+from controls.client import PolicyEntry, PolicyPage, PolicyStatus, ServerEntry, ServerPage, ServerRecord, Withdrawal
 from controls.publish import Registry
-from controls.register import Line, Registered, ServerRecord
+from controls.register import Registered
 from controls.store import StoredPolicy
 from service.clients import Caller
 from verifier.encoding import MAX_INT, Digest, Name, SafeText, parse, reject_duplicates
@@ -36,61 +36,6 @@ OfName = Annotated[str | None, QueryParameter(pattern=NAME)]
 OfIssuer = Annotated[str | None, QueryParameter(pattern=SAFE_TEXT)]
 Before = Annotated[int | None, QueryParameter(ge=1, le=MAX_INT)]
 Page = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)]
-
-
-class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
-    """Why a policy is withdrawn; a sentence for people."""
-
-    reason: Line
-
-
-class PolicyStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Whether a new job may pin a policy: `published` or `withdrawn`."""
-
-    digest: str
-    status: str
-    withdrawn_at: int | None = None
-    withdrawn_by: str | None = None
-    reason: str | None = None
-
-
-class PolicyEntry(Struct, frozen=True, kw_only=True):
-    """One line of the history of policies; times in microseconds."""
-
-    digest: str
-    issuer: str
-    name: str
-    serial: int
-    valid_from: int
-    valid_until: int
-    published_at: int
-    published_by: str
-    status: str
-
-
-class PolicyPage(Struct, frozen=True, omit_defaults=True):
-    """A page of the history, the newest first; `next` is the `before` of the following page."""
-
-    items: list[PolicyEntry]
-    next: int | None = None
-
-
-class ServerEntry(Struct, frozen=True, kw_only=True):
-    """A registered server; `manifest_serial` 0 says that it has no manifest yet."""
-
-    name: str
-    record: ServerRecord
-    registered_at: int
-    updated_at: int
-    updated_by: str
-    manifest_serial: int
-
-
-class ServerPage(Struct, frozen=True, omit_defaults=True):
-    """A page of servers by name; `next` is the `after` of the following page."""
-
-    items: list[ServerEntry]
-    next: str | None = None
 
 
 class Policies(Controller):

@@ -1,0 +1,290 @@
+"""What callers and the registry say to each other, and the clients: one that reads, one that publishes.
+
+The reader believes nothing that it fetches: it recomputes the digest and opens every document with the caller's own
+trust, as the verifier does, before it returns it. Documents by digest never change, so it keeps them in memory.
+"""
+
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable
+from typing import Annotated, Any, Generic, Literal, TypeVar
+from urllib.parse import quote
+
+import aiohttp
+import msgspec
+from msgspec import Meta, Struct
+
+from verifier.documents import Opened, addressed, open_manifest, open_policy
+from verifier.encoding import SafeText, Time, canonical, digest
+from verifier.envelope import Envelope
+from verifier.keys import Pin, Trust
+from verifier.latest import Latest
+from verifier.manifest import Manifest
+from verifier.policy import Label, Policy
+from verifier.refused import Refused
+
+T = TypeVar("T")
+D = TypeVar("D", Policy, Manifest)
+Credential = Callable[[], str]
+
+MAX_ANSWER = 1 << 22
+MAX_KEPT = 256
+SECOND = 1_000_000
+TIMEOUT = aiohttp.ClientTimeout(total=10)
+
+Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,512}\Z")]
+ServerUrl = Annotated[str, Meta(pattern=r"^https?://[A-Za-z0-9.:\[\]-]{1,100}(/[A-Za-z0-9._~/-]{0,128})?\Z")]
+
+
+class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
+    """Why a policy is withdrawn; a sentence for people."""
+
+    reason: Line
+
+
+class ServerRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an organisation says of a server: what for, whose, where, with which data, and when it is looked at again.
+
+    `data_classes` are the most that a tool's manifest entry may carry. `suspended` and `retired` servers have no
+    manifest for new jobs.
+    """
+
+    purpose: Line
+    owner: SafeText
+    url: ServerUrl
+    transport: Literal["streamable-http"]
+    data_classes: Annotated[list[Label], Meta(max_length=64)]
+    last_review: Time
+    next_review: Time
+    status: Literal["active", "suspended", "retired"]
+
+
+class PolicyStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Whether a new job may pin a policy."""
+
+    digest: str
+    status: Literal["published", "withdrawn"]
+    withdrawn_at: int | None = None
+    withdrawn_by: str | None = None
+    reason: str | None = None
+
+
+class PolicyEntry(Struct, frozen=True, kw_only=True):
+    """One line of the history of policies; times in microseconds."""
+
+    digest: str
+    issuer: str
+    name: str
+    serial: int
+    valid_from: int
+    valid_until: int
+    published_at: int
+    published_by: str
+    status: Literal["published", "withdrawn"]
+
+
+class PolicyPage(Struct, frozen=True, omit_defaults=True):
+    """A page of the history, the newest first; `next` is the `before` of the following page."""
+
+    items: list[PolicyEntry]
+    next: int | None = None
+
+
+class ServerEntry(Struct, frozen=True, kw_only=True):
+    """A registered server; `manifest_serial` 0 says that it has no manifest yet."""
+
+    name: str
+    record: ServerRecord
+    registered_at: int
+    updated_at: int
+    updated_by: str
+    manifest_serial: int
+
+
+class ServerPage(Struct, frozen=True, omit_defaults=True):
+    """A page of servers by name; `next` is the `after` of the following page."""
+
+    items: list[ServerEntry]
+    next: str | None = None
+
+
+class Document(Struct, Generic[T], frozen=True):
+    """A document that was checked, and `raw`, the very bytes that were signed."""
+
+    value: T
+    digest: str
+    raw: bytes
+
+
+class Connection:
+    """HTTP to the registry: sizes and times bounded, redirects not followed, refusals read by their code."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, credential: Credential | None = None) -> None:
+        """`credential` makes a fresh client token for each request that is not public (service/clients.py)."""
+        self._session = session
+        self._url = url.rstrip("/")
+        self._credential = credential
+
+    async def call(self, method: str, path: str, body: bytes | None = None, *, public: bool = False) -> bytes:
+        """Send a request. Raises `Refused` with the registry's own code, or controls-unavailable."""
+        headers = {} if public else self._authorization()
+        sent: dict[str, Any] = {"headers": headers, "data": body, "allow_redirects": False, "timeout": TIMEOUT}
+        try:
+            async with self._session.request(method, self._url + path, **sent) as answer:
+                content = await _read(answer)
+        except (aiohttp.ClientError, TimeoutError) as error:
+            raise _unavailable(f"the registry does not answer: {type(error).__name__}") from error
+        if answer.status >= 300:  # noqa: PLR2004 - redirects are not followed
+            raise _refusal(answer.status, content)
+        return content
+
+    def _authorization(self) -> dict[str, str]:
+        if self._credential is None:
+            raise Refused("unauthenticated", "this address asks who calls", hint="Name a client of the registry.")
+        return {"Authorization": f"Bearer {self._credential()}"}
+
+
+class ControlsClient:
+    """A reader of the registry. Policies and manifests by digest and the key list need no credential."""
+
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, trust: Trust, credential: Credential | None = None
+    ) -> None:
+        """Believe only what `trust` vouches for."""
+        self._http = Connection(session, url, credential)
+        self._trust = trust
+        self._kept: OrderedDict[str, bytes] = OrderedDict()
+
+    async def policy(self, wanted: str, at: int) -> Document[Policy]:
+        """Fetch a policy by digest and open it for a time: the grant's. Raises `Refused`, also wrong-digest."""
+        return await self._document(f"/policies/{_part(wanted)}", wanted, open_policy, at)
+
+    async def manifest(self, wanted: str, at: int) -> Document[Manifest]:
+        """Fetch a manifest by digest and open it for a time: the grant's. Raises `Refused`, also wrong-digest."""
+        return await self._document(f"/manifests/{_part(wanted)}", wanted, open_manifest, at)
+
+    async def approved_manifest(self, server: str, at: int) -> Document[Manifest]:
+        """Fetch the manifest that a new job gets. Raises `Refused`: unknown-server, no-manifest, server-not-active."""
+        raw = await self._http.call("GET", f"/servers/{_part(server)}/manifest")
+        opened = open_manifest(self._trust, raw, at)
+        if opened.value.server != server:
+            raise Refused("wrong-server", f"asked for the manifest of {server}, got one of {opened.value.server}")
+        return Document(opened.value, opened.digest, raw)
+
+    async def status(self, wanted: str) -> PolicyStatus:
+        """Ask whether a new job may pin a policy."""
+        status = _decode(await self._http.call("GET", f"/policies/{_part(wanted)}/status"), PolicyStatus)
+        if status.digest != wanted:
+            raise Refused("wrong-digest", "the registry answers for another policy")
+        return status
+
+    async def latest(self, name: str, now: int, issuer: str | None = None, max_age_seconds: int = 60) -> Latest:
+        """Ask for the newest policy of a name, signed. Raises `Refused`, stale-latest when a mirror is old."""
+        query = "" if issuer is None else f"?issuer={_part(issuer)}"
+        raw = await self._http.call("GET", f"/policies/{_part(name)}/latest{query}")
+        signed = self._trust.open(raw, "latest")
+        said = Latest.parse(signed.payload)
+        self._trust.signer(signed.kids, "registry", said.issuer, now)
+        if said.policy_name != name or (issuer is not None and said.policy_issuer != issuer):
+            raise Refused("wrong-policy", "the registry answers for another policy")
+        if abs(now - said.time) > max_age_seconds * SECOND:
+            raise Refused("stale-latest", f"this answer is not of the last {max_age_seconds} seconds")
+        return said
+
+    async def servers(self) -> AsyncIterator[ServerEntry]:
+        """Walk through every registered server."""
+        after: str | None = ""
+        while after is not None:
+            query = f"?after={_part(after)}" if after else ""
+            page = _decode(await self._http.call("GET", f"/servers{query}"), ServerPage)
+            for each in page.items:
+                yield each
+            after = page.next
+
+    async def _document(
+        self, path: str, wanted: str, opens: Callable[[Trust, bytes, int], Opened[D]], at: int
+    ) -> Document[D]:
+        raw = self._kept.get(wanted) or await self._http.call("GET", path, public=True)
+        opened = addressed(opens(self._trust, raw, at), wanted)
+        self._kept[wanted] = raw
+        self._kept.move_to_end(wanted)
+        if len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
+        return Document(opened.value, opened.digest, raw)
+
+
+class Publisher:
+    """Whoever writes to the registry: an author, a registrar, a responder."""
+
+    def __init__(self, session: aiohttp.ClientSession, url: str, credential: Credential) -> None:
+        """Every request carries a credential."""
+        self._http = Connection(session, url, credential)
+
+    async def publish(self, raw: bytes) -> Document[bytes]:
+        """Publish a signed policy; `value` is its payload, `raw` the frozen envelope."""
+        return await self._put("policy", "/policies", raw)
+
+    async def withdraw(self, wanted: str, reason: str) -> PolicyStatus:
+        """Withdraw a policy from new jobs."""
+        body = canonical(Withdrawal(reason))
+        return _decode(await self._http.call("POST", f"/policies/{_part(wanted)}/withdraw", body), PolicyStatus)
+
+    async def register(self, name: str, record: ServerRecord) -> ServerEntry:
+        """Register a server, or replace its record."""
+        return _decode(await self._http.call("PUT", f"/servers/{_part(name)}", canonical(record)), ServerEntry)
+
+    async def approve(self, server: str, raw: bytes) -> Document[bytes]:
+        """Approve a signed manifest for a server; `value` is its payload, `raw` the stored envelope."""
+        return await self._put("manifest", f"/servers/{_part(server)}/manifests", raw)
+
+    async def _put(self, kind: str, path: str, raw: bytes) -> Document[bytes]:
+        wanted = digest(Envelope.parse(raw, kind).content())
+        stored = await self._http.call("PUT", f"{path}/{wanted}", raw)
+        payload = Envelope.parse(stored, kind).content()
+        if digest(payload) != wanted:
+            raise Refused("wrong-digest", "the registry answers with another document than the one it was given")
+        return Document(payload, wanted, stored)
+
+
+async def fetch_trust(session: aiohttp.ClientSession, url: str, pin: Pin) -> Trust:
+    """Fetch the key list and open it with one's own pin. Raises `Refused`, unknown-root when the pin is another's."""
+    return Trust.establish(pin, await Connection(session, url).call("GET", "/keys", public=True))
+
+
+class _Problem(Struct):
+    code: str
+    detail: str = ""
+    hint: str = ""
+    field: str = ""
+
+
+async def _read(answer: aiohttp.ClientResponse) -> bytes:
+    content = b""
+    async for chunk in answer.content.iter_any():
+        content += chunk
+        if len(content) > MAX_ANSWER:
+            raise _unavailable("the registry answers with more than is read")
+    return content
+
+
+def _refusal(status: int, content: bytes) -> Refused:
+    try:
+        problem = msgspec.json.decode(content, type=_Problem)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _unavailable(f"the registry answers {status} without a reason")
+    return Refused(problem.code, problem.detail, hint=problem.hint, field=problem.field)
+
+
+def _decode(content: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(content, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _unavailable("the registry answers with something else") from error
+
+
+def _unavailable(why: str) -> Refused:
+    return Refused("controls-unavailable", why)
+
+
+def _part(text: str) -> str:
+    """Write text as one segment of a path or one value of a query."""
+    return quote(text, safe="")
