@@ -58,10 +58,13 @@ def init(
 def run(
     name: Annotated[str, typer.Argument(help="controls, scope or receipts", metavar="SERVICE")],
     directory: Directory = Path(),
+    parent: Annotated[int, typer.Option(hidden=True, help="End when this process ends.")] = 0,
 ) -> None:
     """Start one service: migrate its database, lock the process into its own directory, serve."""
     if name not in NAMES:
         raise Refused("usage", f"there is no service {name!r}; there are {', '.join(NAMES)}")
+    if parent:
+        supervise.end_with(parent)
     os.umask(0o077)
     configure_logs()
     path = directory.absolute() / name / "settings.toml"

@@ -1,5 +1,6 @@
 """Three services, three processes, one command: they start together and end together."""
 
+import ctypes
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from service.settings import Settings, common
 START = 30.0  # seconds a service may take to be ready
 STOP = 15.0  # seconds it may take to answer what has begun
 PAUSE = 0.1
+PR_SET_PDEATHSIG = 1
 OK = 200
 
 
@@ -58,8 +60,24 @@ def _signals() -> Callable[[], bool]:
 
 def _start(name: str, directory: Path) -> subprocess.Popen[bytes]:
     """Start a service in a process group of its own: a terminal's Ctrl-C reaches us alone."""
-    command = [sys.executable, "-m", "service.commands", "run", name, "--dir", str(directory)]
+    command = [
+        sys.executable,
+        "-m",
+        "service.commands",
+        "run",
+        name,
+        "--dir",
+        str(directory),
+        f"--parent={os.getpid()}",
+    ]
     return subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True)  # noqa: S603 - our own program
+
+
+def end_with(parent: int) -> None:
+    """Let the kernel end this process when its parent does, however that ends; prctl(2), PR_SET_PDEATHSIG."""
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    if os.getppid() != parent:  # it ended before we asked
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _ready(settings: Settings, child: subprocess.Popen[bytes], stopped: Callable[[], bool]) -> bool:

@@ -57,6 +57,17 @@ def test_one_command_starts_all_three_and_a_signal_ends_all_three(directory: Pat
     assert {status(port, "/livez") for port in ports.values()} == {0}
 
 
+def test_services_do_not_outlive_the_command_that_started_them(directory: Path, ports: dict[str, int]) -> None:
+    with subprocess.Popen(command("up", "--dir", str(directory)), stderr=subprocess.PIPE, text=True) as up:
+        assert up.stderr is not None
+        for line in up.stderr:
+            if "All three are ready" in line:
+                break
+        up.kill()
+        up.stderr.read()  # ends when the last service has closed its end
+    assert {status(port, "/livez") for port in ports.values()} == {0}
+
+
 def test_when_one_ends_all_end(directory: Path, ports: dict[str, int]) -> None:
     (directory / "receipts" / "gateway.key").chmod(0o644)
     done = subprocess.run(
