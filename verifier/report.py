@@ -86,10 +86,15 @@ class Report(Struct, kw_only=True):
             return
         self.proved = [
             f"Job {self.job} ran under policy {self.policy}, which its author and the registry signed.",
-            f"The seal covers {totals.lanes} lanes with {totals.receipts} receipts: none was changed, dropped, added or moved since.",
-            f"{totals.calls} calls recorded, each by a token that scope issued for this job, in its time and inside its grant."
+            f"The seal covers {many(totals.lanes, 'lane')} with {many(totals.receipts, 'receipt')}: none was changed, dropped, added or moved since.",
+            f"{many(totals.calls, 'call')} recorded, each by a token that scope issued for this job, in its time and inside its grant."
             if totals.calls
             else "0 calls recorded.",
-            f"{totals.replayed} decisions replayed against the policy: {self.replay}.",
-            f"{totals.denials} denials are on record; no call was allowed after a revocation had to be known.",
+            f"{many(totals.replayed, 'decision')} replayed against the policy: {self.replay}.",
+            f"{many(totals.denials, 'denial')} on record; no call was allowed after a revocation had to be known.",
         ]
+
+
+def many(count: int, noun: str) -> str:
+    """Count things in words: `1 lane`, `2 lanes`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
