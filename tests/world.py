@@ -6,6 +6,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -40,11 +41,12 @@ MINIMAL = Path(__file__).parent.parent / "examples" / "policies" / "minimal.json
 SCHEMA = '{"type":"object","properties":{"query":{"type":"string"}}}'
 
 
+@cache
 def pair(name: str) -> KeyPair:
     """Make the key of a name: always the same, and it signs deterministically, so that vectors are reproducible."""
     first, second = (hashlib.sha256(f"tally test {half} {name}".encode()).digest() for half in ("ed25519", "ml-dsa-44"))
     secret = ML_DSA_44.key_derive(second)[1]
-    return KeyPair(first, second, ml_dsa_44=lambda message: ML_DSA_44.sign(secret, message, deterministic=True))
+    return KeyPair(first, second, ml_dsa_44=cache(lambda message: ML_DSA_44.sign(secret, message, deterministic=True)))
 
 
 def key(name: str, use: str, owner: str, **changes: Any) -> Key:
