@@ -66,7 +66,7 @@ def follow(output: Iterator[str], log: TextIO) -> Iterator[str]:
         log.write(line)
         word, _, rest = line.strip().partition(" ")
         if word in {"Collecting", "Processing"}:
-            yield re.split("[-=< ]", rest.rpartition("/")[2])[0]
+            yield re.split("[-=<>~]", rest.split(" ")[0].rpartition("/")[2])[0]
         elif word == "Installing":
             yield "writing files"
 

@@ -18,7 +18,11 @@ from service.initialise import Made, Plan, Urls, initialise
 from service.settings import common
 from verifier.refused import Refused
 
-app = typer.Typer(help="Make an installation and run its services.", no_args_is_help=True)
+app = typer.Typer(
+    help="Make an installation and run its services.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,  # locals may be secret
+)
 SOURCE = Path(__file__).resolve().parent.parent
 USAGE = 64
 
