@@ -17,6 +17,7 @@ FORMAT = "tallystick-bundle/1"
 ORDER = ("header", "keys", "policy", "manifest", "grant", "revocation", "approval", "seal", "log", "head")
 UNBUILT = frozenset({"approval", "log"})
 MAX_LINE = 1 << 21
+BLOCK = 1 << 18
 MAX_DOCUMENTS = 1 << 26
 MAX_BYTES = 1 << 34
 _PREFIXES = {name: b'{"' + name.encode() + b'":' for name in ORDER}
@@ -46,37 +47,34 @@ class Line(Struct, frozen=True):
 
 
 class Reader:
-    """Reads lines within limits, in constant memory. A line that is too long is skipped, not kept."""
+    """Reads lines in blocks, within limits and in constant memory."""
 
     def __init__(self, source: BinaryIO, max_bytes: int = MAX_BYTES) -> None:
         """Start at the beginning."""
-        self._readline = source.readline
-        self.number = 0
+        self._read = source.read
+        self._lines: list[bytes] = []  # whole lines of the block at hand, the next one last
+        self._rest = b""  # the beginning of a line that the next block goes on with
+        self.number = 0  # of the line that was returned last
         self.left = max_bytes
 
-    def line(self, limit: int = MAX_LINE) -> bytes | None:
-        """Return the next line without its newline, None at the end. Raises `Refused` truncated or too-large."""
-        raw = self._readline(limit + 1)
-        if not raw:
-            return None
+    def line(self) -> bytes | None:
+        """Return the next line without its newline, None at the end. Raises `Refused` truncated or too-large: nothing follows."""
+        while not self._lines:
+            block = self._read(BLOCK)
+            if not block:
+                if self._rest:
+                    self._rest = b""
+                    self.number += 1
+                    raise Refused("truncated", "the last line does not end in a newline")
+                return None
+            self.left -= len(block)
+            *lines, self._rest = (self._rest + block).split(b"\n")
+            if self.left < 0 or len(self._rest) > MAX_LINE:
+                self._rest = b""
+                raise Refused("too-large", "the file, or one of its lines, is larger than allowed")
+            self._lines = lines[::-1]
         self.number += 1
-        self.left -= len(raw)
-        if self.left < 0:
-            raise Refused("too-large", "the file is larger than allowed", hint="Raise --max-bytes if this is meant.")
-        if raw[-1] == 10:  # noqa: PLR2004 - newline
-            return raw[:-1]
-        if len(raw) > limit:
-            self._skip()
-            raise Refused("too-large", f"a line of more than {limit} bytes")
-        raise Refused("truncated", "the last line does not end in a newline", hint="Get the file again from the gateway, byte for byte.")
-
-    def _skip(self) -> None:
-        """Read on to the end of a line that is too long."""
-        while self.left > 0:
-            raw = self._readline(MAX_LINE)
-            self.left -= len(raw)
-            if not raw or raw[-1] == 10:  # noqa: PLR2004 - newline
-                return
+        return self._lines.pop()
 
 
 def kind_of(raw: bytes) -> str | None:

@@ -3,7 +3,7 @@
 The gateway feeds it as it writes, the verifier as it reads: a budget or a tie cannot mean two things (specs/receipts.md §5).
 """
 
-from collections import deque
+from collections import OrderedDict, deque
 
 from msgspec import Struct
 
@@ -70,10 +70,10 @@ class Purse:
             or (share.calls, share.tokens, share.wall_seconds) != (None, None, None)
         )  # fmt: skip
 
-    def begin(self, leaf: Begin) -> None:
+    def begin(self, leaf: Begin, reserved: int) -> None:
         """Count a call and reserve its tokens."""
         self.calls += 1
-        self.tokens += leaf.reservation.tokens or 0
+        self.tokens += reserved
         if self._recent_all is not None:
             self._recent_all.append(leaf.time)
         if leaf.rule in self._recent:
@@ -95,8 +95,8 @@ class ModelCalls:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._asked: dict[tuple[str, str], tuple[str, int]] = {}
-        self._free: dict[tuple[str, str], None] = {}
+        self._asked: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()  # a plain dict is slow at dropping its oldest
+        self._free: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def asked(self, leaf: End) -> None:
         """Take in the tool calls of a model's answer, and forget those out of the window."""
@@ -142,23 +142,33 @@ class Fold:
     def __init__(self, purse: Purse) -> None:
         """Start before leaf 0."""
         self.purse = purse
+        self._limited = purse.limited
         self.model_calls = ModelCalls()
         self.open_calls: dict[str, OpenCall] = {}
 
     def add(self, leaf: Leaf) -> None:
         """Take in the next leaf."""
         if isinstance(leaf, Begin):
-            self.purse.begin(leaf)
-            self.open_calls[leaf.call] = OpenCall(leaf.seq, leaf.target, leaf.parent, leaf.reservation.tokens or 0)
-            if leaf.parent is not None:
-                self.model_calls.use(leaf.parent)
+            self.begin(leaf)
         elif isinstance(leaf, End):
-            call = self.open_calls.pop(leaf.call, None)
-            if call is not None:
-                self._end(call, leaf)
+            self.end(leaf)
 
-    def _end(self, call: OpenCall, leaf: End) -> None:
-        self.purse.end(call, leaf)
+    def begin(self, leaf: Begin) -> None:
+        """Open a call: count it, reserve for it, take the model's tool call that it answers."""
+        reserved = leaf.reservation.tokens or 0
+        self.open_calls[leaf.call] = OpenCall(leaf.seq, leaf.target, leaf.parent, reserved)
+        if self._limited:
+            self.purse.begin(leaf, reserved)
+        if leaf.parent is not None:
+            self.model_calls.use(leaf.parent)
+
+    def end(self, leaf: End) -> None:
+        """Close a call: settle its reservation, take in what a model asked for, give back what an error left unanswered."""
+        call = self.open_calls.pop(leaf.call, None)
+        if call is None:
+            return
+        if self._limited:
+            self.purse.end(call, leaf)
         if leaf.tool_calls and call.target.provider is not None:
             self.model_calls.asked(leaf)
         if call.parent is not None and (leaf.status == "upstream_error" or leaf.tool_error):

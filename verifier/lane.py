@@ -4,7 +4,6 @@ Facts are rebuilt, never believed: who from the grant, what from the manifest, w
 """
 
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Callable
 from hashlib import sha256
 from typing import Any
@@ -66,12 +65,13 @@ class LaneCheck:
             if self.sealed is None:
                 self.add("unsealed-lane", 6, "the seal does not name this lane")
         self.tree = Tree()
+        self._append = self.tree.append
         self.count = 0  # lines read
         self.expected = 0  # the number that the next receipt must bear
         self.time = 0
         self.closed = False
         self.opening: Open | None = None
-        self.kinds: Counter[str] = Counter()
+        self.kinds: dict[str, int] = dict.fromkeys(leaves.NAMES, 0)
         self.tokens: dict[str, TokenUse] = {}
         self.sealed_tokens = {token.jti: token for token in self.sealed.tokens} if self.sealed else {}
         self._reads_time = reads_time(evidence.policy)
@@ -86,8 +86,9 @@ class LaneCheck:
         self._cutoffs = self._find_cutoffs()
         self._check_share(share, first.scope.limits)
         self._between_marks(0)
-        self._judges: dict[type, Callable[[Any], None]] = {
-            Open: self._open, Token: self._token, Begin: self._begin, End: self._end, Deny: self._deny, Hold: self._hold, Note: self._note, Close: self._close,
+        self._judges: dict[str, Callable[[Any], None]] = {
+            "open": self._open, "token": self._token, "begin": self._begin, "end": self._end,
+            "deny": self._deny, "hold": self._hold, "note": self._note, "close": self._close,
         }  # fmt: skip
 
     def add(self, code: str, step: int, why: str, seq: int | None = None, place: str = "") -> None:
@@ -99,27 +100,26 @@ class LaneCheck:
         """Judge the next receipt."""
         seq = self.count
         self.count = seq + 1
-        self.tree.append(sha256(b"\0" + raw).digest())
+        self._append(sha256(b"\0" + raw).digest())
         try:
             leaf = leaves.decode(raw)
         except Refused as refused:
             self.report.refuse(refused, 7, line=self.line + 1 + seq, lane=self.head.lane, seq=seq)
             return
+        kind, time = leaf.kind, leaf.time
         if leaf.seq != self.expected:
             self.add("wrong-seq", 7, f"receipt {leaf.seq} stands where {self.expected} belongs", seq, "seq")
-        self.expected = leaf.seq + 1
-        if leaf.time < self.time:
+        if time < self.time:
             self.add("wrong-time", 7, "earlier than the receipt before it", seq, "time")
-        self.time = leaf.time
+        self.expected, self.time = leaf.seq + 1, time
         if seq == self._next:
             self._between_marks(seq)
-        if not self._earliest <= leaf.time <= self._latest:
+        if not self._earliest <= time <= self._latest:
             self.add("outside-marks", 10, "its time lies outside the marks that scope set around it", seq, "time")
-        if self.closed or (seq == 0) != (leaf.kind == "open"):
-            self.add("wrong-order", 7, f"a receipt of kind {leaf.kind} cannot stand at place {seq}", seq, "kind")
-        self.kinds[leaf.kind] += 1
-        self._judges[type(leaf)](leaf)
-        self.fold.add(leaf)
+        if self.closed or (seq == 0) != (kind == "open"):
+            self.add("wrong-order", 7, f"a receipt of kind {kind} cannot stand at place {seq}", seq, "kind")
+        self.kinds[kind] += 1
+        self._judges[kind](leaf)
 
     def finish(self) -> None:
         """Judge the lane as a whole: size, root, head, what stayed open."""
@@ -257,6 +257,10 @@ class LaneCheck:
     # Step 9 ---------------------------------------------------------------------------------------------------------
 
     def _begin(self, leaf: Begin) -> None:
+        self._check_begin(leaf)
+        self.fold.begin(leaf)
+
+    def _check_begin(self, leaf: Begin) -> None:
         seq = leaf.seq
         token = self._use(leaf)
         if leaf.echo is not None or leaf.counter is not None or leaf.hold is not None:
@@ -411,6 +415,7 @@ class LaneCheck:
         if opened is None:
             self.add("no-begin", 7, f"call {leaf.call} ends without having begun", leaf.seq, "call")
             return
+        self.fold.end(leaf)
         if leaf.status == "lost":
             self.report.totals.lost += 1
             self.add("lost-call", 12, f"call {leaf.call} to {_words(opened.target)} began at receipt {opened.seq} and its answer was lost", leaf.seq, "call")

@@ -233,6 +233,7 @@ Leaf = Open | Token | Begin | End | Deny | Hold | Note | Close
 KINDS: dict[bytes, type[Leaf]] = {
     b"open": Open, b"token": Token, b"begin": Begin, b"end": End, b"deny": Deny, b"hold": Hold, b"note": Note, b"close": Close,
 }  # fmt: skip
+NAMES = tuple(name.decode() for name in KINDS)
 _decoders = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}
 _encode = msgspec.json.Encoder().encode
 _MARK = b'"kind":"'

@@ -132,17 +132,13 @@ class Audit:
     def _receipts(self, check: LaneCheck) -> bytes | None:
         """Feed a lane its receipts; return the next head line, None at the end."""
         line, feed = self.reader.line, check.feed
-        while True:
-            try:
-                raw = line(MAX_LANE_LINE)
-            except Refused as refused:
-                self.report.refuse(refused, 1, line=self.reader.number, lane=check.head.lane, seq=check.count)
-                if refused.code == "truncated" or self.reader.left < 0:
-                    return None
-                continue
-            if raw is None or raw.startswith(b'{"head":'):
-                return raw
-            feed(raw)
+        try:
+            while (raw := line()) is not None and not raw.startswith(b'{"head":'):
+                feed(raw)
+        except Refused as refused:
+            self.report.refuse(refused, 1, line=self.reader.number, lane=check.head.lane, seq=check.count)
+            return None
+        return raw
 
     def _current(self, trust: Trust, evidence: Evidence, last: int) -> None:
         """Step 2, its second half: the key list was current at the seal (without one: at the last receipt) and at `--at`."""
