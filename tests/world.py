@@ -24,7 +24,22 @@ from verifier.envelope import seal_up
 from verifier.fold import Fold, Purse
 from verifier.grant import Budget, Grant, Scope
 from verifier.keys import Key, KeyList, Pin, Root
-from verifier.leaf import Begin, Close, Counts, Deny, End, Facts, Leaf, Open, Parent, Reservation, Target, Token, ToolCall, Usage
+from verifier.leaf import (
+    Begin,
+    Close,
+    Counts,
+    Deny,
+    End,
+    Facts,
+    Leaf,
+    Open,
+    Parent,
+    Reservation,
+    Target,
+    Token,
+    ToolCall,
+    Usage,
+)
 from verifier.manifest import Manifest, Tool
 from verifier.merkle import EMPTY, Tree, leaf_hash
 from verifier.policy import DAY, Policy
@@ -36,7 +51,12 @@ from verifier.verify import verify
 
 NOW = 1_790_000_000_000_000
 SECOND = 1_000_000
-SCOPE, GATEWAY, AUTHOR, REGISTRY = "https://scope.example", "https://gateway.example", "security-team", "https://controls.example"
+SCOPE, GATEWAY, AUTHOR, REGISTRY = (
+    "https://scope.example",
+    "https://gateway.example",
+    "security-team",
+    "https://controls.example",
+)
 MINIMAL = Path(__file__).parent.parent / "examples" / "policies" / "minimal.json"
 SCHEMA = '{"type":"object","properties":{"query":{"type":"string"}}}'
 
@@ -124,7 +144,12 @@ class Lane:
     def model(self, call: str, *asked: str) -> None:
         """One whole model call whose answer asks for tools."""
         self.begin(call, Target(provider="openrouter_via_fal", model="small-1", operation="chat.completions"))
-        self.end(call, model="small-1", tool_calls=[ToolCall(id=f"{call}-{n}", name=name) for n, name in enumerate(asked)], usage=Usage(input=10, output=5))
+        self.end(
+            call,
+            model="small-1",
+            tool_calls=[ToolCall(id=f"{call}-{n}", name=name) for n, name in enumerate(asked)],
+            usage=Usage(input=10, output=5),
+        )
 
     def tool(self, call: str, name: str = "get_case", **changes: Any) -> None:
         """One whole tool call."""
@@ -154,7 +179,9 @@ class Lane:
         """Sign the lane's head, a closing one when it is closed."""
         closing = self.time // SECOND if self.closed else None
         origin = seal.origin(GATEWAY, self.world.job, self.name)
-        return sign_head(pair(signer), origin, len(self.raws), self.tree.root() if self.raws else EMPTY, closing_at=closing)
+        return sign_head(
+            pair(signer), origin, len(self.raws), self.tree.root() if self.raws else EMPTY, closing_at=closing
+        )
 
 
 class World:
@@ -206,7 +233,12 @@ class World:
     def revoke(self, kind: str, value: str, time: int) -> Revocation:
         """Revoke something."""
         made = Revocation(
-            iss=SCOPE, sequence=len(self.revocations) + 1, time=time, target=RevocationTarget(kind, value), reason="incident", actor="responder"  # type: ignore[arg-type]
+            iss=SCOPE,
+            sequence=len(self.revocations) + 1,
+            time=time,
+            target=RevocationTarget(kind, value),
+            reason="incident",
+            actor="responder",  # type: ignore[arg-type]
         )
         self.revocations.append(made)
         return made
@@ -242,7 +274,9 @@ class World:
 
     def bundle(self, documents: bundle.Documents | None = None) -> bytes:
         """Write the whole bundle."""
-        lanes = [bundle.Lane(lane.name, lane.head(), lane.raws) for lane in sorted(self.lanes, key=lambda lane: lane.name)]
+        lanes = [
+            bundle.Lane(lane.name, lane.head(), lane.raws) for lane in sorted(self.lanes, key=lambda lane: lane.name)
+        ]
         return b"".join(bundle.write(documents or self.documents(self.sealed()), lanes))
 
     def pin(self, **changes: Any) -> Pin:
@@ -272,7 +306,14 @@ class World:
             )
             for name in names
         ]  # fmt: skip
-        return Manifest(issuer=REGISTRY, server="crm-mcp", serial=1, issued_at=NOW - DAY, url="https://crm.example/mcp", tools=tools or default)
+        return Manifest(
+            issuer=REGISTRY,
+            server="crm-mcp",
+            serial=1,
+            issued_at=NOW - DAY,
+            url="https://crm.example/mcp",
+            tools=tools or default,
+        )
 
     def _grant(self, scope: dict[str, Any], grant: dict[str, Any]) -> Grant:
         made = Scope(

@@ -18,15 +18,28 @@ LIMITS = ("calls", "tokens", "wall_seconds")
 def admits(policy: Policy, *, agent: str, job_type: str, environment: str) -> None:
     """Check that the policy is for this agent, type of job and environment. Raises `Refused` not-admitted."""
     jobs = policy.jobs
-    for name, globs, value in (("agent", jobs.agents, agent), ("type", jobs.types, job_type), ("environment", jobs.environments, environment)):
+    for name, globs, value in (
+        ("agent", jobs.agents, agent),
+        ("type", jobs.types, job_type),
+        ("environment", jobs.environments, environment),
+    ):
         if not any_glob(globs, value):
-            raise Refused("not-admitted", f"policy {policy.policy_name} does not admit the {name} {value!r}", field=f"jobs.{name}s")
+            raise Refused(
+                "not-admitted",
+                f"policy {policy.policy_name} does not admit the {name} {value!r}",
+                field=f"jobs.{name}s",
+            )
 
 
-def expand(policy: Policy, manifests: Mapping[str, Manifest], subject: Subject) -> tuple[list[str], list[str], list[str]]:
+def expand(
+    policy: Policy, manifests: Mapping[str, Manifest], subject: Subject
+) -> tuple[list[str], list[str], list[str]]:
     """Return all that the policy allows: tools (exact names), models (patterns), and servers that have no manifest yet."""
     tools = sorted(
-        f"mcp:{server}/{tool.name}" for server, manifest in manifests.items() for tool in manifest.tools if may(policy, subject, manifest, tool)
+        f"mcp:{server}/{tool.name}"
+        for server, manifest in manifests.items()
+        for tool in manifest.tools
+        if may(policy, subject, manifest, tool)
     )
     models = sorted({f"{rule.provider}/{glob}" for rule in policy.model_egress.models for glob in rule.models})
     named = {rule.server for rule in policy.allowed_tools}

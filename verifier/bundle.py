@@ -1,7 +1,7 @@
 """The proof bundle `<job>.tally`: JSON Lines in one fixed order, read in one pass (specs/bundle.md).
 
-    {"header":{…}} {"keys":…} {"policy":…} {"manifest":…}… {"grant":…}… {"revocation":…}… {"seal":…}
-    then each lane: {"head":{"lane":…,"note":…}} and its raw receipts, one a line.
+{"header":{…}} {"keys":…} {"policy":…} {"manifest":…}… {"grant":…}… {"revocation":…}… {"seal":…}
+then each lane: {"head":{"lane":…,"note":…}} and its raw receipts, one a line.
 """
 
 from collections.abc import Iterable, Iterator

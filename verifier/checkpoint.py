@@ -63,7 +63,10 @@ class Checkpoint(Struct, frozen=True):
         seconds: int | None = None
         seen: list[bytes] = []
         for line in self.lines:
-            if line.name != self.origin or line.key_id not in (key_id(self.origin, ED25519_TYPE, first), key_id(self.origin, ML_DSA_44_TYPE, second)):
+            if line.name != self.origin or line.key_id not in (
+                key_id(self.origin, ED25519_TYPE, first),
+                key_id(self.origin, ML_DSA_44_TYPE, second),
+            ):
                 raise Refused("unknown-signer", "a signature line of another name or key")
             if line.key_id == key_id(self.origin, ED25519_TYPE, first):
                 good = verify_ed25519(first, self.text().encode(), line.signature)
@@ -74,7 +77,11 @@ class Checkpoint(Struct, frozen=True):
             if not good:
                 raise Refused("bad-signature", "a signature of the head does not fit it")
             seen.append(line.key_id)
-        if len(set(seen)) != len(seen) or key_id(self.origin, ED25519_TYPE, first) not in seen or (closing and seconds is None):
+        if (
+            len(set(seen)) != len(seen)
+            or key_id(self.origin, ED25519_TYPE, first) not in seen
+            or (closing and seconds is None)
+        ):
             raise Refused("missing-signature", "the head lacks a signature that it must carry, or has one twice")
         return seconds
 
@@ -91,7 +98,9 @@ def sign_head(pair: KeyPair, origin: str, size: int, root: bytes, *, closing_at:
     lines = [_write(origin, key_id(origin, ED25519_TYPE, first), pair.ed25519(text.encode()))]
     if closing_at is not None:
         signature = pair.ml_dsa_44(subtree_message(origin, closing_at, origin, size, root))
-        lines.append(_write(origin, key_id(origin, ML_DSA_44_TYPE, second), closing_at.to_bytes(_TIME_BYTES, "big") + signature))
+        lines.append(
+            _write(origin, key_id(origin, ML_DSA_44_TYPE, second), closing_at.to_bytes(_TIME_BYTES, "big") + signature)
+        )
     return text + "\n" + "".join(lines)
 
 
@@ -119,14 +128,21 @@ class Proof(Struct, frozen=True):
 
     def encode(self) -> str:
         """Write the proof's text."""
-        return "\n".join([PROOF, f"extra {b64(self.extra)}", f"index {self.index}", *map(b64, self.hashes), "", self.note])
+        return "\n".join(
+            [PROOF, f"extra {b64(self.extra)}", f"index {self.index}", *map(b64, self.hashes), "", self.note]
+        )
 
     @classmethod
     def parse(cls, text: str) -> "Proof":
         """Read a proof with its extra line. Raises `Refused` bad-proof."""
         head, _, note = text.partition("\n\n")
         lines = head.split("\n")
-        if len(lines) < 3 or lines[0] != PROOF or not lines[1].startswith("extra ") or not lines[2].startswith("index "):  # noqa: PLR2004
+        if (
+            len(lines) < 3
+            or lines[0] != PROOF
+            or not lines[1].startswith("extra ")
+            or not lines[2].startswith("index ")
+        ):  # noqa: PLR2004
             raise Refused("bad-proof", "not a tlog-proof with extra and index lines")
         return cls(unb64(lines[1][6:]), number(lines[2][6:]), tuple(unb64(each) for each in lines[3:]), note)
 

@@ -36,7 +36,9 @@ def verify(
     files: Annotated[list[Path], typer.Argument(help="Proof bundles (<job>.tally).", metavar="FILE...")],
     pin: Annotated[Path, typer.Option(help="The auditor's pin.json: root keys you trust, from a channel of your own.")],
     *,
-    at: Annotated[str | None, typer.Option(help="Also judge the key list at this time (RFC 3339).", metavar="TIME")] = None,
+    at: Annotated[
+        str | None, typer.Option(help="Also judge the key list at this time (RFC 3339).", metavar="TIME")
+    ] = None,
     max_bytes: Annotated[int, typer.Option(help="Refuse to read more than this of one file.")] = MAX_BYTES,
     as_json: Json = False,
 ) -> None:
@@ -56,7 +58,11 @@ def verify(
         except OSError as error:
             raise Refused("usage", f"cannot read {path}: {error.strerror}") from error
         worst = max(worst, Verdict[report.verdict])
-        _say(msgspec.json.encode({"file": str(path), **msgspec.to_builtins(report)}).decode() if as_json else text(path, report))
+        _say(
+            msgspec.json.encode({"file": str(path), **msgspec.to_builtins(report)}).decode()
+            if as_json
+            else text(path, report)
+        )
     raise typer.Exit(worst.exit_code)
 
 
@@ -81,7 +87,11 @@ def text(path: Path, report: Report) -> str:
     """Write a report for people."""
     totals = report.totals
     lines = [f"{typer.style(report.verdict, fg=COLOURS[report.verdict], bold=True)}  {path}"]
-    lines += [f"  {name:9} {value}" for name, value in (("job", report.job), ("policy", report.policy), ("sealed", report.status)) if value]
+    lines += [
+        f"  {name:9} {value}"
+        for name, value in (("job", report.job), ("policy", report.policy), ("sealed", report.status))
+        if value
+    ]
     counts = (many(totals.calls, "call"), many(totals.denials, "denial"), f"{totals.lost} lost")
     lines.append(f"  receipts  {totals.receipts} in {many(totals.lanes, 'lane')}: {', '.join(counts)}")
     lines.append(f"  replayed  {report.replay}")
@@ -102,7 +112,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         status = app(given, prog_name="tally", standalone_mode=False)
     except Refused as refused:
-        typer.echo(f"tally: {_plain(refused.code)}: {_plain(refused.why)}" + (f" (at {_plain(refused.field)})" if refused.field else ""), err=True)
+        typer.echo(
+            f"tally: {_plain(refused.code)}: {_plain(refused.why)}"
+            + (f" (at {_plain(refused.field)})" if refused.field else ""),
+            err=True,
+        )
         if refused.hint:
             typer.echo(f"hint: {_plain(refused.hint)}", err=True)
         sys.exit(USAGE if refused.code in {"usage", "bad-pin"} else 1)
@@ -136,7 +150,16 @@ def _usage(message: str) -> int:
 
 def _finding(path: Path, finding: Finding) -> list[str]:
     place = [f"step {finding.step}"]
-    place += [f"{name} {value}" for name, value in (("line", finding.line), ("lane", finding.lane), ("receipt", finding.seq), ("field", finding.field)) if value is not None]
+    place += [
+        f"{name} {value}"
+        for name, value in (
+            ("line", finding.line),
+            ("lane", finding.lane),
+            ("receipt", finding.seq),
+            ("field", finding.field),
+        )
+        if value is not None
+    ]
     said = f"  {path.name}: {finding.verdict} {finding.code} ({_plain(', '.join(place))}): {_plain(finding.why)}"
     return [said, f"      hint: {_plain(finding.hint)}"]
 

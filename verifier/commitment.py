@@ -34,4 +34,6 @@ def slice_hash(salted: bytes, content: bytes) -> bytes:
 
 def commit(key: bytes, slices: Sequence[bytes]) -> Commitment:
     """Commit to the slices of one body, in order."""
-    return Commitment(n=len(slices), root="sha256:" + root_of(slice_hash(salt(key, i), each) for i, each in enumerate(slices)).hex())
+    return Commitment(
+        n=len(slices), root="sha256:" + root_of(slice_hash(salt(key, i), each) for i, each in enumerate(slices)).hex()
+    )

@@ -94,7 +94,11 @@ def number(value: object) -> Decimal | None:
         exact = Decimal(value)
     except InvalidOperation:
         return None
-    return exact if exact.is_finite() and len(exact.as_tuple().digits) <= MAX_DIGITS and abs(exact.adjusted()) <= MAX_DIGITS else None
+    return (
+        exact
+        if exact.is_finite() and len(exact.as_tuple().digits) <= MAX_DIGITS and abs(exact.adjusted()) <= MAX_DIGITS
+        else None
+    )
 
 
 def _equal(value: Any, wanted: Any) -> bool | None:

@@ -137,14 +137,23 @@ def _tool(policy: Policy, call: Call, target: ToolTarget) -> Iterator[Decision]:
 
 def _names(rule: ToolRule, target: ToolTarget) -> bool:
     """Tell whether a rule is about this tool at all."""
-    return rule.kind == "mcp" and target.tool_class in rule.classes and any_glob((rule.server,), target.server) and any_glob(rule.tools, target.tool)
+    return (
+        rule.kind == "mcp"
+        and target.tool_class in rule.classes
+        and any_glob((rule.server,), target.server)
+        and any_glob(rule.tools, target.tool)
+    )
 
 
 def _model(policy: Policy, call: Call, target: ModelTarget) -> Iterator[Decision]:
     attributes = _attributes(call)
     refusal = Denied(DEFAULT, "not-allowed")
     for rule in policy.model_egress.models:
-        if rule.provider != target.provider or not any_glob(rule.models, target.model) or not any_glob(rule.operations, target.operation):
+        if (
+            rule.provider != target.provider
+            or not any_glob(rule.models, target.model)
+            or not any_glob(rule.operations, target.operation)
+        ):
             continue
         truth = holds(rule.when, attributes)
         doors = _side_doors(rule, call.body)
@@ -169,7 +178,9 @@ def _side_doors(rule: ModelRule, body: ModelBody | Undisclosed) -> tuple[str | N
         return ("remote-content",)
     if body.provider_state and not rule.provider_state:
         return ("provider-state",)
-    if rule.max_output_tokens is not None and (body.max_output_tokens is None or body.max_output_tokens > rule.max_output_tokens):
+    if rule.max_output_tokens is not None and (
+        body.max_output_tokens is None or body.max_output_tokens > rule.max_output_tokens
+    ):
         return ("max-output-tokens",)
     return (None,)
 
@@ -197,7 +208,9 @@ def _attributes(call: Call) -> dict[str, Any]:
     found |= {"model.provider": target.provider, "model.name": target.model, "model.operation": target.operation}
     if isinstance(call.body, Undisclosed):
         return found | {"model.max_output_tokens": UNDISCLOSED}
-    return found | ({} if call.body.max_output_tokens is None else {"model.max_output_tokens": call.body.max_output_tokens})
+    return found | (
+        {} if call.body.max_output_tokens is None else {"model.max_output_tokens": call.body.max_output_tokens}
+    )
 
 
 def reads_time(policy: Policy) -> bool:

@@ -56,7 +56,9 @@ def build(draft: dict[str, Any], *, issuer: str, now: int, serial: int = 1) -> P
         whole[name] = {**defaults, **given} if isinstance(given, dict) else given
     whole["allowed_tools"] = _rules(whole.get("allowed_tools", []), "allow")
     whole["denied_tools"] = _rules(whole.get("denied_tools", []), "deny")
-    whole["tests"] = [{"facts": {}, **test} if isinstance(test, dict) else test for test in _list(whole["tests"], "tests")]
+    whole["tests"] = [
+        {"facts": {}, **test} if isinstance(test, dict) else test for test in _list(whole["tests"], "tests")
+    ]
     whole["model_egress"] = _models(whole["model_egress"])
     return Policy.parse(canonical(_typed(whole)))
 
@@ -117,19 +119,34 @@ def _word(decision: Decision) -> str:
 def _call(test: PolicyTest) -> Call:
     """Turn a test into a call; facts that it does not state are `unstated`, so that no rule matches them by chance."""
     facts, call = test.facts, test.call
-    subject = Subject(facts.agent or "unstated", facts.client or "unstated", "unstated", facts.job_type or "unstated", facts.environment or "unstated")
+    subject = Subject(
+        facts.agent or "unstated",
+        facts.client or "unstated",
+        "unstated",
+        facts.job_type or "unstated",
+        facts.environment or "unstated",
+    )
     common: dict[str, Any] = {"subject": subject, "token_ttl": 0, "time": facts.time or 0}
     if call.tool is not None and call.server is not None:
         return Call(target=_tool(call.server, call.tool, facts), arguments=_arguments(call.arguments), **common)
     if call.provider is None or call.model is None:
-        raise Refused("bad-policy", f"test {test.name!r} names neither server and tool nor provider and model", field="tests")
+        raise Refused(
+            "bad-policy", f"test {test.name!r} names neither server and tool nor provider and model", field="tests"
+        )
     body = ModelBody(max_output_tokens=call.max_output_tokens, hosted_tools=tuple(call.hosted_tools or ()))
     target = ModelTarget(call.provider, call.model, call.operation or OPERATIONS[0], tuple(facts.labels or ()))
     return Call(target=target, body=body, **common)
 
 
 def _tool(server: str, tool: str, facts: TestFacts) -> ToolTarget:
-    return ToolTarget(server, tool, facts.tool_class or "read", facts.sensitivity or "unstated", facts.host or "unstated", tuple(sorted(facts.labels or ())))
+    return ToolTarget(
+        server,
+        tool,
+        facts.tool_class or "read",
+        facts.sensitivity or "unstated",
+        facts.host or "unstated",
+        tuple(sorted(facts.labels or ())),
+    )
 
 
 def _arguments(text: str | None) -> dict[str, Any]:

@@ -113,7 +113,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(value) != len(pairs):
         names = [name for name, _ in pairs]
         twice = next(name for name in names if names.count(name) > 1)
-        raise Refused("not-canonical", f"the key {twice[:64]!r} appears twice in one object: two parsers may keep different ones")
+        raise Refused(
+            "not-canonical", f"the key {twice[:64]!r} appears twice in one object: two parsers may keep different ones"
+        )
     return value
 
 

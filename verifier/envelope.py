@@ -85,9 +85,13 @@ class Envelope(Struct, frozen=True, forbid_unknown_fields=True):
         for each in self.signatures:
             name, _, algorithm = each.keyid.rpartition("/")
             if name not in keys or algorithm not in _algorithms(keys[name]):
-                raise Refused("unknown-signer", f"signed by {each.keyid[:48]!r}, which no trusted list names", field="signatures")
+                raise Refused(
+                    "unknown-signer", f"signed by {each.keyid[:48]!r}, which no trusted list names", field="signatures"
+                )
             if not signing.verify(algorithm, _algorithms(keys[name]), message, unb64(each.sig)):
-                raise Refused("bad-signature", f"the signature of {each.keyid} does not fit this payload", field="signatures")
+                raise Refused(
+                    "bad-signature", f"the signature of {each.keyid} does not fit this payload", field="signatures"
+                )
             good.setdefault(name, set()).add(algorithm)
         _require_all(kind, good)
         return Signed(payload, digest(payload), frozenset(good))
@@ -141,4 +145,8 @@ def _require_all(kind: str, good: Mapping[str, set[str]]) -> None:
         raise Refused("missing-signature", f"a {kind} without any signature", field="signatures")
     for name, algorithms in good.items():
         if algorithms != wanted:
-            raise Refused("missing-signature", f"key {name} signed with {sorted(algorithms)}, a {kind} asks for {sorted(wanted)}", field="signatures")
+            raise Refused(
+                "missing-signature",
+                f"key {name} signed with {sorted(algorithms)}, a {kind} asks for {sorted(wanted)}",
+                field="signatures",
+            )

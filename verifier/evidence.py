@@ -59,7 +59,12 @@ class Docket:
         seal = next(iter(self._open("seal", 5, lambda raw: documents.open_seal(self.trust, raw)).values()), None)
         self._grants(grants, first)
         self._named("policy", policies, {wanted}, 3)
-        self._named("manifest", manifests, {each for grant in grants.values() for each in grant.value.scope.manifests.values()}, 3)
+        self._named(
+            "manifest",
+            manifests,
+            {each for grant in grants.values() for each in grant.value.scope.manifests.values()},
+            3,
+        )
         policy = policies.get(wanted)
         if policy is None:
             return None
@@ -84,14 +89,21 @@ class Docket:
                 self.report.refuse(refused, step, line=line.number)
                 continue
             if one.digest in found or (kind == "seal" and found):
-                self.report.add("bad-line", 1, f"a second {kind} of the same content, or a second seal", line=line.number)
+                self.report.add(
+                    "bad-line", 1, f"a second {kind} of the same content, or a second seal", line=line.number
+                )
             found.setdefault(one.digest, one)
         return found
 
     def _named(self, kind: str, found: dict[str, Opened[T]], wanted: set[str], step: int) -> None:
         """Hold what is there against what is named: neither more nor less."""
         for name in sorted(wanted - set(found)):
-            self.report.add("missing-document", step, f"the {kind} {name} is named and not in the bundle, or cannot be used", place=kind)
+            self.report.add(
+                "missing-document",
+                step,
+                f"the {kind} {name} is named and not in the bundle, or cannot be used",
+                place=kind,
+            )
         for name in sorted(set(found) - wanted):
             self.report.add("unnamed-document", step, f"the {kind} {name} is named by nothing", place=kind)
 
@@ -102,9 +114,23 @@ class Docket:
             if scope.job != self.job:
                 self.report.add("wrong-job", 4, f"grant {name} is of job {scope.job}", place="grant")
             if scope.policy != first.value.scope.policy:
-                self.report.add("wrong-policy", 4, f"grant {name} is pinned to another policy: a job has one for life", place="grant")
-            if (scope.iss, scope.audience, grant.value.opened) != (first.value.scope.iss, first.value.scope.audience, first.value.opened):
-                self.report.add("wrong-grant", 4, f"grant {name} has another issuer, gateway or opening than the job's first", place="grant")
+                self.report.add(
+                    "wrong-policy",
+                    4,
+                    f"grant {name} is pinned to another policy: a job has one for life",
+                    place="grant",
+                )
+            if (scope.iss, scope.audience, grant.value.opened) != (
+                first.value.scope.iss,
+                first.value.scope.audience,
+                first.value.opened,
+            ):
+                self.report.add(
+                    "wrong-grant",
+                    4,
+                    f"grant {name} has another issuer, gateway or opening than the job's first",
+                    place="grant",
+                )
 
     def _scopes(self, grants: dict[str, Opened[Grant]], policy: Policy, manifests: dict[str, Opened[Manifest]]) -> None:
         """Every scope inside the policy, every manifest the one of its server, no grant longer than its policy."""
@@ -113,7 +139,12 @@ class Docket:
             pinned = {server: manifests[name].value for server, name in scope.manifests.items() if name in manifests}
             for server, manifest in pinned.items():
                 if manifest.server != server:
-                    self.report.add("wrong-manifest", 4, f"the manifest pinned for {server} is of {manifest.server}", place="manifests")
+                    self.report.add(
+                        "wrong-manifest",
+                        4,
+                        f"the manifest pinned for {server} is of {manifest.server}",
+                        place="manifests",
+                    )
             if grant.value.expires > policy.valid_until:
                 self.report.add("wrong-grant", 4, "the grant outlives its policy", place="expires")
             try:
@@ -121,7 +152,13 @@ class Docket:
             except Refused as refused:
                 self.report.refuse(refused, 4)
 
-    def _seal(self, seal: Opened[Seal] | None, grant: Grant, grants: dict[str, Opened[Grant]], revocations: dict[str, Opened[Revocation]]) -> None:
+    def _seal(
+        self,
+        seal: Opened[Seal] | None,
+        grant: Grant,
+        grants: dict[str, Opened[Grant]],
+        revocations: dict[str, Opened[Revocation]],
+    ) -> None:
         """Hold the seal against everything that it names."""
         if seal is None:
             self.report.add("no-seal", 5, "without a seal nothing says that these are all the receipts", place="seal")
@@ -141,16 +178,27 @@ class Docket:
         self._named("revocation", revocations, set(value.revocations), 5)
         ended = any(each.value.ends(one.value.scope) for each in revocations.values() for one in grants.values())
         if value.status == "revoked" and not ended:
-            self.report.add("missing-document", 5, "sealed as revoked, and no revocation in the bundle ends a grant", place="revocation")
+            self.report.add(
+                "missing-document",
+                5,
+                "sealed as revoked, and no revocation in the bundle ends a grant",
+                place="revocation",
+            )
         if any(each.value.iss != value.iss for each in revocations.values()):
             self.report.add("wrong-issuer", 5, "a revocation by another issuer", place="revocation")
         if value.status == "interrupted":
-            self.report.add("interrupted", 5, "sealed as interrupted: a gateway did not answer at the close", place="status")
+            self.report.add(
+                "interrupted", 5, "sealed as interrupted: a gateway did not answer at the close", place="status"
+            )
 
     def _expected(self, policy: str, grant: Grant) -> None:
         """Hold the job against what the pin expects of it."""
         pin = self.pin
-        for name, wanted, found in (("job", pin.job, self.job), ("policy", pin.policy, policy), ("gateway", pin.gateway, grant.scope.audience)):
+        for name, wanted, found in (
+            ("job", pin.job, self.job),
+            ("policy", pin.policy, policy),
+            ("gateway", pin.gateway, grant.scope.audience),
+        ):
             if wanted is not None and wanted != found:
                 self.report.add("not-expected", 5, f"the pin expects the {name} {wanted}, this is {found}", place=name)
 
@@ -162,7 +210,9 @@ def establish_trust(pin: Pin, lines: list[Line], report: Report) -> Trust | None
         report.add("missing-line", 2, "the bundle has no key list", place="keys")
         return None
     if len(listed) > 1:
-        report.add("unsupported", 2, "root rotation chains are not judged by this version", line=listed[1].number, place="keys")
+        report.add(
+            "unsupported", 2, "root rotation chains are not judged by this version", line=listed[1].number, place="keys"
+        )
     try:
         return Trust.establish(pin, listed[0].raw)
     except Refused as refused:

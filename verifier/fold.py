@@ -39,8 +39,14 @@ class Purse:
         self._per_rule: dict[str, int] = {}
         self._per_tool: dict[str, int] = {}
         limits = {rule.id: rule.limits for rule in policy.allowed_tools}
-        minutes = {rule: limit.calls_per_minute for rule, limit in limits.items() if limit and limit.calls_per_minute is not None}
-        self._rule_calls = {rule: limit.calls_per_job for rule, limit in limits.items() if limit and limit.calls_per_job is not None}
+        minutes = {
+            rule: limit.calls_per_minute
+            for rule, limit in limits.items()
+            if limit and limit.calls_per_minute is not None
+        }
+        self._rule_calls = {
+            rule: limit.calls_per_job for rule, limit in limits.items() if limit and limit.calls_per_job is not None
+        }
         self._recent = {rule: deque[int](maxlen=most) for rule, most in minutes.items()}
         lane = policy.budgets.calls_per_minute
         self._recent_all = None if lane is None else deque[int](maxlen=lane)
@@ -95,7 +101,9 @@ class ModelCalls:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._asked: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()  # a plain dict is slow at dropping its oldest
+        self._asked: OrderedDict[tuple[str, str], tuple[str, int]] = (
+            OrderedDict()
+        )  # a plain dict is slow at dropping its oldest
         self._free: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def asked(self, leaf: End) -> None:
@@ -117,7 +125,10 @@ class ModelCalls:
     def find(self, tool: str, seq: int) -> Parent | None:
         """Find the oldest unused tool call with this tool's name, for a client that names none; `seq` is the next leaf's."""
         self.forget(seq)
-        return next((Parent(call=call, id=ident) for call, ident in self._free if matches(self._asked[call, ident][0], tool)), None)
+        return next(
+            (Parent(call=call, id=ident) for call, ident in self._free if matches(self._asked[call, ident][0], tool)),
+            None,
+        )
 
     def answers(self, parent: Parent, tool: str, seq: int) -> bool:
         """Tell whether `parent` is an unused tool call for this tool."""

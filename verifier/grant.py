@@ -71,7 +71,11 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
         if {tool.removeprefix("mcp:").split("/")[0] for tool in scope.tools} - set(scope.manifests):
             raise Refused("bad-grant", "a tool of a server whose manifest the grant does not name", field="manifests")
         if scope.user is not None or scope.act is not None or scope.depth or grant.parent or scope.client_counter:
-            raise Refused("unsupported", "user, act, depth, parent and client_counter are not judged by this version", field="scope")
+            raise Refused(
+                "unsupported",
+                "user, act, depth, parent and client_counter are not judged by this version",
+                field="scope",
+            )
         return grant
 
 
@@ -110,7 +114,11 @@ def authorization_details(scope: Scope) -> list[dict[str, Any]]:
     """Describe a scope as RFC 9396 asks: one entry a server, one for the models."""
     servers = sorted({tool.removeprefix("mcp:").split("/", 1)[0] for tool in scope.tools})
     details: list[dict[str, Any]] = [
-        {"type": "tally_mcp", "server": server, "tools": [t.split("/", 1)[1] for t in scope.tools if t.startswith(f"mcp:{server}/")]}
+        {
+            "type": "tally_mcp",
+            "server": server,
+            "tools": [t.split("/", 1)[1] for t in scope.tools if t.startswith(f"mcp:{server}/")],
+        }
         for server in servers
     ]
     return [*details, {"type": "tally_model", "models": scope.models}] if scope.models else details

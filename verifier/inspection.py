@@ -52,7 +52,12 @@ def _envelope(value: dict[str, Any]) -> dict[str, Any]:
     payload = unb64(str(value.get("payload", "")), field="payload")
     kind = str(value["payloadType"]).removeprefix("application/vnd.tallystick.").removesuffix(".v1+json")
     signers = [each.get("keyid") for each in value.get("signatures", []) if isinstance(each, dict)]
-    return {"artefact": f"signed {kind}", "digest": digest(payload), "signers": signers, "payload": reject_duplicates(payload)}
+    return {
+        "artefact": f"signed {kind}",
+        "digest": digest(payload),
+        "signers": signers,
+        "payload": reject_duplicates(payload),
+    }
 
 
 def _bundle(raw: bytes) -> dict[str, Any]:
@@ -64,7 +69,9 @@ def _bundle(raw: bytes) -> dict[str, Any]:
             continue
         kind = kind_of(line)
         inner = line if kind is None else content(line, kind)
-        lines.append(inspect(inner) if kind not in ("header", "head") else {"artefact": kind, "value": reject_duplicates(inner)})
+        lines.append(
+            inspect(inner) if kind not in ("header", "head") else {"artefact": kind, "value": reject_duplicates(inner)}
+        )
     return {"artefact": "bundle", "lines": total, "shown": lines}
 
 

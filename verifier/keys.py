@@ -20,7 +20,15 @@ Threshold = Annotated[int, Meta(ge=1, le=16)]
 # Uses whose documents carry both signatures of the suite: their keys have both halves.
 HYBRID_USES = frozenset({"policy", "registry", "grant", "seal", "gateway", "approver"})
 # What each kind of document is signed with (the registry's second signature on a policy: `policies.py`).
-USE_OF = {"policy": "policy", "manifest": "registry", "grant": "grant", "seal": "seal", "revocation": "revocation", "heartbeat": "revocation", "latest": "registry"}
+USE_OF = {
+    "policy": "policy",
+    "manifest": "registry",
+    "grant": "grant",
+    "seal": "seal",
+    "revocation": "revocation",
+    "heartbeat": "revocation",
+    "latest": "registry",
+}
 MAX_PIN = 1 << 16
 SECOND = 1_000_000
 
@@ -65,7 +73,9 @@ class Pin(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_
             kids = {root.pair().kid() for root in pin.roots}
         except Refused as refused:
             where = f" at {refused.field}" if refused.field else ""
-            raise Refused("bad-pin", f"the pin cannot be used: {refused.why}{where}", hint="Compare it with specs/keys.md §2.") from refused
+            raise Refused(
+                "bad-pin", f"the pin cannot be used: {refused.why}{where}", hint="Compare it with specs/keys.md §2."
+            ) from refused
         if len(kids) != len(pin.roots) or len({root.owner for root in pin.roots}) < pin.threshold:
             raise Refused("bad-pin", "the threshold asks for more distinct root owners than are pinned")
         if SUITE not in pin.suites:
@@ -112,7 +122,9 @@ class KeyList(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
         if listed.issued_at >= listed.expires:
             raise Refused("bad-keys", "the key list expires before it is issued", field="expires")
         if len({root.owner for root in listed.roots}) < listed.threshold:
-            raise Refused("bad-keys", "the threshold asks for more distinct owners than there are roots", field="threshold")
+            raise Refused(
+                "bad-keys", "the threshold asks for more distinct owners than there are roots", field="threshold"
+            )
         for key in listed.keys:
             _check_key(key)
         return listed
@@ -132,13 +144,21 @@ class Trust(Struct, frozen=True):
         envelope = Envelope.parse(raw, "keys")
         roots = {root.pair().kid(): root for root in pin.roots}
         if not {each.keyid.rpartition("/")[0] for each in envelope.signatures} & set(roots) and envelope.signatures:
-            raise Refused("unknown-root", "no pinned root signed this key list", hint="A key list of another installation proves nothing here.")
+            raise Refused(
+                "unknown-root",
+                "no pinned root signed this key list",
+                hint="A key list of another installation proves nothing here.",
+            )
         signed = envelope.open("keys", {name: root.pair() for name, root in roots.items()})
         if len({roots[name].owner for name in signed.kids}) < pin.threshold:
-            raise Refused("unknown-root", f"fewer than {pin.threshold} distinct owners of pinned roots signed this key list")
+            raise Refused(
+                "unknown-root", f"fewer than {pin.threshold} distinct owners of pinned roots signed this key list"
+            )
         listed = KeyList.parse(signed.payload)
         if pin.min_keys_version is not None and listed.version < pin.min_keys_version:
-            raise Refused("old-keys", f"key list version {listed.version}; the pin asks for {pin.min_keys_version} or later")
+            raise Refused(
+                "old-keys", f"key list version {listed.version}; the pin asks for {pin.min_keys_version} or later"
+            )
         return cls(pin, listed, signed.digest, {key.kid: key for key in listed.keys})
 
     def current(self, at: int) -> None:
@@ -164,7 +184,9 @@ class Trust(Struct, frozen=True):
             raise Refused("wrong-use", f"no signature by a key whose use is {use}", field="signatures")
         owned = [key for key in candidates if owner is None or key.owner == owner]
         if not owned:
-            raise Refused("wrong-owner", f"signed by a {use} key of {candidates[0].owner}, not of {owner}", field="signatures")
+            raise Refused(
+                "wrong-owner", f"signed by a {use} key of {candidates[0].owner}, not of {owner}", field="signatures"
+            )
         self.good_at(owned[0], at)
         return owned[0]
 

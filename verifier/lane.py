@@ -165,7 +165,9 @@ class LaneCheck:
             raise Refused("wrong-head", "the head is of another lane, job or gateway", field="origin")
         if self.sealed is not None:
             if self.sealed.gateway != gateway:
-                raise Refused("wrong-gateway", "the seal names another gateway than the grant's audience", field="gateway")
+                raise Refused(
+                    "wrong-gateway", "the seal names another gateway than the grant's audience", field="gateway"
+                )
             if (note.size, "sha256:" + note.root.hex()) != (self.sealed.size, self.sealed.root):
                 raise Refused("wrong-head", "the head is not the one that was sealed", field="note")
         elif note.size != self.count:
@@ -211,7 +213,12 @@ class LaneCheck:
             ("wrong-policy", leaf.policy != evidence.policy_digest, "policy"),
             ("wrong-gateway", leaf.gateway != gateway, "gateway"),
             ("wrong-suite", leaf.suite not in evidence.trust.pin.suites, "suite"),
-            ("wrong-keys", leaf.keys_version > listed.version or (leaf.keys_version == listed.version and leaf.keys != evidence.trust.digest), "keys"),
+            (
+                "wrong-keys",
+                leaf.keys_version > listed.version
+                or (leaf.keys_version == listed.version and leaf.keys != evidence.trust.digest),
+                "keys",
+            ),
         ):
             if wrong:
                 self.add(code, 7, f"the lane's first receipt says another {name}", leaf.seq, name)
@@ -236,12 +243,24 @@ class LaneCheck:
         sealed = self.sealed_tokens.get(leaf.jti)
         if grant is None:
             self.add("missing-document", 8, "the token names a grant that is not in the bundle", leaf.seq, "grant")
-        elif self.sealed is not None and (sealed is None or (sealed.grant, sealed.iat, sealed.exp) != (leaf.grant, leaf.iat, leaf.exp)):
-            self.add("unknown-token", 8, "scope's seal does not name this token with this grant and these times", leaf.seq, "jti")
+        elif self.sealed is not None and (
+            sealed is None or (sealed.grant, sealed.iat, sealed.exp) != (leaf.grant, leaf.iat, leaf.exp)
+        ):
+            self.add(
+                "unknown-token",
+                8,
+                "scope's seal does not name this token with this grant and these times",
+                leaf.seq,
+                "jti",
+            )
         elif leaf.scope_hash != grant.scope.hash():
             self.add("wrong-scope", 8, "the token's scope hash is not its grant's", leaf.seq, "scope_hash")
-        elif leaf.exp * SECOND > grant.expires or leaf.iat * SECOND + SECOND < grant.issued_at or leaf.jti in self.tokens:
-            self.add("wrong-grant", 8, "the token begins before or outlives its grant, or stands twice", leaf.seq, "exp")
+        elif (
+            leaf.exp * SECOND > grant.expires or leaf.iat * SECOND + SECOND < grant.issued_at or leaf.jti in self.tokens
+        ):
+            self.add(
+                "wrong-grant", 8, "the token begins before or outlives its grant, or stands twice", leaf.seq, "exp"
+            )
         else:
             self.tokens[leaf.jti] = TokenUse(grant, leaf.iat * SECOND, leaf.exp * SECOND, {})
 
@@ -268,7 +287,9 @@ class LaneCheck:
         if leaf.call in self.fold.open_calls:
             self.add("wrong-order", 7, f"call {leaf.call} begins twice", seq, "call")
         if leaf.staleness > self._most_stale:
-            self.add("stale-revocations", 10, "decided on an older revocation feed than the policy allows", seq, "staleness")
+            self.add(
+                "stale-revocations", 10, "decided on an older revocation feed than the policy allows", seq, "staleness"
+            )
         if token is None:
             return
         judged = self._judge(leaf, token, leaf.facts.labels)
@@ -277,7 +298,9 @@ class LaneCheck:
         self.report.totals.replayed += 1
         self.report.totals.replayed_fully += judged.full
         if leaf.rule not in judged.allowed:
-            self.add("wrong-decision", 9, f"recorded as allowed by {leaf.rule}; the policy cannot decide so", seq, "rule")
+            self.add(
+                "wrong-decision", 9, f"recorded as allowed by {leaf.rule}; the policy cannot decide so", seq, "rule"
+            )
         if self._limited:
             self._check_purse(leaf)
         if self._cutoffs:
@@ -294,7 +317,13 @@ class LaneCheck:
             try:
                 judged = self._replay(leaf, target, token, labels)
             except Refused as refused:
-                self.report.refuse(refused, 8 if refused.code != "wrong-facts" else 9, line=self.line + 1 + leaf.seq, lane=self.head.lane, seq=leaf.seq)
+                self.report.refuse(
+                    refused,
+                    8 if refused.code != "wrong-facts" else 9,
+                    line=self.line + 1 + leaf.seq,
+                    lane=self.head.lane,
+                    seq=leaf.seq,
+                )
                 return None
             if not self._reads_time and len(token.memo) < 4096:  # noqa: PLR2004 - bounded memory
                 token.memo[key] = judged
@@ -303,7 +332,9 @@ class LaneCheck:
     def _replay(self, leaf: Begin | Deny, target: Target, token: TokenUse, labels: list[str]) -> Judged:
         rebuilt = self._rebuild(leaf, target, token.grant, labels)
         ttl = (token.exp - token.iat) // SECOND
-        call = Call(subject=subject_of(token.grant.scope), target=rebuilt, token_ttl=ttl, time=leaf.time, arguments=UNDISCLOSED)
+        call = Call(
+            subject=subject_of(token.grant.scope), target=rebuilt, token_ttl=ttl, time=leaf.time, arguments=UNDISCLOSED
+        )
         possible: tuple[Decision, ...] = outcomes(self.evidence.policy, call)
         return Judged(
             frozenset(each.rule for each in possible if isinstance(each, Allowed)),
@@ -317,13 +348,21 @@ class LaneCheck:
         allowed = isinstance(leaf, Begin)
         if labels != sorted(set(labels)):
             raise Refused("wrong-facts", "labels are sorted, none twice", field="facts")
-        if target.provider is not None and target.model is not None and target.operation is not None and target.server is None and target.tool is None:
+        if (
+            target.provider is not None
+            and target.model is not None
+            and target.operation is not None
+            and target.server is None
+            and target.tool is None
+        ):
             named = f"{target.provider}/{target.model}"
             if allowed and not any_glob(grant.scope.models, named):
                 raise Refused("wrong-target", "the grant does not name this model", field="target")
             return ModelTarget(target.provider, target.model, target.operation, tuple(labels))
         if target.server is None or target.tool is None or target.provider or target.model or target.operation:
-            raise Refused("wrong-target", "a target is server and tool, or provider, model and operation", field="target")
+            raise Refused(
+                "wrong-target", "a target is server and tool, or provider, model and operation", field="target"
+            )
         pinned = grant.scope.manifests.get(target.server)
         manifest = self.evidence.manifests.get(pinned or "")
         if pinned is None or pinned != leaf.manifest or manifest is None:
@@ -345,7 +384,13 @@ class LaneCheck:
         self.report.totals.replayed += 1
         self.report.totals.replayed_fully += judged.full
         if (leaf.rule, leaf.code) not in judged.denied and not self._over(leaf, judged):
-            self.add("wrong-decision", 9, f"recorded as denied ({leaf.code}) by {leaf.rule}; the policy cannot decide so", leaf.seq, "code")
+            self.add(
+                "wrong-decision",
+                9,
+                f"recorded as denied ({leaf.code}) by {leaf.rule}; the policy cannot decide so",
+                leaf.seq,
+                "code",
+            )
 
     def _over(self, leaf: Deny, judged: Judged) -> bool:
         """Tell whether the purse refuses the call as recorded; what it would have reserved is not disclosed."""
@@ -353,12 +398,20 @@ class LaneCheck:
         if rule not in judged.allowed:
             return False
         target = leaf.target or Target()
-        return leaf.code in {self.fold.purse.refusal(rule, target, reservation, leaf.time) for reservation in (0, FOREVER)}
+        return leaf.code in {
+            self.fold.purse.refusal(rule, target, reservation, leaf.time) for reservation in (0, FOREVER)
+        }
 
     def _check_purse(self, leaf: Begin) -> None:
         reserved = leaf.reservation.tokens
         if reserved is None and self.fold.purse.share.tokens is not None and leaf.target.provider is not None:
-            self.add("over-budget", 9, "a call of a model that reserves no tokens from a limited share", leaf.seq, "reservation")
+            self.add(
+                "over-budget",
+                9,
+                "a call of a model that reserves no tokens from a limited share",
+                leaf.seq,
+                "reservation",
+            )
         code = self.fold.purse.refusal(leaf.rule, leaf.target, reserved or 0, leaf.time)
         if code is not None:
             self.add("over-budget", 9, f"allowed although {code}", leaf.seq, "reservation")
@@ -396,19 +449,28 @@ class LaneCheck:
             if mark is not None:
                 found.append((mark.size, revocation))
                 if mark.time > due + MARK_GRACE:
-                    self.add("missing-mark", 10, f"no mark within a minute of when revocation {revocation.sequence} had to be known", place="marks")
+                    self.add(
+                        "missing-mark",
+                        10,
+                        f"no mark within a minute of when revocation {revocation.sequence} had to be known",
+                        place="marks",
+                    )
         return found
 
     def _check_cutoffs(self, leaf: Begin, token: TokenUse) -> None:
         for size, revocation in self._cutoffs:
             if leaf.seq >= size and _concerns(revocation, leaf, token):
-                self.add("after-revocation", 10, f"allowed after revocation {revocation.sequence} had to be known", leaf.seq)
+                self.add(
+                    "after-revocation", 10, f"allowed after revocation {revocation.sequence} had to be known", leaf.seq
+                )
 
     # Step 12 --------------------------------------------------------------------------------------------------------
 
     def _check_tie(self, leaf: Begin, tool: str) -> None:
         if leaf.parent is None or not self.fold.model_calls.answers(leaf.parent, tool, leaf.seq):
-            self.add("no-model-call", 12, "no unused tool call of a model in this lane asked for this", leaf.seq, "parent")
+            self.add(
+                "no-model-call", 12, "no unused tool call of a model in this lane asked for this", leaf.seq, "parent"
+            )
 
     def _end(self, leaf: End) -> None:
         opened = self.fold.open_calls.get(leaf.call)
@@ -418,10 +480,18 @@ class LaneCheck:
         self.fold.end(leaf)
         if leaf.status == "lost":
             self.report.totals.lost += 1
-            self.add("lost-call", 12, f"call {leaf.call} to {_words(opened.target)} began at receipt {opened.seq} and its answer was lost", leaf.seq, "call")
+            self.add(
+                "lost-call",
+                12,
+                f"call {leaf.call} to {_words(opened.target)} began at receipt {opened.seq} and its answer was lost",
+                leaf.seq,
+                "call",
+            )
         if leaf.status == "ok" and (leaf.recv is None or leaf.dlv is None):
             self.add("bad-end", 7, "a call that went well has no commitment of its answer", leaf.seq, "recv")
-        if (leaf.status == "lost" and (leaf.recv or leaf.dlv or leaf.usage)) or (leaf.tool_calls and opened.target.provider is None):
+        if (leaf.status == "lost" and (leaf.recv or leaf.dlv or leaf.usage)) or (
+            leaf.tool_calls and opened.target.provider is None
+        ):
             self.add("bad-end", 7, "the end says more than its call can have had", leaf.seq)
 
 
@@ -437,4 +507,3 @@ def _concerns(revocation: Revocation, leaf: Begin, token: TokenUse) -> bool:
 
 def _words(target: Target) -> str:
     return f"{target.server}/{target.tool}" if target.server else f"{target.provider}/{target.model}"
-

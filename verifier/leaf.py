@@ -298,7 +298,13 @@ def _root(commitment: Commitment | None) -> str:
 _NAMED: dict[type, Callable[[Any], str]] = {
     Open: lambda leaf: leaf.keys + leaf.policy,
     Token: lambda leaf: leaf.grant + leaf.scope_hash,
-    Begin: lambda leaf: leaf.req.root + leaf.sent.root + (leaf.manifest or "") + (leaf.hold or "") + (leaf.echo.hash if leaf.echo else ""),
+    Begin: lambda leaf: (
+        leaf.req.root
+        + leaf.sent.root
+        + (leaf.manifest or "")
+        + (leaf.hold or "")
+        + (leaf.echo.hash if leaf.echo else "")
+    ),
     End: lambda leaf: _root(leaf.recv) + _root(leaf.dlv),
     Deny: lambda leaf: _root(leaf.req) + (leaf.manifest or ""),
     Hold: lambda leaf: cast("str", leaf.req.root),

@@ -63,7 +63,9 @@ class Manifest(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unk
 
 def _check_tool(tool: Tool) -> None:
     if tool.approval != "none":
-        raise Refused("unsupported", f"tool {tool.name} asks for approval, which this version does not decide", field="tools")
+        raise Refused(
+            "unsupported", f"tool {tool.name} asks for approval, which this version does not decide", field="tools"
+        )
     if tool.data_classes != sorted(set(tool.data_classes)):
         raise Refused("bad-manifest", f"labels of {tool.name} are sorted, none twice", field="data_classes")
     for text in (tool.input_schema, tool.output_schema, tool.annotations):

@@ -235,19 +235,27 @@ class Policy(_Document, frozen=True, kw_only=True):
     def in_force(self, at: int) -> None:
         """Check the validity window for a time (the grant's)."""
         if not self.valid_from <= at < self.valid_until:
-            raise Refused("policy-not-valid", f"policy {self.policy_name} was not in force at that time", field="valid_until")
+            raise Refused(
+                "policy-not-valid", f"policy {self.policy_name} was not in force at that time", field="valid_until"
+            )
 
 
 def check_consistent(policy: Policy) -> None:
     """Refuse a policy that contradicts itself."""
-    rules = [rule.id for rule in (*policy.allowed_tools, *policy.denied_tools)] + [rule.id for rule in policy.model_egress.models]
+    rules = [rule.id for rule in (*policy.allowed_tools, *policy.denied_tools)] + [
+        rule.id for rule in policy.model_egress.models
+    ]
     if len(set(rules)) != len(rules):
-        raise Refused("bad-policy", "two rules have one id; a receipt could not say which decided", field="allowed_tools")
+        raise Refused(
+            "bad-policy", "two rules have one id; a receipt could not say which decided", field="allowed_tools"
+        )
     if policy.valid_from >= policy.valid_until:
         raise Refused("bad-policy", "the policy ends before it begins", field="valid_until")
     provider = policy.model_egress.provider
     if provider is not None and any(rule.provider != provider for rule in policy.model_egress.models):
-        raise Refused("bad-policy", f"model_egress.provider is {provider}, a model rule names another", field="model_egress")
+        raise Refused(
+            "bad-policy", f"model_egress.provider is {provider}, a model rule names another", field="model_egress"
+        )
 
 
 def check_supported(policy: Policy) -> None:
@@ -311,4 +319,8 @@ def _check_value(condition: Condition) -> None:
 
 
 def _unsupported(name: str) -> Refused:
-    return Refused("unsupported", f"{name} is not decided by this version", hint="Leave it out; nothing is accepted and then ignored.")
+    return Refused(
+        "unsupported",
+        f"{name} is not decided by this version",
+        hint="Leave it out; nothing is accepted and then ignored.",
+    )

@@ -56,7 +56,18 @@ class Report(Struct, kw_only=True):
     proved: list[str] = field(default_factory=list)
     not_proved: list[str] = field(default_factory=lambda: list(NOT_PROVED))
 
-    def add(self, code: str, step: int, why: str, *, line: int | None = None, lane: str | None = None, seq: int | None = None, place: str = "", hint: str = "") -> None:
+    def add(
+        self,
+        code: str,
+        step: int,
+        why: str,
+        *,
+        line: int | None = None,
+        lane: str | None = None,
+        seq: int | None = None,
+        place: str = "",
+        hint: str = "",
+    ) -> None:
         """Record a finding; one never hides another, but after 10,000 they are only counted."""
         known = CODES[code]
         if known.verdict > Verdict[self.verdict]:
@@ -71,7 +82,9 @@ class Report(Struct, kw_only=True):
             )
         )  # fmt: skip
 
-    def refuse(self, refused: Refused, step: int, *, line: int | None = None, lane: str | None = None, seq: int | None = None) -> None:
+    def refuse(
+        self, refused: Refused, step: int, *, line: int | None = None, lane: str | None = None, seq: int | None = None
+    ) -> None:
         """Record a refusal as a finding."""
         self.add(refused.code, step, refused.why, line=line, lane=lane, seq=seq, place=refused.field, hint=refused.hint)
 

@@ -47,7 +47,11 @@ class Revocation(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
 
     def touches(self, scope: Scope, jtis: frozenset[str]) -> bool:
         """Tell whether it can concern a call under this scope with one of these tokens."""
-        return self.ends(scope) or self.target.kind in {"server", "tool", "model"} or (self.target.kind == "jti" and self.target.value in jtis)
+        return (
+            self.ends(scope)
+            or self.target.kind in {"server", "tool", "model"}
+            or (self.target.kind == "jti" and self.target.value in jtis)
+        )
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

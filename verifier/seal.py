@@ -78,7 +78,9 @@ class Seal(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
         for lane in seal.lanes:
             _check_lane(lane, seal)
         if seal.children or seal.supersedes is not None:
-            raise Refused("unsupported", "child jobs and superseded seals are not judged by this version", field="children")
+            raise Refused(
+                "unsupported", "child jobs and superseded seals are not judged by this version", field="children"
+            )
         return seal
 
 

@@ -52,7 +52,9 @@ def kid(ed25519: bytes, ml_dsa_44: bytes) -> str:
 class KeyPair:
     """A private key of the suite. Made from two 32-byte seeds; `ml_dsa_44` signing can be replaced (vectors)."""
 
-    def __init__(self, ed25519_seed: bytes, ml_dsa_44_seed: bytes | None = None, *, ml_dsa_44: Sign | None = None) -> None:
+    def __init__(
+        self, ed25519_seed: bytes, ml_dsa_44_seed: bytes | None = None, *, ml_dsa_44: Sign | None = None
+    ) -> None:
         """Derive both keys; without the second seed the key signs with Ed25519 alone."""
         public, self._secret = sodium.crypto_sign_seed_keypair(ed25519_seed)
         self._ml: Sign | None = None
@@ -110,7 +112,9 @@ def self_test() -> None:
         key.public_key().verify(key.sign(SUITE.encode()), SUITE.encode())
     except UnsupportedAlgorithm as error:
         raise Refused(
-            "no-ml-dsa", "this build of cryptography has no ML-DSA-44", hint="Install cryptography 50 or later from a wheel."
+            "no-ml-dsa",
+            "this build of cryptography has no ML-DSA-44",
+            hint="Install cryptography 50 or later from a wheel.",
         ) from error
 
 

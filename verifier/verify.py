@@ -12,7 +12,19 @@ What a step cannot judge is refused `unsupported`, never passed.
 from pathlib import Path
 from typing import BinaryIO
 
-from verifier.bundle import MAX_BYTES, MAX_DOCUMENTS, MAX_LEAF, ORDER, UNBUILT, Head, Header, Line, Reader, content, kind_of
+from verifier.bundle import (
+    MAX_BYTES,
+    MAX_DOCUMENTS,
+    MAX_LEAF,
+    ORDER,
+    UNBUILT,
+    Head,
+    Header,
+    Line,
+    Reader,
+    content,
+    kind_of,
+)
 from verifier.encoding import read
 from verifier.evidence import Docket, Evidence, establish_trust
 from verifier.keys import Pin, Trust
@@ -98,7 +110,12 @@ class Audit:
             if size > MAX_DOCUMENTS:
                 raise Refused("too-large", f"the documents before the lanes have more than {MAX_DOCUMENTS} bytes")
             if kind in UNBUILT:
-                self.report.add("unsupported", 11 if kind == "approval" else 5, f"{kind} lines are not judged by this version", line=self.reader.number)
+                self.report.add(
+                    "unsupported",
+                    11 if kind == "approval" else 5,
+                    f"{kind} lines are not judged by this version",
+                    line=self.reader.number,
+                )
                 continue
             lines.append(Line(self.reader.number, kind, content(raw, kind)))
         return lines
@@ -126,7 +143,12 @@ class Audit:
             last = max(last, check.time)
         for lane in evidence.seal.lanes if evidence.seal else ():
             if lane.lane not in seen:
-                self.report.add("missing-lane", 6, f"lane {lane.lane} is sealed with {lane.size} receipts and not in the bundle", lane=lane.lane)
+                self.report.add(
+                    "missing-lane",
+                    6,
+                    f"lane {lane.lane} is sealed with {lane.size} receipts and not in the bundle",
+                    lane=lane.lane,
+                )
         return last
 
     def _receipts(self, check: LaneCheck) -> bytes | None:
@@ -150,4 +172,6 @@ class Audit:
                     self.report.refuse(refused, 2)
         totals = self.report.totals
         if self.pin.require_full_replay and totals.replayed_fully < totals.replayed:
-            self.report.add("partial-replay", 9, f"{totals.replayed_fully} of {totals.replayed} decisions could be replayed fully")
+            self.report.add(
+                "partial-replay", 9, f"{totals.replayed_fully} of {totals.replayed} decisions could be replayed fully"
+            )
