@@ -16,7 +16,7 @@ from receipts.ledger import LaneRow, Ledger
 from receipts.log import Appended, Build, Log
 from scope.client import LaneRequest, ScopeClient
 from service.app import VERSION
-from service.keystore import Random, make_private_directory, write_private
+from service.keystore import Random, make_private_directory, read_private, write_private
 from verifier.encoding import canonical
 from verifier.fold import MINUTE, Fold, Purse
 from verifier.grant import Budget, Grant
@@ -228,3 +228,13 @@ def save_key(directory: Path, lane: str, key: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def read_key(directory: Path, lane: str) -> bytes | None:
+    """Read a lane's key; None once it has been deleted."""
+    try:
+        return read_private(directory / f"{lane}.key")
+    except Refused:
+        if (directory / f"{lane}.key").exists():
+            raise
+        return None

@@ -31,7 +31,7 @@ class Appended(Struct, frozen=True):
 
 
 class Log:
-    """The leaves of one lane. A leaf is built and placed without an await between, so what it says of the state holds."""
+    """The leaves of one lane. A leaf is built and placed without an await between: what it says of the state holds."""
 
     def __init__(self, lane: str, origin: str, pair: KeyPair, ledger: Ledger, clock: Callable[[], int]) -> None:
         """Start empty."""

@@ -4,14 +4,15 @@ A lane is taken up only when its leaves rebuild to what was written; a damaged o
 last head that it witnessed.
 """
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from receipts import store
 from receipts.ledger import Ledger
 from receipts.log import Log
-from receipts.store import StoredLane, StoredLeaf
+from receipts.store import StoredLane
 from service.engine import reading
 from service.problems import Log as EventLog
 from verifier.leaf import decode
@@ -40,7 +41,7 @@ async def _recover(
     if stored.kid != pair.kid:
         raise Refused("wrong-key", "this lane's heads are signed by another gateway key")
     log = Log(stored.lane, stored.origin, pair, ledger, clock)
-    await rebuild(log, store.leaves_of(reader, stored.lane))
+    await reader.run_sync(rebuild, log)
     if not log.closed:
         log.end_open_calls("lost")
         await log.close("recovered")
@@ -51,9 +52,9 @@ async def _recover(
     return log
 
 
-async def rebuild(log: Log, stored: AsyncIterator[StoredLeaf]) -> None:
+def rebuild(connection: Connection, log: Log) -> None:
     """Take in the leaves of an earlier epoch. Raises `Refused` ledger-damaged when they are not what was written."""
-    async for each in stored:
+    for each in store.leaves_of(connection, log.lane):
         leaf, hashed = decode(each.raw), leaf_hash(each.raw)
         if each.seq != log.tree.size or leaf.seq != each.seq or hashed != each.hash:
             raise Refused("ledger-damaged", f"leaf {each.seq} of lane {log.lane} is not what was written")

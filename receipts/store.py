@@ -1,13 +1,15 @@
 """What is read from the ledger's database; the one writer is `ledger.py`."""
 
-from collections.abc import AsyncIterator
+from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Row, Select, select
+from sqlalchemy import Connection, Row, Select, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from receipts.tables import documents, lanes, leaves
+
+CHUNK = 500
 
 
 class StoredLane(Struct, frozen=True, kw_only=True):
@@ -23,12 +25,14 @@ class StoredLane(Struct, frozen=True, kw_only=True):
 class StoredLeaf(Struct, frozen=True):
     """One leaf's bytes and its hash, as they were written."""
 
+    lane: str
     seq: int
     raw: bytes
     hash: bytes
 
 
 _lane = select(lanes.c.lane, lanes.c.job, lanes.c.origin, lanes.c.kid, lanes.c.closing)
+_leaf = select(leaves.c.lane, leaves.c.seq, leaves.c.raw, leaves.c.hash)
 
 
 async def unfinished(reader: AsyncConnection) -> list[StoredLane]:
@@ -36,35 +40,29 @@ async def unfinished(reader: AsyncConnection) -> list[StoredLane]:
     return await _lanes(reader, _lane.where(lanes.c.done == 0).order_by(lanes.c.lane))
 
 
-async def lanes_of(reader: AsyncConnection, job: str) -> list[StoredLane]:
-    """List a job's lanes in the order of their names."""
-    return await _lanes(reader, _lane.where(lanes.c.job == job).order_by(lanes.c.lane))
-
-
 async def lane(reader: AsyncConnection, name: str) -> StoredLane | None:
     """Find one lane."""
     return next(iter(await _lanes(reader, _lane.where(lanes.c.lane == name))), None)
 
 
-async def leaves_of(reader: AsyncConnection, name: str, size: int | None = None) -> AsyncIterator[StoredLeaf]:
-    """Stream a lane's leaves in order, the first `size` where that is given."""
-    wanted = _leaf.where(leaves.c.lane == name)
-    async with reader.stream(wanted if size is None else wanted.where(leaves.c.seq < size)) as rows:
-        async for row in rows:
-            yield _stored(row)
-
-
-async def page(reader: AsyncConnection, name: str, after: int, limit: int) -> list[StoredLeaf]:
-    """Return some of a lane's leaves, from seq `after` on."""
-    rows = await reader.execute(_leaf.where(leaves.c.lane == name, leaves.c.seq >= after).limit(limit))
+async def page(reader: AsyncConnection, job: str, after: tuple[str, int], limit: int) -> list[StoredLeaf]:
+    """Return some of a job's leaves behind a lane and seq, lane after lane."""
+    wanted = _leaf.join(lanes, lanes.c.lane == leaves.c.lane).where(lanes.c.job == job)
+    place = tuple_(leaves.c.lane, leaves.c.seq)
+    rows = await reader.execute(wanted.where(place > after).order_by(leaves.c.lane, leaves.c.seq).limit(limit))
     return [_stored(row) for row in rows]
 
 
-async def end_of(reader: AsyncConnection, call: str) -> tuple[str, StoredLeaf] | None:
-    """Find the `end` leaf of a call, and its lane."""
-    wanted = select(leaves.c.seq, leaves.c.raw, leaves.c.hash, leaves.c.lane).where(leaves.c.call == call)
-    row = (await reader.execute(wanted)).first()
-    return None if row is None else (row.lane, _stored(row))
+async def end_of(reader: AsyncConnection, call: str) -> StoredLeaf | None:
+    """Find the `end` leaf of a call."""
+    row = (await reader.execute(_leaf.where(leaves.c.call == call))).first()
+    return None if row is None else _stored(row)
+
+
+async def hashes(reader: AsyncConnection, name: str) -> list[bytes]:
+    """Return the hashes of a lane's leaves."""
+    wanted = select(leaves.c.hash).where(leaves.c.lane == name).order_by(leaves.c.seq)
+    return list(await reader.scalars(wanted))
 
 
 async def document(reader: AsyncConnection, digest: str) -> bytes | None:
@@ -73,7 +71,21 @@ async def document(reader: AsyncConnection, digest: str) -> bytes | None:
     return raw
 
 
-_leaf = select(leaves.c.seq, leaves.c.raw, leaves.c.hash).order_by(leaves.c.seq)
+def leaves_of(connection: Connection, name: str, size: int | None = None) -> Iterator[StoredLeaf]:
+    """Read a lane's leaves in order, the first `size` where that is given, a few hundred at a time.
+
+    For `AsyncConnection.run_sync`: recovery and bundles go through whole lanes.
+    """
+    wanted = _leaf.where(leaves.c.lane == name).order_by(leaves.c.seq)
+    wanted = wanted if size is None else wanted.where(leaves.c.seq < size)
+    for row in connection.execute(wanted, execution_options={"yield_per": CHUNK}):
+        yield _stored(row)
+
+
+def closing_head(connection: Connection, name: str) -> str | None:
+    """Return a lane's closing head, if it was closed."""
+    note: str | None = connection.scalar(select(lanes.c.closing).where(lanes.c.lane == name))
+    return note
 
 
 async def _lanes(reader: AsyncConnection, wanted: Select[str, str, str, str, str | None]) -> list[StoredLane]:
@@ -82,4 +94,4 @@ async def _lanes(reader: AsyncConnection, wanted: Select[str, str, str, str, str
 
 
 def _stored(row: Row[*tuple[Any, ...]]) -> StoredLeaf:
-    return StoredLeaf(row.seq, row.raw, row.hash)
+    return StoredLeaf(row.lane, row.seq, row.raw, row.hash)

@@ -1,0 +1,172 @@
+"""The gateway's application: where its clock, keys, engine, settings and clients enter, and what runs beside."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Receive, Scope, Send
+from msgspec import Struct
+
+from controls.client import ControlsClient
+from receipts.archive import Archive
+from receipts.bundles import Bundles
+from receipts.gateway import Gateway
+from receipts.identity import Identity, read_identity
+from receipts.lanes import Lanes
+from receipts.ledger import Ledger
+from receipts.lookup import Lookup
+from receipts.recovery import recover
+from receipts.report import Reporter
+from receipts.revocations import Revocations
+from receipts.routes import ROUTES, provide_visitor
+from receipts.sessions import Sessions
+from receipts.settings import ReceiptsSettings
+from scope.client import ScopeClient
+from service.app import build, now
+from service.clients import Clients, Clock
+from service.engine import open_engine
+from service.keystore import Random
+from service.settings import load
+from verifier.refused import Refused
+
+GATEWAY = ("/v1/", "/mcp/", "/.well-known/oauth-protected-resource/")
+STATUSES = {
+    "unknown-call": 404,
+    "unknown-job": 404,
+    "not-sealed": 404,
+    "token-revoked": 403,
+    "stale-revocations": 503,
+    "ledger-unavailable": 503,
+    "scope-unavailable": 503,
+    "controls-unavailable": 503,
+}
+
+
+class Given(Struct, frozen=True, kw_only=True):
+    """What the parts are made of."""
+
+    settings: ReceiptsSettings
+    identity: Identity
+    ledger: Ledger
+    clock: Clock
+    random: Random
+
+
+def create(
+    settings_path: Path,
+    *,
+    clock: Clock = now,
+    random: Random = os.urandom,
+    make_ledger: Callable[[Path], Ledger] = Ledger,
+) -> ASGIApp:
+    """Build the gateway from the directory that its settings lie in: the hot paths bare, the rest on Litestar."""
+    settings = load(ReceiptsSettings, "receipts", settings_path, os.environ)
+    if settings.database != "sqlite":
+        raise Refused("bad-settings", "database: the ledger of this version is kept on SQLite")
+    ledger = make_ledger(settings.directory / f"{settings.name}.db")
+    identity = read_identity(settings, clock())
+    given = Given(settings=settings, identity=identity, ledger=ledger, clock=clock, random=random)
+
+    @asynccontextmanager
+    async def running(app: Litestar) -> AsyncGenerator[None, None]:
+        async with AsyncExitStack() as stack:
+            await _open(app.state, given, stack)
+            yield
+
+    site = build(
+        settings,
+        ROUTES,
+        engine=open_engine(settings.engine_url),
+        clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock),
+        dependencies={
+            "visitor": Provide(provide_visitor),
+            **{name: Provide(partial(_part, name), sync_to_thread=False) for name in PARTS},
+        },
+        statuses=STATUSES,
+        checks={"ledger": ledger.check, "tasks": lambda: _check_tasks(site.state)},
+        lifespan=[running],
+    )
+
+    async def application(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == ScopeType.HTTP and scope["path"].startswith(GATEWAY):
+            await site.state.gateway(scope, receive, send)
+        else:
+            await site(scope, receive, send)
+
+    return application
+
+
+PARTS = ("bundles", "lookup", "revocations", "sessions")
+
+
+async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
+    """Put the parts together, end what an earlier epoch left open, and start what runs beside."""
+    settings, identity, ledger, clock = given.settings, given.identity, given.ledger, given.clock
+    pair, trust, keys = identity.pair, identity.trust, settings.directory / "lanes"
+    session = await stack.enter_async_context(aiohttp.ClientSession())
+    scope = ScopeClient(session, settings.scope_url, identity.credential(settings.scope_url, clock))
+    controls = ControlsClient(session, settings.controls_url, trust, identity.credential(settings.controls_url, clock))
+    ledger.open()
+    stack.push_async_callback(ledger.close)
+    await ledger.keep(trust.digest, "keys", identity.key_list)
+    archive = Archive(state.engine, ledger, trust, scope, controls)
+    state.revocations = revocations = Revocations(scope, trust, settings.scope_url, clock)
+    state.sessions = sessions = Sessions(archive, trust, settings.scope_url, settings.issuer, clock)
+    lanes = Lanes(
+        directory=keys,
+        gateway=settings.issuer,
+        pair=pair,
+        trust=trust,
+        ledger=ledger,
+        scope=scope,
+        clock=clock,
+        random=given.random,
+        revocations=lambda: revocations.sequence,
+    )
+    reporter = Reporter(lanes, ledger, scope, state.log)
+    for log in await recover(state.engine, ledger, pair, clock, state.log):
+        reporter.add(log)
+    state.lookup = Lookup(lanes, keys, pair)
+    state.bundles = Bundles(
+        directory=settings.directory, engine=state.engine, archive=archive, scope=scope, trust=trust, pair=pair
+    )
+    state.gateway = gateway = Gateway(
+        settings=settings,
+        trust=trust,
+        sessions=sessions,
+        lanes=lanes,
+        revocations=revocations,
+        keys=identity.api_keys,
+        clock=clock,
+    )
+    await gateway.open()
+    stack.push_async_callback(gateway.close)
+    state.tasks = [asyncio.create_task(work) for work in (revocations.follow(), reporter.run())]
+    stack.push_async_callback(_cancel, state.tasks)
+
+
+async def _check_tasks(state: State) -> None:
+    """Raise when one of the tasks that never end has ended (`/readyz`)."""
+    for task in state.tasks:
+        if task.done():
+            task.result()
+
+
+async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+def _part(name: str, state: State) -> Any:
+    return state[name]

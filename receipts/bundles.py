@@ -1,0 +1,115 @@
+"""A finished job's proof bundle: its documents, and of each lane as many receipts as the seal says (specs/bundle.md).
+
+It is handed out with the verifier's verdict, whatever that is: a bundle that fails is evidence, too.
+"""
+
+import asyncio
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import BinaryIO
+
+from msgspec import Struct
+from sqlalchemy import Connection
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from receipts import store
+from receipts.archive import Archive
+from scope.client import ScopeClient
+from service.engine import reading
+from verifier import bundle
+from verifier.bundle import Documents, Lane
+from verifier.checkpoint import Checkpoint, sign_head
+from verifier.documents import open_seal
+from verifier.grant import Grant
+from verifier.keys import Trust
+from verifier.merkle import Tree
+from verifier.refused import Refused
+from verifier.seal import Seal, SealedLane
+from verifier.signing import SUITE, KeyPair
+from verifier.verify import verify
+
+AT_ONCE = 2
+
+
+class Bundle(Struct, frozen=True):
+    """A bundle in a file without a name, and what the verifier says of it."""
+
+    file: BinaryIO
+    size: int
+    verdict: str
+
+
+class Bundles:
+    """Assembles bundles, two at a time, in files that nobody else can open."""
+
+    def __init__(
+        self, *, directory: Path, engine: AsyncEngine, archive: Archive, scope: ScopeClient, trust: Trust, pair: KeyPair
+    ) -> None:
+        """Take the parts; bundles are written in `directory`."""
+        self._directory = directory
+        self._reader = reading(engine)
+        self._archive = archive
+        self._scope = scope
+        self._trust = trust
+        self._pair = pair
+        self._turns = asyncio.Semaphore(AT_ONCE)
+
+    async def seal(self, job: str) -> tuple[Seal, bytes]:
+        """Return a job's seal. Raises `Refused`: not-sealed, and whatever is wrong with it."""
+        raw = await self._scope.seal(job)
+        seal = open_seal(self._trust, raw).value
+        if seal.job != job:
+            raise Refused("wrong-job", "scope answers with the seal of another job")
+        return seal, raw
+
+    async def grants(self, seal: Seal) -> list[Grant]:
+        """Return the grants that a seal names."""
+        return [(await self._archive.opened_grant(digest)).value for digest in seal.grants]
+
+    async def assemble(self, seal: Seal, raw_seal: bytes) -> Bundle:
+        """Write a sealed job's bundle and judge it."""
+        async with self._turns:
+            documents = await self._documents(seal, raw_seal)
+            file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - whoever sends it closes it
+            async with self._reader.connect() as reader:
+                await reader.run_sync(self._write, file, documents, seal)
+            size = file.tell()
+            file.seek(0)
+            report = await asyncio.to_thread(verify, file, self._trust.pin)
+            file.seek(0)
+        return Bundle(file, size, report.verdict)
+
+    async def _documents(self, seal: Seal, raw_seal: bytes) -> Documents:
+        keys = await self._archive.kept(seal.keys)
+        if keys is None:
+            raise Refused("missing-document", "the seal names a key list that this gateway never had")
+        grants = await self.grants(seal)
+        issued = {digest: grant.issued_at for grant in grants for digest in grant.scope.manifests.values()}
+        return Documents(
+            job=seal.job,
+            suite=SUITE,
+            keys=keys,
+            policies=[await self._archive.policy_envelope(seal.policy, seal.opened)],
+            manifests=[await self._archive.manifest_envelope(digest, at) for digest, at in sorted(issued.items())],
+            grants=[await self._archive.grant(digest) for digest in seal.grants],
+            revocations=await self._scope.revocations(seal.job) if seal.revocations else [],
+            seal=raw_seal,
+        )
+
+    def _write(self, connection: Connection, file: BinaryIO, documents: Documents, seal: Seal) -> None:
+        file.writelines(bundle.write(documents, map(partial(self._lane, connection), seal.lanes)))
+
+    def _lane(self, connection: Connection, sealed: SealedLane) -> Lane:
+        """Give a lane's receipts up to the sealed size: under its closing head, or a head over what was witnessed."""
+        note = store.closing_head(connection, sealed.lane)
+        if note is None or Checkpoint.parse(note).size != sealed.size:
+            tree = Tree()
+            for leaf in store.leaves_of(connection, sealed.lane, sealed.size):
+                tree.append(leaf.hash)
+            note = sign_head(self._pair, sealed.origin, tree.size, tree.root())
+        return Lane(sealed.lane, note, self._leaves(connection, sealed))
+
+    def _leaves(self, connection: Connection, sealed: SealedLane) -> Iterator[bytes]:
+        return (leaf.raw for leaf in store.leaves_of(connection, sealed.lane, sealed.size))

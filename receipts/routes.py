@@ -1,0 +1,127 @@
+"""Receipts and bundles over HTTP (specs/http.md §3). The gateway's own paths are `gateway.py`."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any, BinaryIO
+
+import jwt
+from litestar import Controller, Request, get
+from litestar.di import NamedDependency
+from litestar.params import PathParameter, QueryParameter
+from litestar.response import Stream
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from receipts.bundles import Bundles
+from receipts.client import Receipt, ReceiptPage
+from receipts.lookup import Lookup
+from receipts.revocations import Revocations
+from receipts.sessions import Sessions
+from receipts.tokens import BadToken, bearer
+from service.clients import Caller, provide_caller
+from verifier.refused import Refused
+
+ID = r"^[A-Za-z0-9_-]{1,64}\Z"
+MAX_PAGE = 1000
+PIECE = 1 << 16
+
+Reader = NamedDependency[AsyncConnection]
+JobId = Annotated[str, PathParameter(pattern=ID)]
+CallId = Annotated[str, PathParameter(pattern=ID)]
+After = Annotated[str, QueryParameter(pattern=r"^([A-Za-z0-9_-]{1,64}:[0-9]{1,16})?\Z")]
+Limit = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)]
+
+
+class Visitor(Struct, frozen=True):
+    """Who asks for receipts: an agent with a token of `job`, or an auditor, who may see every job."""
+
+    job: str | None
+
+    def require(self, job: str) -> None:
+        """Let only those pass who may read this job's receipts. Raises `Refused` with forbidden."""
+        if self.job not in {None, job}:
+            raise Refused("forbidden", "the token is of another job")
+
+
+class Receipts(Controller):
+    """Receipts, each with its proof."""
+
+    tags = ("receipts",)
+
+    @get("/receipts/{call:str}", summary="A call's receipt with its proof")
+    async def receipt(
+        self, call: CallId, visitor: NamedDependency[Visitor], lookup: NamedDependency[Lookup], reader: Reader
+    ) -> Receipt:
+        """Prove how a call ended, under a signed head, and give the keys of its commitments to whoever may read it."""
+        job = await lookup.job_of(reader, call)
+        visitor.require(job)
+        return await lookup.receipt(reader, job, call)
+
+    @get("/jobs/{job:str}/receipts", summary="A job's receipts")
+    async def page(  # noqa: PLR0917 - Litestar gives them by name
+        self,
+        job: JobId,
+        visitor: NamedDependency[Visitor],
+        lookup: NamedDependency[Lookup],
+        reader: Reader,
+        after: After = "",
+        limit: Limit = 100,
+    ) -> ReceiptPage:
+        """Return a job's receipts, lane after lane, from behind `after`."""
+        visitor.require(job)
+        return await lookup.page(reader, job, after, limit)
+
+
+class BundleRoutes(Controller):
+    """Proof bundles."""
+
+    tags = ("bundles",)
+
+    @get("/bundles/{job:str}", summary="A finished job's proof bundle")
+    async def bundle(self, job: JobId, caller: NamedDependency[Caller], bundles: NamedDependency[Bundles]) -> Stream:
+        """Hand out a sealed job's bundle with the verifier's verdict: to auditors, and to who opened the job."""
+        caller.require("auditor", "orchestrator")
+        seal, raw = await bundles.seal(job)
+        if "auditor" not in caller.roles and caller.client not in {
+            each.scope.client for each in await bundles.grants(seal)
+        }:
+            raise Refused("forbidden", "this job was opened by another client")
+        made = await bundles.assemble(seal, raw)
+        headers = {
+            "Content-Disposition": f'attachment; filename="{job}.tally"',
+            "Content-Length": str(made.size),
+            "Tally-Verdict": made.verdict,
+        }
+        return Stream(_content(made.file), media_type="application/vnd.tallystick.bundle.v1+jsonl", headers=headers)
+
+
+ROUTES = (Receipts, BundleRoutes)
+
+
+async def provide_visitor(
+    request: Request[Any, Any, Any], sessions: NamedDependency[Sessions], revocations: NamedDependency[Revocations]
+) -> Visitor:
+    """Find out who asks: a job-scoped token says what it is in its header, anything else must be a client's own."""
+    authorization = request.headers.get("authorization", "")
+    if not _job_scoped(authorization):
+        (await provide_caller(request)).require("auditor")
+        return Visitor(None)
+    try:
+        session = await sessions.open(authorization)
+    except BadToken as refused:
+        raise Refused("unauthenticated", refused.why, hint=refused.hint) from refused
+    revocations.require_live(session.scope, session.token.jti)
+    return Visitor(session.scope.job)
+
+
+def _job_scoped(authorization: str) -> bool:
+    try:
+        return jwt.get_unverified_header(bearer(authorization)).get("typ") == "at+jwt"
+    except (jwt.PyJWTError, Refused):
+        return False
+
+
+async def _content(file: BinaryIO) -> AsyncIterator[bytes]:
+    """Read a file to its end, and close it."""
+    with file:
+        while piece := file.read(PIECE):
+            yield piece
