@@ -197,7 +197,7 @@ class Snapshot(_Message, frozen=True, kw_only=True):
 
 
 class RevocationRequest(_Request, frozen=True, kw_only=True):
-    """What to revoke, for ever: a tool is `server/name`, a model `provider/name`, everything is kind `all`, value `*`."""
+    """What to revoke, for ever: a tool is `server/name`, a model `provider/name`, everything kind `all`, value `*`."""
 
     kind: TargetKind
     value: SafeText | Literal["*"]

@@ -1,0 +1,117 @@
+"""The application of `scope`: where its clock, randomness, keys, engine, settings and HTTP client enter."""
+
+import asyncio
+import os
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import aiohttp
+import structlog
+from litestar import Litestar
+from litestar.datastructures import State
+from litestar.di import Provide
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from controls.client import ControlsClient
+from scope import seals
+from scope.authority import Authority, Keys
+from scope.routes import ROUTES
+from scope.settings import ScopeSettings
+from service import keystore
+from service.app import build, now
+from service.clients import Clients, Clock, client_token
+from service.engine import open_engine
+from service.keystore import Random
+from service.settings import load
+from verifier.keys import Pin, Trust
+
+STATUSES = {
+    "unknown-job": 404,
+    "unknown-grant": 404,
+    "unknown-policy": 404,
+    "not-sealed": 404,
+    "revoked": 403,
+    "not-admitted": 403,
+    "scope-too-wide": 403,
+    "policy-withdrawn": 409,
+    "job-not-open": 409,
+    "lane-taken": 409,
+    "controls-unavailable": 503,
+}
+NAME = "scope"
+
+
+def create(settings_path: Path, *, clock: Clock = now, random: Random = os.urandom) -> Litestar:
+    """Build `scope` from the directory that its settings lie in."""
+    settings = load(ScopeSettings, "scope", settings_path, os.environ)
+    engine = open_engine(settings.engine_url)
+    prepare = _authority(settings, engine, clock, random)
+
+    @asynccontextmanager
+    async def working(app: Litestar) -> AsyncGenerator[None, None]:
+        async with aiohttp.ClientSession() as session:
+            authority = app.state.authority = prepare(session)
+            ticking = asyncio.create_task(keep_time(authority, settings.tick_milliseconds / 1000))
+            try:
+                yield
+            finally:
+                ticking.cancel()
+                with suppress(asyncio.CancelledError):
+                    await ticking
+
+    return build(
+        settings,
+        ROUTES,
+        engine=engine,
+        clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock),
+        dependencies={"authority": Provide(_given, sync_to_thread=False)},
+        statuses=STATUSES,
+        lifespan=[working],
+    )
+
+
+async def keep_time(authority: Authority, seconds: float) -> None:
+    """Do what time asks for, for ever; one failure is logged and the next turn tries again."""
+    while True:
+        await asyncio.sleep(seconds)
+        try:
+            await seals.advance(authority, authority.clock())
+        except Exception:
+            authority.log.exception("bug", task="keep_time")
+
+
+def _authority(
+    settings: ScopeSettings, engine: AsyncEngine, clock: Clock, random: Random
+) -> Callable[[aiohttp.ClientSession], Authority]:
+    """Read keys and trust, and check them, before anything is served; what is left to add is the HTTP session."""
+    directory = settings.directory
+    key_list = (directory / "keys.json").read_bytes()
+    trust = Trust.establish(Pin.parse((directory / "pin.json").read_bytes()), key_list)
+    keys = Keys.load(directory)
+    keys.require(trust, settings.issuer, clock())
+    client = keystore.load(directory / "client.key", "client")
+
+    def credential() -> str:
+        return client_token(client, NAME, settings.controls_url, clock())
+
+    def prepare(session: aiohttp.ClientSession) -> Authority:
+        return Authority(
+            issuer=settings.issuer,
+            audience=settings.receipts_url,
+            keys=keys,
+            trust=trust,
+            key_list=key_list,
+            registry=ControlsClient(session, settings.controls_url, trust, credential),
+            engine=engine,
+            clock=clock,
+            random=random,
+            log=structlog.get_logger(service=NAME),
+        )
+
+    return prepare
+
+
+def _given(state: State) -> Authority:
+    authority: Authority = state.authority
+    return authority

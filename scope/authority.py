@@ -1,0 +1,71 @@
+"""What `scope` acts with: its names, its four keys, whom it trusts, its clock, its database, the policy registry.
+
+Each key has one use. The gateway holds none of them, and `scope` none of the gateway's: neither can write the other's
+half of a bundle.
+"""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncEngine
+
+from controls.client import ControlsClient
+from service import keystore
+from service.problems import Log
+from verifier.keys import Key, Trust
+from verifier.refused import Refused
+from verifier.signing import KeyPair
+
+USES = ("grant", "seal", "token", "revocation")
+SECOND = 1_000_000
+
+
+class Keys(Struct, frozen=True):
+    """One key pair a use."""
+
+    grant: KeyPair
+    seal: KeyPair
+    token: KeyPair
+    revocation: KeyPair
+
+    @classmethod
+    def load(cls, directory: Path) -> "Keys":
+        """Read a directory's key files. Raises `Refused` when one is missing, open to others or for another use."""
+        return cls(*(keystore.load(directory / f"{use}.key", use) for use in USES))
+
+    def require(self, trust: Trust, owner: str, at: int) -> None:
+        """Check that the key list names each as its owner's, for its use: else nobody would believe what they sign."""
+        for use in USES:
+            pair: KeyPair = getattr(self, use)
+            signer(trust, pair.kid, use, owner, at)
+
+
+class Authority(Struct, frozen=True, kw_only=True):
+    """Everything that an act needs; made once, in `app.py`. `audience` is the gateway that tokens are for."""
+
+    issuer: str
+    audience: str
+    keys: Keys
+    trust: Trust
+    key_list: bytes
+    registry: ControlsClient
+    engine: AsyncEngine
+    clock: Callable[[], int]
+    random: Callable[[int], bytes]
+    log: Log
+
+    def gateway_key(self, kid: str, gateway: str, at: int) -> Key:
+        """Find a gateway's key that is good at a time. Raises `Refused`."""
+        return signer(self.trust, kid, "gateway", gateway, at)
+
+    def token_keys(self) -> list[Key]:
+        """List the keys that sign our tokens, those that have ended included: what they signed says when."""
+        return [key for key in self.trust.listed.keys if key.use == "token" and key.owner == self.issuer]
+
+
+def signer(trust: Trust, kid: str, use: str, owner: str, at: int) -> Key:
+    """Find a key by name, for one use of one owner at a time. Raises `Refused`, unknown-signer when nobody lists it."""
+    if kid not in trust.by_kid:
+        raise Refused("unknown-signer", f"key {kid} is not in the key list", field="kid")
+    return trust.signer(frozenset({kid}), use, owner, at)

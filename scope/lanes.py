@@ -1,0 +1,170 @@
+"""Lanes: where a gateway writes a job's receipts, and what `scope` witnesses of them (specs/seal.md §2).
+
+A gateway reports all its moving lanes once a second. A head counts when the lane's own key signed it and it extends the
+last one; what cannot be is an incident, kept beside the lane that it concerns, and never an answer to somebody else.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from scope import revoke, store
+from scope.authority import SECOND, Authority
+from scope.client import Closing, Head, HeadsAnswer, LaneRequest, Reason, RefusedHead, RegisteredLane, RevocationRequest
+from scope.store import Job, Lane
+from service.clients import Caller
+from verifier.checkpoint import Checkpoint
+from verifier.encoding import read as read_canonical
+from verifier.encoding import unb64
+from verifier.grant import Scope
+from verifier.merkle import EMPTY, check_consistency
+from verifier.refused import Refused
+from verifier.seal import origin
+
+MINUTE = 60 * SECOND
+MOST_MARKS = 4000  # ordinary marks of one lane: a seal carries at most ten thousand of all kinds
+INCIDENTS = {"inconsistent-head", "bad-signature", "unknown-signer", "missing-signature", "bad-checkpoint"}
+
+
+async def register(authority: Authority, caller: Caller, job: str, wanted: LaneRequest) -> RegisteredLane:
+    """Register a lane of an open job and give it its share, in this version the whole budget.
+
+    The same request again is answered the same. Raises `Refused`: unknown-job, job-not-open, wrong-gateway,
+    wrong-origin, lane-taken, and the codes of a key that is no gateway's.
+    """
+    if wanted.gateway != authority.audience:
+        raise Refused("wrong-gateway", "tokens of this scope are for another gateway", field="gateway")
+    if wanted.origin != origin(wanted.gateway, job, wanted.lane):
+        raise Refused("wrong-origin", "the origin is not the one of this gateway, job and lane", field="origin")
+    async with authority.engine.begin() as db:
+        found = await store.job(db, job, lock=True)
+        if found is None:
+            raise Refused("unknown-job", "there is no such job")
+        share = RegisteredLane(share=_scope(found).limits, opened=found.opened)
+        if not await _is_registered(db, caller, job, wanted):
+            await _add(db, authority, caller, found, wanted)
+    return share
+
+
+async def report(authority: Authority, caller: Caller, heads: Sequence[Head]) -> HeadsAnswer:
+    """Witness heads: each is accepted or refused by itself, and the answer names the jobs that are closing."""
+    if len({head.lane for head in heads}) != len(heads):
+        raise Refused("bad-value", "a lane is reported once in a report", field="heads")
+    async with authority.engine.begin() as db:
+        mine = await _own_lanes(db, caller, heads)
+        await _revoke_strangers(db, authority, caller, heads, mine)
+        chosen = store.named({lane.job for lane in mine.values()})
+        await store.lock_jobs(db, chosen)
+        now = authority.clock()
+        await store.write_due_marks(db, chosen, now)
+        mine = await _own_lanes(db, caller, heads)
+        refused = [each for head in heads if (each := await _witness(db, authority, mine.get(head.lane), head, now))]
+        closing = await store.closing_for(db, caller.client)
+    return HeadsAnswer(closing=[Closing(job=job, reason=cast("Reason", why)) for job, why in closing], refused=refused)
+
+
+async def _add(db: AsyncConnection, authority: Authority, caller: Caller, job: Job, wanted: LaneRequest) -> None:
+    now = authority.clock()
+    if job.state != "open" or now >= job.expires:
+        raise Refused("job-not-open", "the job is closed, revoked or over")
+    authority.gateway_key(wanted.kid, wanted.gateway, now)
+    row: dict[str, Any] = {"lane": wanted.lane, "job": job.job, "client": caller.client, "gateway": wanted.gateway}
+    row |= {"kid": wanted.kid, "origin": wanted.origin, "size": 0, "root": EMPTY, "marked": now, "closed": False}
+    await store.add_lane(db, row)
+    await store.mark_lane(db, wanted.lane, now, 0)
+
+
+async def _is_registered(db: AsyncConnection, caller: Caller, job: str, wanted: LaneRequest) -> bool:
+    known = (await store.lanes_named(db, [wanted.lane])).get(wanted.lane)
+    if known is None:
+        return False
+    said = (job, caller.client, wanted.gateway, wanted.kid, wanted.origin)
+    if said != (known.job, known.client, known.gateway, known.kid, known.origin):
+        raise Refused("lane-taken", "another lane has this name", field="lane")
+    return True
+
+
+async def _own_lanes(db: AsyncConnection, caller: Caller, heads: Sequence[Head]) -> dict[str, Lane]:
+    found = await store.lanes_named(db, [head.lane for head in heads])
+    return {name: lane for name, lane in found.items() if lane.client == caller.client}
+
+
+async def _revoke_strangers(
+    db: AsyncConnection, authority: Authority, caller: Caller, heads: Sequence[Head], mine: Mapping[str, Lane]
+) -> None:
+    """Revoke every token that a gateway saw and that was never issued for that job: somebody signs with our key."""
+    for head in heads:
+        lane = mine.get(head.lane)
+        if lane is None or not head.jtis:
+            continue
+        issued = await store.issued(db, head.jtis)
+        for jti in sorted({each for each in head.jtis if issued.get(each) != lane.job}):
+            if not await store.is_revoked(db, [("jti", jti)]):
+                wanted = RevocationRequest(kind="jti", value=jti, reason="unknown-token")
+                done = await revoke.write(db, authority, wanted, caller.client)
+                await _incident(db, authority, lane, ("unknown-token", jti), done.time)
+
+
+async def _witness(
+    db: AsyncConnection, authority: Authority, lane: Lane | None, head: Head, now: int
+) -> RefusedHead | None:
+    """Keep one head, or say why not."""
+    if lane is None:
+        return RefusedHead(lane=head.lane, code="unknown-lane", why="this gateway registered no such lane", size=0)
+    try:
+        job = await store.job(db, lane.job)
+        assert job is not None, "a lane's row names its job's"
+        await _accept(db, authority, job, lane, head=head, now=now)
+    except Refused as refused:
+        if refused.code in INCIDENTS:
+            await _incident(db, authority, lane, (refused.code, str(lane.size)), now)
+        return RefusedHead(lane=lane.lane, code=refused.code, why=refused.why, size=lane.size)
+    return None
+
+
+async def _accept(db: AsyncConnection, authority: Authority, job: Job, lane: Lane, *, head: Head, now: int) -> None:
+    if job.state == "sealed":
+        raise Refused("job-sealed", "the job is sealed and never changes again")
+    checkpoint = Checkpoint.parse(head.note)
+    if lane.closed:
+        if (checkpoint.size, checkpoint.root) != (lane.size, lane.root):
+            raise Refused("lane-closed", "the lane's closing head was accepted before")
+        return
+    _check_extends(authority, lane, head, checkpoint, now)
+    issued = await store.issued(db, head.jtis)
+    await store.use_tokens(db, lane.lane, [jti for jti in head.jtis if issued.get(jti) == lane.job])
+    values = {"size": checkpoint.size, "root": checkpoint.root, "note": head.note, "closed": head.closed}
+    await store.move_lane(db, lane.lane, values)
+    if head.closed or now - lane.marked >= _between_marks(job):
+        await store.mark_lane(db, lane.lane, max(now, lane.marked), checkpoint.size)
+
+
+def _check_extends(authority: Authority, lane: Lane, head: Head, checkpoint: Checkpoint, now: int) -> None:
+    """Check that a head is this lane's, signed by its key, and extends the last one."""
+    if checkpoint.origin != lane.origin:
+        raise Refused("inconsistent-head", "the head is another lane's")
+    checkpoint.check(authority.gateway_key(lane.kid, lane.gateway, now).pair(), closing=head.closed)
+    proof = [unb64(each, field="consistency") for each in head.consistency]
+    if not lane.size and (proof or (checkpoint.size == 0) != (checkpoint.root == EMPTY)):
+        raise Refused("inconsistent-head", "an empty tree needs no proof, and only an empty tree has its root")
+    try:
+        if lane.size:
+            check_consistency(lane.size, checkpoint.size, proof, lane.root, checkpoint.root)
+    except Refused as refused:
+        raise Refused("inconsistent-head", f"the head does not extend the last one: {refused.why}") from refused
+
+
+def _between_marks(job: Job) -> int:
+    """At most one ordinary mark a minute; in a job of many days fewer, so that its seal stays readable."""
+    return max(MINUTE, (job.expires - job.opened) // MOST_MARKS)
+
+
+async def _incident(db: AsyncConnection, authority: Authority, lane: Lane, what: tuple[str, str], now: int) -> None:
+    code, value = what
+    await store.add_incident(db, {"time": now, "job": lane.job, "lane": lane.lane, "code": code, "value": value})
+    authority.log.warning("incident", code=code, job=lane.job, lane=lane.lane, client=lane.client)
+
+
+def _scope(job: Job) -> Scope:
+    return read_canonical(job.scope, Scope, limit=1 << 16)

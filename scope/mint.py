@@ -1,0 +1,156 @@
+"""Tokens: RFC 9068 access tokens of one job, signed with EdDSA, stored before anybody sees them (specs/token.md).
+
+A token says exactly what its grant says and lives for minutes: 300 seconds unless asked otherwise, never longer than
+the policy allows, never beyond the grant.
+"""
+
+import base64
+import binascii
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from scope import revoke, store
+from scope.authority import SECOND, Authority
+from scope.client import ACCESS_TOKEN, IssuedToken, RevocationRequest
+from scope.store import Job
+from service.clients import Caller
+from service.engine import reading
+from verifier.encoding import digest
+from verifier.grant import Scope, Token, authorization_details
+from verifier.refused import Refused
+from verifier.signing import KeyPair, verify_ed25519
+
+DEFAULT_TTL = 300
+MAX_TOKEN = 1 << 17
+SIGNATURE_BYTES = 64
+
+
+class _Header(Struct, frozen=True):
+    alg: str
+    kid: str
+    typ: str
+
+
+async def mint(authority: Authority, caller: Caller, job: str, ttl: int | None) -> IssuedToken:
+    """Issue a token to the client that opened the job. Raises `Refused`: unknown-job, job-not-open, ttl-too-long."""
+    async with authority.engine.begin() as db:
+        found = await store.job(db, job, share=True)
+        if found is None or found.client != caller.client:
+            raise Refused("unknown-job", "this client opened no such job", field="job")
+        token = _claims(authority, found, ttl)
+        await store.add_token(
+            db, {"jti": token.jti, "job": job, "grant": token.grant, "iat": token.iat, "exp": token.exp}
+        )
+    signed = encode(token, authority.keys.token)
+    return IssuedToken(access_token=signed, token_type="Bearer", expires_in=token.exp - token.iat)  # noqa: S106 - RFC 6750
+
+
+async def refresh(authority: Authority, caller: Caller, subject: str, ttl: int | None) -> IssuedToken:
+    """Exchange a living token for a younger one of the same job (RFC 8693). Raises `Refused` bad-token as well."""
+    token = read(authority, subject)
+    async with reading(authority.engine).connect() as db:
+        if token is None or not await _lives(db, authority, token):
+            raise Refused("bad-token", "the subject token is not one of ours that is still good", field="subject_token")
+    issued = await mint(authority, caller, token.txn, ttl)
+    return msgspec.structs.replace(issued, issued_token_type=ACCESS_TOKEN)
+
+
+async def withdraw(authority: Authority, caller: Caller, raw: str) -> None:
+    """Revoke one token for its client (RFC 7009); a token that is none, or no longer one, is no error."""
+    token = read(authority, raw)
+    if token is None:
+        return
+    if token.client_id != caller.client:
+        raise Refused("forbidden", "the token was issued to another client")
+    async with authority.engine.begin() as db:
+        if await _lives(db, authority, token):
+            wanted = RevocationRequest(kind="jti", value=token.jti, reason="revoked-by-client")
+            await revoke.write(db, authority, wanted, caller.client)
+
+
+async def introspect(authority: Authority, caller: Caller, raw: str) -> dict[str, Any]:
+    """Say whether a token is live and what it says (RFC 7662); an orchestrator learns of its own tokens alone."""
+    token = read(authority, raw)
+    foreign = token is not None and token.client_id != caller.client and caller.roles == {"orchestrator"}
+    async with reading(authority.engine).connect() as db:
+        if token is None or foreign or not await _lives(db, authority, token):
+            return {"active": False}
+    return {"active": True, "token_type": "Bearer", **msgspec.to_builtins(token)}
+
+
+def encode(token: Token, key: KeyPair) -> str:
+    """Write a token as a JWS in compact form."""
+    signed = f"{_header(key.kid)}.{_b64url(msgspec.json.encode(token))}"
+    return f"{signed}.{_b64url(key.ed25519(signed.encode()))}"
+
+
+def read(authority: Authority, raw: str) -> Token | None:
+    """Read a token of ours: the header is, byte for byte, the one that we write for one of our keys."""
+    header, _, rest = raw.partition(".")
+    public = {_header(key.kid): key.pair().raw()[0] for key in authority.token_keys()}
+    payload, dot, signature = rest.partition(".")
+    if header not in public or not dot or len(raw) > MAX_TOKEN:
+        return None
+    try:
+        if not verify_ed25519(public[header], f"{header}.{payload}".encode(), _unb64url(signature)):
+            return None
+        return msgspec.json.decode(_unb64url(payload), type=Token)
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _claims(authority: Authority, job: Job, ttl: int | None) -> Token:
+    now = authority.clock()
+    issued = now // SECOND
+    if job.state != "open" or now >= job.expires:
+        raise Refused("job-not-open", "the job is closed, revoked or over", field="job")
+    if ttl is not None and ttl > job.max_ttl:
+        raise Refused("ttl-too-long", f"the policy allows tokens of {job.max_ttl} seconds", field="ttl")
+    expires = min(issued + min(ttl or DEFAULT_TTL, job.max_ttl), job.expires // SECOND)
+    if expires <= issued:
+        raise Refused("job-not-open", "the job ends within this second", field="job")
+    scope = msgspec.json.decode(job.scope, type=Scope)
+    return Token(
+        iss=scope.iss,
+        sub=scope.agent,
+        aud=scope.audience,
+        client_id=scope.client,
+        iat=issued,
+        nbf=issued,
+        exp=expires,
+        jti=authority.random(16).hex(),
+        txn=scope.job,
+        policy_hash=scope.policy,
+        scope_hash=digest(job.scope),
+        grant=job.grant,
+        authorization_details=authorization_details(scope),
+    )
+
+
+async def _lives(db: AsyncConnection, authority: Authority, token: Token) -> bool:
+    """Tell whether a token of ours was issued, has time left, belongs to an open job and was not revoked."""
+    now = authority.clock()
+    job = await store.job(db, token.txn)
+    if job is None or job.state != "open" or now >= token.exp * SECOND or now >= job.expires:
+        return False
+    if await store.token_job(db, token.jti) != token.txn:
+        return False
+    return not await store.is_revoked(db, [("jti", token.jti)])
+
+
+def _header(kid: str) -> str:
+    return _b64url(msgspec.json.encode(_Header("EdDSA", kid, "at+jwt")))
+
+
+def _b64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def _unb64url(text: str) -> bytes:
+    raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    if _b64url(raw) != text:
+        raise ValueError("not the one spelling")
+    return raw

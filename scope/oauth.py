@@ -1,0 +1,184 @@
+"""What an OAuth 2.1 client expects of an authorization server: forms in, JSON out (specs/http.md §2).
+
+The client proves who it is with its own JWT, as an assertion in the form (RFC 7523) or as Bearer. Errors have OAuth's
+shape (RFC 6749 §5.2) and our public code beside it.
+"""
+
+import base64
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qsl
+
+from litestar import Controller, Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import RawBody
+from litestar.types import ControllerRouterHandler
+from msgspec import Struct
+
+from scope import mint
+from scope.authority import Authority
+from scope.client import ACCESS_TOKEN, ASSERTION, TOKEN_EXCHANGE, IssuedToken
+from service.clients import Caller, Clients
+from verifier.refused import Refused
+
+MAX_FIELDS = 16
+MAX_DIGITS = 6
+FORM = "application/x-www-form-urlencoded"
+PRIVATE = {"Cache-Control": "no-store"}
+# Our codes by OAuth's error; what is not named here is invalid_request.
+ERRORS = {
+    "unauthenticated": "invalid_client",
+    "forbidden": "unauthorized_client",
+    "unsupported-grant-type": "unsupported_grant_type",
+    "bad-token": "invalid_grant",
+    "unknown-job": "invalid_grant",
+    "job-not-open": "invalid_grant",
+    "wrong-audience": "invalid_target",
+    "ttl-too-long": "invalid_scope",
+    "unsupported": "invalid_scope",
+    "too-many-failures": "temporarily_unavailable",
+    "too-many-requests": "temporarily_unavailable",
+}
+STATUSES = {"unauthenticated": 401, "too-many-failures": 429, "too-many-requests": 429}
+
+Ask = Request[Any, Any, Any]
+Here = NamedDependency[Authority]
+
+
+class OAuthError(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """RFC 6749 §5.2, with our `code` beside OAuth's `error`."""
+
+    error: str
+    error_description: str
+    code: str
+    hint: str = ""
+    field: str = ""
+
+
+def refused(_request: Ask, error: Refused) -> Response[OAuthError]:
+    """Answer a refusal in OAuth's shape."""
+    status = STATUSES.get(error.code, 400)
+    name = ERRORS.get(error.code, "invalid_request")
+    body = OAuthError(error=name, error_description=error.why, code=error.code, hint=error.hint, field=error.field)
+    challenge = {"WWW-Authenticate": "Bearer"} if error.code == "unauthenticated" else {}
+    return Response(body, status_code=status, headers={**PRIVATE, **challenge})
+
+
+class OAuth(Controller):
+    """Tokens: issued, exchanged, revoked, introspected."""
+
+    tags = ("tokens",)
+    exception_handlers = {Refused: refused}  # noqa: RUF012 - Litestar's own way to say it
+
+    @post("/token", status_code=200, summary="A token of one's own job")
+    async def token(self, request: Ask, body: RawBody, authority: Here) -> Response[IssuedToken]:
+        """Issue a token: `client_credentials` with `job`, or a token exchange inside the job; `ttl` in seconds."""
+        form, caller = _enter(request, body)
+        caller.require("orchestrator")
+        if form.get("resource", authority.audience) != authority.audience:
+            raise Refused("wrong-audience", "tokens of this scope are for another gateway", field="resource")
+        if "authorization_details" in form or "scope" in form:
+            raise Refused("unsupported", "a token carries its grant's whole scope", hint="Ask when the job opens.")
+        return Response(await _issue(authority, caller, form), headers=PRIVATE)
+
+    @post("/revoke", status_code=200, summary="Revoke a token (RFC 7009)")
+    async def revoke(self, request: Ask, body: RawBody, authority: Here) -> Response[None]:
+        """Revoke one token of one's own; a text that is no living token is no error."""
+        form, caller = _enter(request, body)
+        caller.require("orchestrator")
+        await mint.withdraw(authority, caller, _field(form, "token"))
+        return Response(None, headers=PRIVATE)
+
+    @post("/introspect", status_code=200, summary="Is a token live? (RFC 7662)")
+    async def introspect(self, request: Ask, body: RawBody, authority: Here) -> Response[dict[str, Any]]:
+        """Say whether a token is live and what it says."""
+        form, caller = _enter(request, body)
+        caller.require("orchestrator", "gateway", "responder", "auditor")
+        return Response(await mint.introspect(authority, caller, _field(form, "token")), headers=PRIVATE)
+
+
+@get("/.well-known/oauth-authorization-server", tags=["tokens"], summary="Metadata (RFC 8414)")
+async def metadata(authority: Here) -> dict[str, Any]:
+    """Tell an OAuth client what it needs to know."""
+    issuer = authority.issuer
+    return {
+        "issuer": issuer,
+        "token_endpoint": f"{issuer}/token",
+        "revocation_endpoint": f"{issuer}/revoke",
+        "introspection_endpoint": f"{issuer}/introspect",
+        "jwks_uri": f"{issuer}/jwks.json",
+        "response_types_supported": [],
+        "grant_types_supported": ["client_credentials", TOKEN_EXCHANGE],
+        "token_endpoint_auth_methods_supported": ["private_key_jwt"],
+        "token_endpoint_auth_signing_alg_values_supported": ["EdDSA"],
+        "authorization_details_types_supported": ["tally_mcp", "tally_model"],
+    }
+
+
+@get("/jwks.json", tags=["tokens"], summary="The keys that sign tokens (RFC 7517)")
+async def jwks(authority: Here) -> dict[str, list[dict[str, str]]]:
+    """List the token keys of the signed key list, in the form that OAuth libraries read; revoked ones are left out."""
+    keys = [key for key in authority.token_keys() if key.revoked_at is None]
+    public = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig"}
+    return {"keys": [{**public, "kid": key.kid, "x": _b64url(key.pair().raw()[0])} for key in keys]}
+
+
+async def _issue(authority: Authority, caller: Caller, form: Mapping[str, str]) -> IssuedToken:
+    ttl = _seconds(form["ttl"]) if "ttl" in form else None
+    kind = _field(form, "grant_type")
+    if kind == "client_credentials":
+        return await mint.mint(authority, caller, _field(form, "job"), ttl)
+    if kind != TOKEN_EXCHANGE:
+        raise Refused("unsupported-grant-type", "client_credentials or token exchange", field="grant_type")
+    for name in ("subject_token_type", "requested_token_type"):
+        if form.get(name, ACCESS_TOKEN) != ACCESS_TOKEN:
+            raise Refused("bad-request", "only access tokens are exchanged, for access tokens", field=name)
+    return await mint.refresh(authority, caller, _field(form, "subject_token"), ttl)
+
+
+def _enter(request: Ask, body: bytes) -> tuple[dict[str, str], Caller]:
+    """Read the form and authenticate its client, by one way and not two (RFC 6749 §2.3)."""
+    if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
+        raise Refused("wrong-media-type", f"this address reads {FORM}")
+    form = _read(body)
+    header = request.headers.get("authorization", "")
+    if "client_assertion" in form:
+        if header or form.get("client_assertion_type") != ASSERTION:
+            raise Refused("bad-request", "one way to authenticate, and an assertion of type jwt-bearer")
+        header = f"Bearer {form['client_assertion']}"
+    clients: Clients = request.app.state.clients
+    caller = clients.authenticate(header, request.client.host if request.client else "")
+    if form.get("client_id", caller.client) != caller.client:
+        raise Refused("bad-request", "client_id is not the client that authenticated", field="client_id")
+    return form, caller
+
+
+def _read(body: bytes) -> dict[str, str]:
+    """Read a form; a parameter that stands twice is refused (RFC 6749 §3.1)."""
+    try:
+        pairs = parse_qsl(body.decode("ascii"), keep_blank_values=True, strict_parsing=True, max_num_fields=MAX_FIELDS)
+    except ValueError as error:
+        raise Refused("bad-request", "the form cannot be read") from error
+    form = dict(pairs)
+    if len(form) != len(pairs):
+        raise Refused("bad-request", "a parameter stands twice")
+    return form
+
+
+def _field(form: Mapping[str, str], name: str) -> str:
+    if not form.get(name):
+        raise Refused("bad-request", f"{name} is missing", field=name)
+    return form[name]
+
+
+def _seconds(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= MAX_DIGITS and int(text)):
+        raise Refused("bad-value", "ttl is a whole number of seconds", field="ttl")
+    return int(text)
+
+
+def _b64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+ROUTES: list[ControllerRouterHandler] = [OAuth, metadata, jwks]

@@ -1,0 +1,79 @@
+"""Revocation: what is revoked is revoked for ever, in one sequence without gaps (specs/revocation.md)."""
+
+from msgspec import Raw
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from scope import store
+from scope.authority import Authority
+from scope.client import RevocationRequest, Revoked, Snapshot
+from service.engine import reading
+from verifier.encoding import canonical, digest
+from verifier.envelope import seal_up
+from verifier.refused import Refused
+from verifier.revocation import OF_GRANT, Heartbeat, Revocation, Target
+
+MAX_PAGE = 1000
+DIGEST_LENGTH = len("sha256:") + 64
+
+
+async def revoke(authority: Authority, wanted: RevocationRequest, actor: str) -> Revoked:
+    """Revoke in a transaction of its own: when this returns it is durable. Raises `Refused`: unknown-job, bad-value."""
+    _check_target(wanted)
+    async with authority.engine.begin() as db:
+        if wanted.kind == "job" and await store.job(db, wanted.value) is None:
+            raise Refused("unknown-job", "there is no such job", field="value")
+        return await write(db, authority, wanted, actor)
+
+
+async def write(db: AsyncConnection, authority: Authority, wanted: RevocationRequest, actor: str) -> Revoked:
+    """Sign the next revocation, witness every lane that it touches, and let the jobs that it ends begin to close."""
+    sequence = await store.lock_sequence(db) + 1
+    touched = store.unsealed(wanted.kind, wanted.value)
+    await store.lock_jobs(db, touched)
+    now = authority.clock()
+    payload = canonical(
+        Revocation(
+            iss=authority.issuer,
+            sequence=sequence,
+            time=now,
+            target=Target(wanted.kind, wanted.value),
+            reason=wanted.reason,
+            actor=actor,
+            ticket=wanted.ticket,
+            note=wanted.note,
+        )
+    )
+    Revocation.parse(payload)
+    envelope = seal_up("revocation", payload, authority.keys.revocation)
+    await store.add_revocation(db, sequence, digest(payload), (wanted.kind, wanted.value), envelope)
+    await store.write_due_marks(db, touched, now)
+    await store.mark(db, touched, now)
+    await store.owe_mark(db, touched, now)
+    ended = await store.end_jobs(db, touched, "revoked", now) if wanted.kind in OF_GRANT else 0
+    return Revoked(sequence=sequence, time=now, digest=digest(payload), jobs=ended)
+
+
+async def snapshot(authority: Authority, after: int) -> Snapshot:
+    """Answer with a heartbeat and the revocations after a sequence; the clock is read first: it never says too much."""
+    now = authority.clock()
+    async with reading(authority.engine).connect() as db:
+        last = await store.sequence(db)
+        found = await store.revocations_after(db, after, last, MAX_PAGE)
+    heartbeat = canonical(Heartbeat(iss=authority.issuer, sequence=last, time=now))
+    signed = seal_up("heartbeat", heartbeat, authority.keys.revocation)
+    return Snapshot(heartbeat=Raw(signed), revocations=[Raw(each) for each in found])
+
+
+def _check_target(wanted: RevocationRequest) -> None:
+    """Refuse a target that could never fit anything: it would look like a revocation and be none."""
+    kind, value = wanted.kind, wanted.value
+    first, slash, rest = value.partition("/")
+    fits = {
+        "all": value == "*",
+        "policy": value.startswith("sha256:") and len(value) == DIGEST_LENGTH,
+        "tool": bool(slash and first and rest),
+        "model": bool(slash and first and rest),
+        "server": not slash,
+    }
+    if not fits.get(kind, value != "*"):
+        raise Refused("bad-value", f"this value names no {kind}", field="value")

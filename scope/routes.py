@@ -1,0 +1,167 @@
+"""Jobs, lanes, revocations and seals over HTTP (specs/http.md §2). Decides nothing but whose role may ask."""
+
+from typing import Annotated, Any, TypeVar
+
+from litestar import Controller, Request, Response, get, post
+from litestar.di import NamedDependency
+from litestar.params import FromPath, FromQuery, RawBody
+from litestar.types import ControllerRouterHandler
+from msgspec import Meta, Raw
+
+from scope import jobs, lanes, oauth, revoke, store
+from scope.authority import Authority
+from scope.client import (
+    Documents,
+    HeadsAnswer,
+    HeadsReport,
+    JobPage,
+    JobRequest,
+    JobStatus,
+    LaneRequest,
+    OpenedJob,
+    RegisteredLane,
+    RevocationRequest,
+    Revoked,
+    Snapshot,
+)
+from service.clients import Caller
+from service.engine import reading
+from verifier.encoding import MAX_INT, Digest, Id, parse, reject_duplicates
+from verifier.envelope import Envelope
+from verifier.keys import key_list_digest
+from verifier.refused import Refused
+from verifier.seal import Seal
+
+T = TypeVar("T")
+Ask = Request[Any, Any, Any]
+Here = NamedDependency[Authority]
+By = NamedDependency[Caller]
+Job = FromPath[Id]
+
+ENVELOPE = "application/vnd.dsse.envelope.v1+json"
+FOR_EVER = "public, max-age=31536000, immutable"
+ASK_AGAIN = "no-cache"
+PRIVATE = {"Cache-Control": "no-store"}
+MAX_REQUEST = 1 << 20
+MAX_REPORT = 1 << 24
+
+
+class Jobs(Controller):
+    """Jobs and their lanes."""
+
+    path = "/jobs"
+    tags = ("jobs",)
+
+    @post("/", summary="Open a job under one policy")
+    async def open(self, body: RawBody, caller: By, authority: Here) -> OpenedJob:
+        """Open a job; the answer holds its signed grant."""
+        caller.require("orchestrator")
+        return await jobs.open_job(authority, caller, _read(body, JobRequest))
+
+    @get("/", summary="One's own jobs, newest first")
+    async def page(
+        self,
+        caller: By,
+        authority: Here,
+        before: FromQuery[Annotated[int, Meta(ge=1, le=MAX_INT)] | None] = None,
+        limit: FromQuery[Annotated[int, Meta(ge=1, le=100)]] = 50,
+    ) -> Response[JobPage]:
+        """List the jobs that the caller opened; `next` of the answer is the next page's `before`."""
+        caller.require("orchestrator")
+        return Response(await jobs.page(authority, caller, before, limit), headers=PRIVATE)
+
+    @get("/{job:str}", summary="Where a job stands")
+    async def status(self, job: Job, caller: By, authority: Here) -> Response[JobStatus]:
+        """Tell a job's state; once sealed also its seal."""
+        return Response(await jobs.status(authority, caller, job), headers=PRIVATE)
+
+    @post("/{job:str}/close", status_code=200, summary="Close a job")
+    async def close(self, job: Job, caller: By, authority: Here) -> JobStatus:
+        """Let a job begin to close; the seal follows when its lanes have closed, or after five seconds."""
+        caller.require("orchestrator")
+        return await jobs.close_job(authority, caller, job)
+
+    @get("/{job:str}/seal", summary="A job's seal, byte for byte")
+    async def seal(self, job: Job, caller: By, authority: Here) -> Response[bytes]:
+        """Serve the exact bytes of the seal."""
+        digest, raw = await jobs.seal(authority, caller, job)
+        return Response(raw, media_type=ENVELOPE, headers={"ETag": f'"{digest}"', **PRIVATE})
+
+    @post("/{job:str}/lanes", status_code=200, summary="Register a lane")
+    async def register(self, job: Job, body: RawBody, caller: By, authority: Here) -> RegisteredLane:
+        """Register a lane before its first leaf and learn its share; the same request again is answered the same."""
+        caller.require("gateway")
+        return await lanes.register(authority, caller, job, _read(body, LaneRequest))
+
+    @get("/{job:str}/revocations", summary="The revocations that a seal names")
+    async def revocations(self, job: Job, caller: By, authority: Here) -> Documents:
+        """Serve the revocations of a sealed job, in the seal's order."""
+        caller.require("gateway", "auditor")
+        _, raw = await jobs.seal(authority, caller, job)
+        sealed = Seal.parse(Envelope.parse(raw, "seal").content())
+        async with reading(authority.engine).connect() as db:
+            found = await store.revocations_named(db, sealed.revocations)
+        return Documents(documents=[Raw(each) for each in found])
+
+
+@post("/heads", status_code=200, tags=["jobs"], summary="Report all moving lanes")
+async def heads(body: RawBody, caller: By, authority: Here) -> HeadsAnswer:
+    """Witness heads, each accepted or refused by itself; the answer names the jobs whose lanes are to be closed."""
+    caller.require("gateway")
+    return await lanes.report(authority, caller, _read(body, HeadsReport, limit=MAX_REPORT).heads)
+
+
+class Revocations(Controller):
+    """Revocation and the feed of it."""
+
+    path = "/revocations"
+    tags = ("revocations",)
+
+    @post("/", summary="Revoke")
+    async def revoke(self, body: RawBody, caller: By, authority: Here) -> Revoked:
+        """Revoke a target for ever; the answer comes when it is durable."""
+        caller.require("responder")
+        return await revoke.revoke(authority, _read(body, RevocationRequest), caller.client)
+
+    @get("/snapshot", summary="What was revoked after a sequence, and a heartbeat")
+    async def snapshot(
+        self, caller: By, authority: Here, after: FromQuery[Annotated[int, Meta(ge=0, le=MAX_INT)]] = 0
+    ) -> Response[Snapshot]:
+        """Serve a signed heartbeat and at most a thousand signed revocations, in order."""
+        caller.require("gateway", "auditor", "responder")
+        return Response(await revoke.snapshot(authority, after), headers=PRIVATE)
+
+
+@get("/grants/{digest:str}", tags=["documents"], summary="A grant, byte for byte")
+async def grant(digest: FromPath[Digest], request: Ask, authority: Here) -> Response[bytes]:
+    """Serve the exact bytes of a grant to whoever knows its digest."""
+    async with reading(authority.engine).connect() as db:
+        raw = await store.grant(db, digest)
+    if raw is None:
+        raise Refused("unknown-grant", "no grant has this digest")
+    return _document(request, raw, digest, FOR_EVER)
+
+
+@get("/keys", tags=["documents"], summary="The signed key list")
+async def keys(request: Ask, authority: Here) -> Response[bytes]:
+    """Serve the key list that seals name; a reader opens it with a pin of its own."""
+    return _document(request, authority.key_list, key_list_digest(authority.key_list), ASK_AGAIN)
+
+
+ROUTES: list[ControllerRouterHandler] = [Jobs, heads, Revocations, grant, keys, *oauth.ROUTES]
+
+
+def _read(body: bytes, kind: type[T], *, limit: int = MAX_REQUEST) -> T:
+    """Read a JSON body as a client wrote it, duplicate keys refused."""
+    value = parse(body, kind, limit=limit)
+    reject_duplicates(body)
+    return value
+
+
+def _document(request: Ask, raw: bytes, digest: str, caching: str) -> Response[bytes]:
+    """Answer with exact bytes, or 304 to somebody who has them (RFC 9110 §13.1.2)."""
+    headers = {"ETag": f'"{digest}"', "Cache-Control": caching}
+    known = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+    if headers["ETag"] in known or "*" in known:
+        return Response(b"", status_code=304, media_type=ENVELOPE, headers=headers)
+    return Response(raw, media_type=ENVELOPE, headers=headers)

@@ -1,0 +1,124 @@
+"""The end of a job: it expires, its lanes close, and the seal says what it amounts to (specs/seal.md).
+
+The gateway cannot write a seal and `scope` cannot write a receipt. A job is sealed once; a sealed job never changes.
+"""
+
+import asyncio
+
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from scope import store
+from scope.authority import SECOND, Authority
+from scope.store import Job, Lane, UsedToken
+from service.engine import reading
+from verifier.encoding import canonical, digest, read
+from verifier.envelope import seal_up
+from verifier.grant import MAX_GRANT, Scope
+from verifier.refused import Refused
+from verifier.revocation import Revocation
+from verifier.seal import Mark, Seal, SealedLane, SealedToken, Status
+
+PATIENCE = 5 * SECOND  # what a gateway has to close its lanes
+
+
+async def advance(authority: Authority, now: int) -> None:
+    """Do what time asks for, a few times a second: let jobs expire, write due marks, seal what has closed.
+
+    Each job is a transaction of its own; what cannot be sealed is logged and keeps nothing else waiting.
+    """
+    async with reading(authority.engine).connect() as db:
+        expired = await store.expired_jobs(db, now)
+        due = await store.jobs_with_due_marks(db, now)
+    for job in expired:
+        await _expire(authority, job, now)
+    for job in due:
+        await _mark(authority, job, now)
+    async with reading(authority.engine).connect() as db:
+        ready = await store.jobs_to_seal(db, now - PATIENCE)
+    for job in ready:
+        try:
+            await seal(authority, job, now)
+        except Refused as refused:
+            authority.log.error("not sealed", job=job, code=refused.code, why=refused.why)  # noqa: TRY400 - a refusal has no trace
+
+
+async def seal(authority: Authority, name: str, now: int) -> None:
+    """Seal a closing job, unless somebody has or a lane still has time to close."""
+    async with authority.engine.begin() as db:
+        last = await store.lock_sequence(db)
+        job = await store.job(db, name, lock=True)
+        if job is None or job.state != "closing" or job.closing_at is None:
+            return
+        found = await store.lanes_of(db, name)
+        complete = all(lane.closed for lane in found)
+        if not complete and now < job.closing_at + PATIENCE:
+            return
+        await store.write_due_marks(db, store.named([name]), now)
+        await store.mark(db, store.named([name]), now)
+        sealed = await _seal(db, authority, job, last, now)
+        payload = canonical(sealed)
+        Seal.parse(payload)
+        envelope = await asyncio.to_thread(seal_up, "seal", payload, authority.keys.seal)
+        await store.add_seal(db, name, digest(payload), sealed.status, envelope)
+
+
+async def _seal(db: AsyncConnection, authority: Authority, job: Job, last: int, now: int) -> Seal:
+    lanes = await store.lanes_of(db, job.job)
+    scope = read(job.scope, Scope, limit=MAX_GRANT)
+    tokens, marks = await store.tokens_of(db, job.job), await store.marks_of(db, job.job)
+    sealed = [_lane(lane, scope, tokens.get(lane.lane, []), marks[lane.lane]) for lane in lanes]
+    jtis = frozenset(token.jti for lane in sealed for token in lane.tokens)
+    near = await store.revocations_near(db, job, last)
+    return Seal(
+        iss=authority.issuer,
+        job=job.job,
+        policy=job.policy,
+        keys=authority.trust.digest,
+        grants=[job.grant],
+        status=_status(job, lanes),
+        opened=job.opened,
+        closed=max(now, *(lane.marked for lane in lanes), job.opened),
+        lanes=sealed,
+        children=[],
+        revocations=[named for named, raw in near if _revocation(authority, raw).touches(scope, jtis)],
+    )
+
+
+def _lane(lane: Lane, scope: Scope, tokens: list[UsedToken], marks: list[tuple[int, int]]) -> SealedLane:
+    return SealedLane(
+        lane=lane.lane,
+        origin=lane.origin,
+        gateway=lane.gateway,
+        kid=lane.kid,
+        size=lane.size,
+        root="sha256:" + lane.root.hex(),
+        share=scope.limits,
+        tokens=[SealedToken(jti=jti, grant=grant, iat=iat, exp=exp) for jti, grant, iat, exp in tokens],
+        marks=[Mark(time=time, size=size) for time, size in marks],
+    )
+
+
+def _status(job: Job, lanes: list[Lane]) -> Status:
+    """A lane that did not close, or that never began, leaves the job interrupted, whatever ended it."""
+    if not all(lane.closed for lane in lanes):
+        return "interrupted"
+    assert job.reason in {"complete", "expired", "revoked"}, "a closing job has a reason"
+    return job.reason  # type: ignore[return-value] # the column is text
+
+
+def _revocation(authority: Authority, raw: bytes) -> Revocation:
+    return Revocation.parse(authority.trust.open(raw, "revocation").payload)
+
+
+async def _expire(authority: Authority, name: str, now: int) -> None:
+    async with authority.engine.begin() as db:
+        chosen = store.named([name])
+        await store.lock_jobs(db, chosen)
+        await store.end_jobs(db, chosen, "expired", now)
+
+
+async def _mark(authority: Authority, name: str, now: int) -> None:
+    async with authority.engine.begin() as db:
+        chosen = store.named([name])
+        await store.lock_jobs(db, chosen)
+        await store.write_due_marks(db, chosen, now)

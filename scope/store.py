@@ -1,0 +1,322 @@
+"""The SQL of `scope`. Whoever locks more than one thing locks the sequence first, then jobs by name: no deadlocks."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    Select,
+    and_,
+    case,
+    delete,
+    exists,
+    insert,
+    literal,
+    or_,
+    select,
+    true,
+    update,
+)
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from scope.tables import (
+    counters,
+    due_marks,
+    grants,
+    incidents,
+    jobs,
+    lane_tokens,
+    lanes,
+    marks,
+    revocations,
+    seals,
+    tokens,
+)
+
+SECOND = 1_000_000
+SEQUENCE = "revocations"
+JobNames = Select[str]
+UsedToken = tuple[str, str, int, int]  # jti, grant, iat, exp
+
+
+class Job(Struct, frozen=True):
+    """A row of `jobs`."""
+
+    position: int
+    job: str
+    client: str
+    agent: str
+    policy: str
+    grant: str
+    scope: bytes
+    opened: int
+    expires: int
+    max_ttl: int
+    staleness: int
+    sequence: int
+    state: str
+    closing_at: int | None
+    reason: str | None
+
+
+class Lane(Struct, frozen=True):
+    """A row of `lanes`."""
+
+    lane: str
+    job: str
+    client: str
+    gateway: str
+    kid: str
+    origin: str
+    size: int
+    root: bytes
+    note: str | None
+    marked: int
+    closed: bool
+
+
+async def sequence(db: AsyncConnection) -> int:
+    """Read the last revocation's sequence."""
+    found: int = (await db.execute(select(counters.c.value).where(counters.c.name == SEQUENCE))).scalar_one()
+    return found
+
+
+async def lock_sequence(db: AsyncConnection) -> int:
+    """Read it and keep everybody else from revoking, opening or sealing until this transaction ends."""
+    row = select(counters.c.value).where(counters.c.name == SEQUENCE).with_for_update()
+    found: int = (await db.execute(row)).scalar_one()
+    return found
+
+
+async def add_revocation(
+    db: AsyncConnection, number: int, digest: str, target: tuple[str, str], envelope: bytes
+) -> None:
+    """Append a revocation; the sequence is locked."""
+    kind, value = target
+    row = {"sequence": number, "digest": digest, "kind": kind, "value": value, "envelope": envelope}
+    await db.execute(insert(revocations).values(row))
+    await db.execute(update(counters).where(counters.c.name == SEQUENCE).values(value=number))
+
+
+async def revocations_after(db: AsyncConnection, after: int, last: int, limit: int) -> list[bytes]:
+    """Read revocations of a range of sequences, in order."""
+    column = revocations.c.sequence
+    wanted = select(revocations.c.envelope).where(column > after, column <= last).order_by(column).limit(limit)
+    return list((await db.execute(wanted)).scalars())
+
+
+async def revocations_named(db: AsyncConnection, digests: Sequence[str]) -> list[bytes]:
+    """Read revocations by digest, in the order asked for."""
+    wanted = select(revocations.c.digest, revocations.c.envelope).where(revocations.c.digest.in_(digests))
+    found = {row.digest: row.envelope for row in await db.execute(wanted)}
+    return [found[each] for each in digests]
+
+
+async def revocations_near(db: AsyncConnection, job: Job, last: int) -> list[tuple[str, bytes]]:
+    """Read digest and envelope of those since a job opened that may touch it."""
+    used = select(lane_tokens.c.jti).join(lanes, lanes.c.lane == lane_tokens.c.lane).where(lanes.c.job == job.job)
+    column = revocations.c.sequence
+    near = or_(
+        revocations.c.kind.in_(["server", "tool", "model", "all"]),
+        revocations.c.value.in_([job.job, job.agent, job.client, job.policy]),
+        revocations.c.value.in_(used),
+    )
+    wanted = select(revocations.c.digest, revocations.c.envelope).where(column > job.sequence, column <= last, near)
+    return [(row.digest, row.envelope) for row in await db.execute(wanted.order_by(column))]
+
+
+async def is_revoked(db: AsyncConnection, targets: Iterable[tuple[str, str]]) -> bool:
+    """Tell whether any of these targets was revoked by name."""
+    named = or_(*(and_(revocations.c.kind == kind, revocations.c.value == value) for kind, value in targets))
+    return bool((await db.execute(select(exists().where(named)))).scalar_one())
+
+
+async def add_job(db: AsyncConnection, values: Mapping[str, Any], envelope: bytes) -> None:
+    """Add a job and its grant."""
+    await db.execute(insert(jobs).values(**values))
+    await db.execute(insert(grants).values(digest=values["grant"], job=values["job"], envelope=envelope))
+
+
+async def job(db: AsyncConnection, name: str, *, lock: bool = False, share: bool = False) -> Job | None:
+    """Find a job; `share` keeps others from ending it, `lock` from touching it or its lanes."""
+    wanted = select(jobs).where(jobs.c.job == name)
+    if lock or share:
+        wanted = wanted.with_for_update(read=share)
+    row = (await db.execute(wanted)).one_or_none()
+    return Job(*row) if row else None
+
+
+async def jobs_of(db: AsyncConnection, client: str, before: int | None, limit: int) -> list[Job]:
+    """List a client's jobs, newest first."""
+    wanted = select(jobs).where(jobs.c.client == client).order_by(jobs.c.position.desc()).limit(limit)
+    if before is not None:
+        wanted = wanted.where(jobs.c.position < before)
+    return [Job(*row) for row in await db.execute(wanted)]
+
+
+def unsealed(kind: str, value: str) -> JobNames:
+    """Choose the jobs without a seal that a target can touch; servers, tools and models may be anybody's."""
+    columns: dict[str, ColumnElement[str]] = {name: jobs.c[name] for name in ("job", "agent", "client", "policy")}
+    condition: ColumnElement[bool] = true()
+    if kind in columns:
+        condition = columns[kind] == value
+    if kind == "jti":
+        condition = jobs.c.job.in_(select(tokens.c.job).where(tokens.c.jti == value))
+    return select(jobs.c.job).where(jobs.c.state != "sealed", condition)
+
+
+def named(names: Iterable[str]) -> JobNames:
+    """Choose jobs by name."""
+    return select(jobs.c.job).where(jobs.c.job.in_(sorted(names)))
+
+
+async def lock_jobs(db: AsyncConnection, chosen: JobNames) -> list[str]:
+    """Lock jobs, always in the same order."""
+    return list((await db.execute(chosen.order_by(jobs.c.job).with_for_update())).scalars())
+
+
+async def end_jobs(db: AsyncConnection, chosen: JobNames, reason: str, at: int) -> int:
+    """Let open jobs begin to close; return how many."""
+    ended = update(jobs).where(jobs.c.job.in_(chosen), jobs.c.state == "open")
+    return (await db.execute(ended.values(state="closing", reason=reason, closing_at=at))).rowcount
+
+
+async def expired_jobs(db: AsyncConnection, at: int) -> list[str]:
+    """Name the open jobs whose time is over."""
+    return list((await db.execute(select(jobs.c.job).where(jobs.c.state == "open", jobs.c.expires <= at))).scalars())
+
+
+async def jobs_to_seal(db: AsyncConnection, silent_since: int) -> list[str]:
+    """Name the closing jobs whose lanes are all closed, or that have been closing since `silent_since` or longer."""
+    moving = exists().where(lanes.c.job == jobs.c.job, lanes.c.closed.is_(False))
+    ready = or_(jobs.c.closing_at <= silent_since, ~moving)
+    return list((await db.execute(select(jobs.c.job).where(jobs.c.state == "closing", ready))).scalars())
+
+
+async def closing_for(db: AsyncConnection, client: str) -> list[tuple[str, str]]:
+    """Name the closing jobs, with reasons, in which a gateway has lanes to close."""
+    wanted = select(jobs.c.job, jobs.c.reason).join(lanes, lanes.c.job == jobs.c.job).distinct()
+    wanted = wanted.where(lanes.c.client == client, lanes.c.closed.is_(False), jobs.c.state == "closing")
+    return [(row.job, row.reason) for row in await db.execute(wanted.order_by(jobs.c.job))]
+
+
+async def grant(db: AsyncConnection, digest: str) -> bytes | None:
+    """Find a grant's envelope."""
+    return (await db.execute(select(grants.c.envelope).where(grants.c.digest == digest))).scalar_one_or_none()
+
+
+async def add_token(db: AsyncConnection, values: Mapping[str, Any]) -> None:
+    """Remember a token before anybody sees it."""
+    await db.execute(insert(tokens).values(**values))
+
+
+async def token_job(db: AsyncConnection, jti: str) -> str | None:
+    """Find the job of a token that was issued."""
+    return (await db.execute(select(tokens.c.job).where(tokens.c.jti == jti))).scalar_one_or_none()
+
+
+async def issued(db: AsyncConnection, jtis: Sequence[str]) -> dict[str, str]:
+    """Find the jobs of tokens that were issued."""
+    found = await db.execute(select(tokens.c.jti, tokens.c.job).where(tokens.c.jti.in_(jtis)))
+    return {row.jti: row.job for row in found}
+
+
+async def add_lane(db: AsyncConnection, values: Mapping[str, Any]) -> None:
+    """Register a lane."""
+    await db.execute(insert(lanes).values(**values))
+
+
+async def lanes_named(db: AsyncConnection, names: Sequence[str]) -> dict[str, Lane]:
+    """Find lanes by name."""
+    return {row.lane: Lane(*row) for row in await db.execute(select(lanes).where(lanes.c.lane.in_(names)))}
+
+
+async def lanes_of(db: AsyncConnection, name: str) -> list[Lane]:
+    """List a job's lanes by name."""
+    return [Lane(*row) for row in await db.execute(select(lanes).where(lanes.c.job == name).order_by(lanes.c.lane))]
+
+
+async def move_lane(db: AsyncConnection, lane: str, values: Mapping[str, Any]) -> None:
+    """Keep a lane's newest head."""
+    await db.execute(update(lanes).where(lanes.c.lane == lane).values(**values))
+
+
+async def use_tokens(db: AsyncConnection, lane: str, jtis: Iterable[str]) -> None:
+    """Remember which tokens a lane has seen; those that it named before stay."""
+    known = set((await db.execute(select(lane_tokens.c.jti).where(lane_tokens.c.lane == lane))).scalars())
+    if fresh := sorted(set(jtis) - known):
+        await db.execute(insert(lane_tokens), [{"lane": lane, "jti": jti} for jti in fresh])
+
+
+async def tokens_of(db: AsyncConnection, name: str) -> dict[str, list[UsedToken]]:
+    """List the tokens used in each lane of a job."""
+    wanted = select(lane_tokens.c.lane, tokens).join(tokens, tokens.c.jti == lane_tokens.c.jti)
+    wanted = wanted.join(lanes, lanes.c.lane == lane_tokens.c.lane).where(lanes.c.job == name)
+    found: dict[str, list[UsedToken]] = {}
+    for row in await db.execute(wanted.order_by(tokens.c.jti)):
+        found.setdefault(row.lane, []).append((row.jti, row.grant, row.iat, row.exp))
+    return found
+
+
+async def mark(db: AsyncConnection, chosen: JobNames, at: int) -> None:
+    """Witness every lane of some jobs: at this time, this size was known. Times of a lane's marks never go back."""
+    time = case((lanes.c.marked > at, lanes.c.marked), else_=literal(at, BigInteger))
+    witnessed = select(lanes.c.lane, time, lanes.c.size).where(lanes.c.job.in_(chosen))
+    await db.execute(insert(marks).from_select(["lane", "time", "size"], witnessed))
+    await db.execute(update(lanes).where(lanes.c.job.in_(chosen), lanes.c.marked < at).values(marked=at))
+
+
+async def mark_lane(db: AsyncConnection, lane: str, at: int, size: int) -> None:
+    """Witness one lane; `at` is no earlier than its newest mark."""
+    await db.execute(insert(marks).values(lane=lane, time=at, size=size))
+    await db.execute(update(lanes).where(lanes.c.lane == lane).values(marked=at))
+
+
+async def owe_mark(db: AsyncConnection, chosen: JobNames, revoked: int) -> None:
+    """Owe each of some jobs a mark, its staleness and a second after a revocation."""
+    due = literal(revoked, BigInteger) + (jobs.c.staleness + 1) * SECOND
+    wanted = select(jobs.c.job, due).where(jobs.c.job.in_(chosen))
+    await db.execute(insert(due_marks).from_select(["job", "time"], wanted))
+
+
+async def write_due_marks(db: AsyncConnection, chosen: JobNames, at: int) -> None:
+    """Write the marks that are due, each with its own time: no head was accepted in between without asking for this."""
+    due = select(due_marks.c.job, due_marks.c.time).where(due_marks.c.job.in_(chosen), due_marks.c.time <= at)
+    for row in (await db.execute(due.order_by(due_marks.c.time))).all():
+        await mark(db, named([row.job]), row.time)
+    await db.execute(delete(due_marks).where(due_marks.c.job.in_(chosen), due_marks.c.time <= at))
+
+
+async def jobs_with_due_marks(db: AsyncConnection, at: int) -> list[str]:
+    """Name the jobs that are owed a mark by now."""
+    return list((await db.execute(select(due_marks.c.job).where(due_marks.c.time <= at).distinct())).scalars())
+
+
+async def marks_of(db: AsyncConnection, name: str) -> dict[str, list[tuple[int, int]]]:
+    """List the marks of each lane of a job as time and size, none twice."""
+    wanted = select(marks).join(lanes, lanes.c.lane == marks.c.lane).where(lanes.c.job == name)
+    found: dict[str, set[tuple[int, int]]] = {}
+    for row in await db.execute(wanted):
+        found.setdefault(row.lane, set()).add((row.time, row.size))
+    return {lane: sorted(each) for lane, each in found.items()}
+
+
+async def add_incident(db: AsyncConnection, values: Mapping[str, Any]) -> None:
+    """Record what a gateway reported and cannot be."""
+    await db.execute(insert(incidents).values(**values))
+
+
+async def add_seal(db: AsyncConnection, name: str, digest: str, status: str, envelope: bytes) -> None:
+    """Keep a job's seal; the job never changes again."""
+    await db.execute(insert(seals).values(job=name, digest=digest, status=status, envelope=envelope))
+    await db.execute(update(jobs).where(jobs.c.job == name).values(state="sealed"))
+    await db.execute(delete(due_marks).where(due_marks.c.job == name))
+
+
+async def seal(db: AsyncConnection, name: str) -> tuple[str, str, bytes] | None:
+    """Find a job's seal: digest, status, envelope."""
+    wanted = select(seals.c.digest, seals.c.status, seals.c.envelope).where(seals.c.job == name)
+    row = (await db.execute(wanted)).one_or_none()
+    return (row.digest, row.status, row.envelope) if row else None

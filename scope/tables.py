@@ -1,0 +1,154 @@
+"""What `scope` keeps: jobs and their grants, tokens, lanes and what it witnessed of them, revocations, seals.
+
+Signed documents are stored as the bytes that were signed and are never updated. Times are Unix microseconds, those of
+tokens seconds. `counters` has one row: whoever revokes, opens or seals locks it, so that the sequence has no gaps and
+no revocation falls between the cracks. A job's row is the lock of its lanes and marks.
+"""
+
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+# SQLite numbers rows by itself only where the key is spelled INTEGER.
+Position = BigInteger().with_variant(Integer, "sqlite")
+
+# `sequence` is the last revocation when the job opened; `closing_at` and `reason` are set when it begins to close.
+jobs = Table(
+    "jobs",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=True),
+    Column("job", String(64), nullable=False, unique=True),
+    Column("client", String(128), nullable=False),
+    Column("agent", String(128), nullable=False),
+    Column("policy", String(71), nullable=False),
+    Column("grant", String(71), nullable=False),
+    Column("scope", LargeBinary, nullable=False),
+    Column("opened", BigInteger, nullable=False),
+    Column("expires", BigInteger, nullable=False),
+    Column("max_ttl", Integer, nullable=False),
+    Column("staleness", Integer, nullable=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("state", String(8), nullable=False),
+    Column("closing_at", BigInteger),
+    Column("reason", String(16)),
+    Index(None, "client", "position"),
+    Index(None, "state", "expires"),
+)
+
+grants = Table(
+    "grants",
+    metadata,
+    Column("digest", String(71), primary_key=True),
+    Column("job", String(64), ForeignKey("jobs.job"), nullable=False, index=True),
+    Column("envelope", LargeBinary, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("jti", String(64), primary_key=True),
+    Column("job", String(64), ForeignKey("jobs.job"), nullable=False, index=True),
+    Column("grant", String(71), nullable=False),
+    Column("iat", BigInteger, nullable=False),
+    Column("exp", BigInteger, nullable=False),
+)
+
+# `size` and `root` are the last head that was accepted; `marked` is the time of the newest mark.
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("lane", String(64), primary_key=True),
+    Column("job", String(64), ForeignKey("jobs.job"), nullable=False, index=True),
+    Column("client", String(128), nullable=False),
+    Column("gateway", String(128), nullable=False),
+    Column("kid", String(32), nullable=False),
+    Column("origin", String(255), nullable=False),
+    Column("size", BigInteger, nullable=False),
+    Column("root", LargeBinary, nullable=False),
+    Column("note", Text),
+    Column("marked", BigInteger, nullable=False),
+    Column("closed", Boolean, nullable=False),
+)
+
+lane_tokens = Table(
+    "lane_tokens",
+    metadata,
+    Column("lane", String(64), ForeignKey("lanes.lane"), primary_key=True),
+    Column("jti", String(64), ForeignKey("tokens.jti"), primary_key=True),
+)
+
+marks = Table(
+    "marks",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=True),
+    Column("lane", String(64), ForeignKey("lanes.lane"), nullable=False, index=True),
+    Column("time", BigInteger, nullable=False),
+    Column("size", BigInteger, nullable=False),
+)
+
+# Marks that are to be written on all lanes of a job at a time to come.
+due_marks = Table(
+    "due_marks",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=True),
+    Column("job", String(64), ForeignKey("jobs.job"), nullable=False, index=True),
+    Column("time", BigInteger, nullable=False, index=True),
+)
+
+revocations = Table(
+    "revocations",
+    metadata,
+    Column("sequence", BigInteger, primary_key=True, autoincrement=False),
+    Column("digest", String(71), nullable=False, unique=True),
+    Column("kind", String(16), nullable=False),
+    Column("value", String(128), nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Index(None, "kind", "value"),
+)
+
+counters = Table(
+    "counters",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+
+seals = Table(
+    "seals",
+    metadata,
+    Column("job", String(64), ForeignKey("jobs.job"), primary_key=True),
+    Column("digest", String(71), nullable=False, unique=True),
+    Column("status", String(16), nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+)
+
+# What a gateway reported and cannot be: a head that does not extend the last, a token that was never issued.
+incidents = Table(
+    "incidents",
+    metadata,
+    Column("position", Position, primary_key=True, autoincrement=True),
+    Column("time", BigInteger, nullable=False),
+    Column("job", String(64), nullable=False, index=True),
+    Column("lane", String(64), nullable=False),
+    Column("code", String(64), nullable=False),
+    Column("value", String(128), nullable=False),
+)
