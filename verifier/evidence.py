@@ -33,6 +33,16 @@ class Evidence(Struct, frozen=True, kw_only=True):
     revocations: list[Revocation]
     seal: Seal | None
 
+    @property
+    def first(self) -> Grant:
+        """The job's first grant: the one that opened it."""
+        return next(iter(self.grants.values()))
+
+    @property
+    def gateway(self) -> str:
+        """The one gateway that the job may use."""
+        return self.first.scope.audience
+
 
 class Docket:
     """The documents of one bundle while they are opened; every refusal becomes a finding."""

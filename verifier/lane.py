@@ -1,53 +1,23 @@
-"""Steps 6 to 10 and 12: one lane's receipts, read once, judged one by one (specs/verification.md).
+"""Steps 6 to 10 and 12: one lane's receipts, read once, judged one by one (specs/verification.md)."""
 
-Facts are rebuilt, never believed: who from the grant, what from the manifest, when from the receipt, how much by folding.
-"""
-
-from bisect import bisect_right
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any
 
-from msgspec import Struct
-
 from verifier import leaf as leaves
-from verifier.admission import subject_of, tool_target
 from verifier.bundle import Head
-from verifier.checkpoint import Checkpoint
-from verifier.conditions import UNDISCLOSED, any_glob
-from verifier.decision import Allowed, Call, Decision, Denied, ModelTarget, ToolTarget, outcomes, reads_time
 from verifier.evidence import Evidence
 from verifier.fold import Fold, Purse
-from verifier.grant import Budget, Grant
-from verifier.keys import Key
+from verifier.grant import Budget
+from verifier.heads import Rebuilt, check_head
 from verifier.leaf import Begin, Close, Deny, End, Hold, Note, Open, Target, Token
+from verifier.marks import FOREVER, SECOND, Marks, concerns
 from verifier.merkle import Tree
 from verifier.refused import Refused
+from verifier.replay import Judged, Replay, TokenUse
 from verifier.report import Report
-from verifier.revocation import OF_GRANT, Revocation
-from verifier.seal import SealedLane, origin
-
-SECOND = 1_000_000
-FOREVER = 2**62
-MARK_GRACE = 60 * SECOND
-
-
-class TokenUse(Struct, frozen=True):
-    """A token as this lane may use it: times in microseconds; `memo` keeps decisions that do not depend on the time."""
-
-    grant: Grant
-    iat: int
-    exp: int
-    memo: dict[tuple[Any, ...], "Judged"]
-
-
-class Judged(Struct, frozen=True):
-    """What the policy can decide for one target: the rules that may allow it; `full` when nothing was undisclosed."""
-
-    allowed: frozenset[str]
-    denied: frozenset[tuple[str, str]]
-    full: bool
-    tool: str | None
+from verifier.revocation import Revocation
+from verifier.seal import SealedLane
 
 
 class LaneCheck:
@@ -59,33 +29,28 @@ class LaneCheck:
         self.evidence = evidence
         self.report = report
         self.line = line
-        self.sealed: SealedLane | None = None
-        if evidence.seal is not None:
-            self.sealed = next((lane for lane in evidence.seal.lanes if lane.lane == head.lane), None)
-            if self.sealed is None:
-                self.add("unsealed-lane", 6, "the seal does not name this lane")
-        self.tree = Tree()
-        self._append = self.tree.append
         self.count = 0  # lines read
         self.expected = 0  # the number that the next receipt must bear
         self.time = 0
         self.closed = False
-        self.opening: Open | None = None
         self.kinds: dict[str, int] = dict.fromkeys(leaves.NAMES, 0)
         self.tokens: dict[str, TokenUse] = {}
+        self.sealed = self._find_sealed()
         self.sealed_tokens = {token.jti: token for token in self.sealed.tokens} if self.sealed else {}
-        self._reads_time = reads_time(evidence.policy)
-        first = next(iter(evidence.grants.values()))
-        share = self.sealed.share if self.sealed else first.scope.limits
-        self.fold = Fold(Purse(evidence.policy, share, first.opened))
+        self._tree = Tree()
+        self._append = self._tree.append
+        policy, granted = evidence.policy, evidence.first.scope.limits
+        share = self.sealed.share if self.sealed else granted
+        self.fold = Fold(Purse(policy, share, evidence.first.opened))
+        self._replay = Replay(policy, evidence.manifests)
         self._limited = self.fold.purse.limited
-        self._tied = evidence.policy.model_egress.require_proxy_receipts
-        self._most_stale = evidence.policy.token_constraints.max_staleness_seconds * SECOND
+        self._tied = policy.model_egress.require_proxy_receipts
+        self._stale = policy.token_constraints.max_staleness_seconds * SECOND
         self._skew = evidence.trust.pin.max_skew_seconds * SECOND
-        self._sizes = [mark.size for mark in self.sealed.marks] if self.sealed else []
-        self._cutoffs = self._find_cutoffs()
-        self._check_share(share, first.scope.limits)
-        self._between_marks(0)
+        closed = evidence.seal.closed if evidence.seal else None
+        self._marks = Marks(self.sealed.marks if self.sealed else [], closed, skew=self._skew, stale=self._stale)
+        self._cutoffs = list(self._find_cutoffs())
+        self._check_share(share, granted)
         self._judges: dict[str, Callable[[Any], None]] = {
             "open": self._open, "token": self._token, "begin": self._begin, "end": self._end,
             "deny": self._deny, "hold": self._hold, "note": self._note, "close": self._close,
@@ -96,6 +61,11 @@ class LaneCheck:
         line = self.line if seq is None else self.line + 1 + seq
         self.report.add(code, step, why, line=line, lane=self.head.lane, seq=seq, place=place)
 
+    def refuse(self, refused: Refused, step: int, seq: int | None = None) -> None:
+        """Record a refusal at this lane."""
+        line = self.line if seq is None else self.line + 1 + seq
+        self.report.refuse(refused, step, line=line, lane=self.head.lane, seq=seq)
+
     def feed(self, raw: bytes) -> None:
         """Judge the next receipt."""
         seq = self.count
@@ -104,7 +74,7 @@ class LaneCheck:
         try:
             leaf = leaves.decode(raw)
         except Refused as refused:
-            self.report.refuse(refused, 7, line=self.line + 1 + seq, lane=self.head.lane, seq=seq)
+            self.refuse(refused, 7, seq)
             return
         kind, time = leaf.kind, leaf.time
         if leaf.seq != self.expected:
@@ -112,9 +82,10 @@ class LaneCheck:
         if time < self.time:
             self.add("wrong-time", 7, "earlier than the receipt before it", seq, "time")
         self.expected, self.time = leaf.seq + 1, time
-        if seq == self._next:
-            self._between_marks(seq)
-        if not self._earliest <= time <= self._latest:
+        marks = self._marks
+        if seq == marks.next:
+            marks.advance(seq)
+        if not marks.earliest <= time <= marks.latest:
             self.add("outside-marks", 10, "its time lies outside the marks that scope set around it", seq, "time")
         if self.closed or (seq == 0) != (kind == "open"):
             self.add("wrong-order", 7, f"a receipt of kind {kind} cannot stand at place {seq}", seq, "kind")
@@ -133,7 +104,8 @@ class LaneCheck:
             if self.closed:
                 self.add("no-end", 7, f"call {call} has no end in a closed lane", opened.seq, "call")
             else:
-                self.add("no-answer", 12, f"call {call} had begun and nothing says how it ended", opened.seq, "call")
+                why = f"call {call} to {_words(opened.target)} had begun and nothing says how it ended"
+                self.add("no-answer", 12, why, opened.seq, "call")
         if not self.closed:
             self._unclosed()
 
@@ -146,72 +118,37 @@ class LaneCheck:
 
     # Step 6 ---------------------------------------------------------------------------------------------------------
 
-    def _check_head(self) -> None:
-        root = self.tree.root()
-        if self.sealed is not None:
-            if self.count != self.sealed.size:
-                self.add("wrong-size", 6, f"{self.count} receipts, the seal says {self.sealed.size}", place="size")
-            if "sha256:" + root.hex() != self.sealed.root:
-                self.add("wrong-root", 6, "the receipts do not add up to the sealed root", place="root")
-        try:
-            note = Checkpoint.parse(self.head.note)
-            self._check_note(note, root)
-        except Refused as refused:
-            self.report.refuse(refused, 6, line=self.line, lane=self.head.lane)
-
-    def _check_note(self, note: Checkpoint, root: bytes) -> None:
-        gateway = next(iter(self.evidence.grants.values())).scope.audience
-        if note.origin != origin(gateway, self.evidence.job, self.head.lane):
-            raise Refused("wrong-head", "the head is of another lane, job or gateway", field="origin")
-        if self.sealed is not None:
-            if self.sealed.gateway != gateway:
-                raise Refused(
-                    "wrong-gateway", "the seal names another gateway than the grant's audience", field="gateway"
-                )
-            if (note.size, "sha256:" + note.root.hex()) != (self.sealed.size, self.sealed.root):
-                raise Refused("wrong-head", "the head is not the one that was sealed", field="note")
-        elif note.size != self.count:
-            raise Refused("wrong-size", f"{self.count} receipts, the head says {note.size}", field="size")
-        elif note.root != root:
-            raise Refused("wrong-root", "the receipts do not add up to the head's root", field="root")
-        self._check_signatures(note, gateway)
-
-    def _check_signatures(self, note: Checkpoint, gateway: str) -> None:
-        trust = self.evidence.trust
-        candidates = [key for key in trust.listed.keys if key.use == "gateway" and key.owner == gateway]
-        if self.sealed is not None:
-            candidates = [key for key in candidates if key.kid == self.sealed.kid]
-        last: Refused = Refused("unknown-signer", "no gateway key of this owner in the key list", field="kid")
-        for key in candidates:
-            try:
-                self._check_one(note, key)
-            except Refused as refused:
-                last = refused
-            else:
-                return
-        raise last
-
-    def _check_one(self, note: Checkpoint, key: Key) -> None:
-        seconds = note.check(key.pair(), closing=self.closed)
+    def _find_sealed(self) -> SealedLane | None:
         seal = self.evidence.seal
-        at = self.time if seal is None else seal.closed
-        self.evidence.trust.good_at(key, at)
-        late = seal is not None and seconds is not None and seconds * SECOND > seal.closed + self._skew
-        if late or (seconds is not None and (seconds + 1) * SECOND < self.time - self._skew):
-            raise Refused("wrong-head", "the closing head was signed at another time than the lane's end", field="note")
+        if seal is None:
+            return None
+        sealed = next((lane for lane in seal.lanes if lane.lane == self.head.lane), None)
+        if sealed is None:
+            self.add("unsealed-lane", 6, "the seal does not name this lane")
+        return sealed
+
+    def _check_head(self) -> None:
+        root, sealed = self._tree.root(), self.sealed
+        if sealed is not None and self.count != sealed.size:
+            self.add("wrong-size", 6, f"{self.count} receipts, the seal says {sealed.size}", place="size")
+        if sealed is not None and "sha256:" + root.hex() != sealed.root:
+            self.add("wrong-root", 6, "the receipts do not add up to the sealed root", place="root")
+        rebuilt = Rebuilt(self.count, root, self.time, closed=self.closed)
+        try:
+            check_head(self.head.note, self.head.lane, self.evidence, sealed, rebuilt)
+        except Refused as refused:
+            self.refuse(refused, 6)
 
     # Step 7 ---------------------------------------------------------------------------------------------------------
 
     def _open(self, leaf: Open) -> None:
-        self.opening = leaf
         evidence = self.evidence
-        gateway = next(iter(evidence.grants.values())).scope.audience
         listed = evidence.trust.listed
         for code, wrong, name in (
             ("wrong-job", leaf.job != evidence.job, "job"),
             ("wrong-order", leaf.lane != self.head.lane, "lane"),
             ("wrong-policy", leaf.policy != evidence.policy_digest, "policy"),
-            ("wrong-gateway", leaf.gateway != gateway, "gateway"),
+            ("wrong-gateway", leaf.gateway != evidence.gateway, "gateway"),
             ("wrong-suite", leaf.suite not in evidence.trust.pin.suites, "suite"),
             (
                 "wrong-keys",
@@ -286,17 +223,15 @@ class LaneCheck:
             self.add("unsupported", 14, "echoes, counters and holds are not judged by this version", seq)
         if leaf.call in self.fold.open_calls:
             self.add("wrong-order", 7, f"call {leaf.call} begins twice", seq, "call")
-        if leaf.staleness > self._most_stale:
+        if leaf.staleness > self._stale:
             self.add(
                 "stale-revocations", 10, "decided on an older revocation feed than the policy allows", seq, "staleness"
             )
         if token is None:
             return
-        judged = self._judge(leaf, token, leaf.facts.labels)
+        judged = self._judge(leaf, token)
         if judged is None:
             return
-        self.report.totals.replayed += 1
-        self.report.totals.replayed_fully += judged.full
         if leaf.rule not in judged.allowed:
             self.add(
                 "wrong-decision", 9, f"recorded as allowed by {leaf.rule}; the policy cannot decide so", seq, "rule"
@@ -308,81 +243,24 @@ class LaneCheck:
         if judged.tool is not None and (self._tied or leaf.parent is not None):
             self._check_tie(leaf, judged.tool)
 
-    def _judge(self, leaf: Begin | Deny, token: TokenUse, labels: list[str]) -> Judged | None:
-        """Decide again what the policy can say of this target; remembered while it cannot depend on the time."""
-        target = leaf.target or Target()
-        key = (target.server, target.tool, target.provider, target.model, target.operation, leaf.manifest, *labels)
-        judged = token.memo.get(key)
-        if judged is None:
-            try:
-                judged = self._replay(leaf, target, token, labels)
-            except Refused as refused:
-                self.report.refuse(
-                    refused,
-                    8 if refused.code != "wrong-facts" else 9,
-                    line=self.line + 1 + leaf.seq,
-                    lane=self.head.lane,
-                    seq=leaf.seq,
-                )
-                return None
-            if not self._reads_time and len(token.memo) < 4096:  # noqa: PLR2004 - bounded memory
-                token.memo[key] = judged
+    def _judge(self, leaf: Begin | Deny, token: TokenUse) -> Judged | None:
+        """Ask the policy again; None when the target itself is refused."""
+        try:
+            judged = self._replay.judge(leaf, token)
+        except Refused as refused:
+            self.refuse(refused, 9 if refused.code == "wrong-facts" else 8, leaf.seq)
+            return None
+        self.report.totals.replayed += 1
+        self.report.totals.replayed_fully += judged.full
         return judged
-
-    def _replay(self, leaf: Begin | Deny, target: Target, token: TokenUse, labels: list[str]) -> Judged:
-        rebuilt = self._rebuild(leaf, target, token.grant, labels)
-        ttl = (token.exp - token.iat) // SECOND
-        call = Call(
-            subject=subject_of(token.grant.scope), target=rebuilt, token_ttl=ttl, time=leaf.time, arguments=UNDISCLOSED
-        )
-        possible: tuple[Decision, ...] = outcomes(self.evidence.policy, call)
-        return Judged(
-            frozenset(each.rule for each in possible if isinstance(each, Allowed)),
-            frozenset((each.rule, each.reason) for each in possible if isinstance(each, Denied)),
-            len(possible) == 1,
-            rebuilt.tool if isinstance(rebuilt, ToolTarget) else None,
-        )
-
-    def _rebuild(self, leaf: Begin | Deny, target: Target, grant: Grant, labels: list[str]) -> ToolTarget | ModelTarget:
-        """Rebuild a call's target from grant and manifest. Raises `Refused` wrong-target, wrong-manifest, wrong-facts."""
-        allowed = isinstance(leaf, Begin)
-        if labels != sorted(set(labels)):
-            raise Refused("wrong-facts", "labels are sorted, none twice", field="facts")
-        if (
-            target.provider is not None
-            and target.model is not None
-            and target.operation is not None
-            and target.server is None
-            and target.tool is None
-        ):
-            named = f"{target.provider}/{target.model}"
-            if allowed and not any_glob(grant.scope.models, named):
-                raise Refused("wrong-target", "the grant does not name this model", field="target")
-            return ModelTarget(target.provider, target.model, target.operation, tuple(labels))
-        if target.server is None or target.tool is None or target.provider or target.model or target.operation:
-            raise Refused(
-                "wrong-target", "a target is server and tool, or provider, model and operation", field="target"
-            )
-        pinned = grant.scope.manifests.get(target.server)
-        manifest = self.evidence.manifests.get(pinned or "")
-        if pinned is None or pinned != leaf.manifest or manifest is None:
-            raise Refused("wrong-manifest", "not the manifest that the grant pins for this server", field="manifest")
-        tool = manifest.tool(target.tool)
-        if tool is None or (allowed and f"mcp:{target.server}/{target.tool}" not in grant.scope.tools):
-            raise Refused("wrong-target", "manifest or grant does not name this tool", field="target")
-        if not set(tool.data_classes) <= set(labels):
-            raise Refused("wrong-facts", "the labels lack what the manifest says of the tool", field="facts")
-        return tool_target(manifest, tool, labels)
 
     def _deny(self, leaf: Deny) -> None:
         token = self._use(leaf)
         if leaf.by == "gateway" or token is None:
             return
-        judged = self._judge(leaf, token, leaf.facts.labels if leaf.facts else [])
+        judged = self._judge(leaf, token)
         if judged is None:
             return
-        self.report.totals.replayed += 1
-        self.report.totals.replayed_fully += judged.full
         if (leaf.rule, leaf.code) not in judged.denied and not self._over(leaf, judged):
             self.add(
                 "wrong-decision",
@@ -425,44 +303,22 @@ class LaneCheck:
 
     # Step 10 --------------------------------------------------------------------------------------------------------
 
-    def _between_marks(self, seq: int) -> None:
-        """Find the marks around a receipt; `_next` is the first place where they are others.
-
-        Scope did not know the receipt at the mark before it, so it is not much older than that mark: by the pin's skew, or
-        by how long a gateway may work without scope. Scope knew it at the mark after it, so it is no younger.
-        """
-        passed = bisect_right(self._sizes, seq)
-        marks = self.sealed.marks if self.sealed else []
-        seal = self.evidence.seal
-        end = FOREVER if seal is None else seal.closed
-        self._earliest = marks[passed - 1].time - max(self._skew, self._most_stale + SECOND) if passed else 0
-        self._latest = (marks[passed].time if passed < len(marks) else end) + self._skew
-        self._next = self._sizes[passed] if passed < len(marks) else -1
-
-    def _find_cutoffs(self) -> list[tuple[int, Revocation]]:
-        """Find, for each revocation, the size from which on no call that it touches may have begun."""
-        found = []
-        margin = self._most_stale + SECOND
+    def _find_cutoffs(self) -> Iterator[tuple[int, Revocation]]:
+        """Find, for each revocation, the size from which on no call that it concerns may have begun."""
         for revocation in self.evidence.revocations:
-            due = revocation.time + margin
-            mark = next((each for each in (self.sealed.marks if self.sealed else ()) if each.time >= due), None)
-            if mark is not None:
-                found.append((mark.size, revocation))
-                if mark.time > due + MARK_GRACE:
-                    self.add(
-                        "missing-mark",
-                        10,
-                        f"no mark within a minute of when revocation {revocation.sequence} had to be known",
-                        place="marks",
-                    )
-        return found
+            mark = self._marks.cutoff(revocation)
+            if mark is None:
+                continue
+            yield mark.size, revocation
+            if self._marks.late(mark, revocation):
+                why = f"no mark within a minute of when revocation {revocation.sequence} had to be known"
+                self.add("missing-mark", 10, why, place="marks")
 
     def _check_cutoffs(self, leaf: Begin, token: TokenUse) -> None:
         for size, revocation in self._cutoffs:
-            if leaf.seq >= size and _concerns(revocation, leaf, token):
-                self.add(
-                    "after-revocation", 10, f"allowed after revocation {revocation.sequence} had to be known", leaf.seq
-                )
+            if leaf.seq >= size and concerns(revocation, leaf, token):
+                why = f"allowed after revocation {revocation.sequence} had to be known"
+                self.add("after-revocation", 10, why, leaf.seq)
 
     # Step 12 --------------------------------------------------------------------------------------------------------
 
@@ -493,16 +349,6 @@ class LaneCheck:
             leaf.tool_calls and opened.target.provider is None
         ):
             self.add("bad-end", 7, "the end says more than its call can have had", leaf.seq)
-
-
-def _concerns(revocation: Revocation, leaf: Begin, token: TokenUse) -> bool:
-    kind, value = revocation.target.kind, revocation.target.value
-    if kind in OF_GRANT:
-        return revocation.ends(token.grant.scope)
-    target = leaf.target
-    return value == {
-        "jti": leaf.jti, "server": target.server, "tool": f"{target.server}/{target.tool}", "model": f"{target.provider}/{target.model}",
-    }[kind]  # fmt: skip
 
 
 def _words(target: Target) -> str:

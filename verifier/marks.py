@@ -1,0 +1,61 @@
+"""Step 10: what scope saw of a lane and when, against the times that the gateway wrote (specs/verification.md §10)."""
+
+from bisect import bisect_right
+
+from verifier.leaf import Begin
+from verifier.replay import TokenUse
+from verifier.revocation import OF_GRANT, Revocation
+from verifier.seal import Mark
+
+SECOND = 1_000_000
+FOREVER = 2**62
+GRACE = 60 * SECOND
+
+
+class Marks:
+    """The marks of one lane. Times in microseconds; `skew` is the pin's, `stale` how long a gateway may work without scope."""
+
+    def __init__(self, marks: list[Mark], closed: int | None, *, skew: int, stale: int) -> None:
+        """Take a sealed lane's marks and the seal's time; without a seal nothing bounds a receipt."""
+        self._marks = marks
+        self._sizes = [mark.size for mark in marks]
+        self._end = FOREVER if closed is None else closed + skew
+        self._skew = skew
+        self._lag = max(skew, stale + SECOND)
+        self._due = stale + SECOND
+        self.earliest, self.latest, self.next = 0, FOREVER, 0
+
+    def advance(self, seq: int) -> None:
+        """Move to the marks around a receipt; `next` is the first place where they are others, -1 when none.
+
+        Scope did not know the receipt at the mark before it, so it is not much older than that mark: by the skew, or by how
+        long a gateway may work without scope. Scope knew it at the mark after it, so it is no younger.
+        """
+        passed = bisect_right(self._sizes, seq)
+        more = passed < len(self._marks)
+        self.earliest = self._marks[passed - 1].time - self._lag if passed else 0
+        self.latest = self._marks[passed].time + self._skew if more else self._end
+        self.next = self._sizes[passed] if more else -1
+
+    def cutoff(self, revocation: Revocation) -> Mark | None:
+        """Find the mark at which every gateway had to know of a revocation; None when the lane ended before."""
+        return next((mark for mark in self._marks if mark.time >= revocation.time + self._due), None)
+
+    def late(self, mark: Mark, revocation: Revocation) -> bool:
+        """Tell whether scope set that mark too late to prove anything."""
+        return mark.time > revocation.time + self._due + GRACE
+
+
+def concerns(revocation: Revocation, leaf: Begin, token: TokenUse) -> bool:
+    """Tell whether a revocation is about this call."""
+    kind, value = revocation.target.kind, revocation.target.value
+    if kind in OF_GRANT:
+        return revocation.ends(token.grant.scope)
+    target = leaf.target
+    named = {
+        "jti": leaf.jti,
+        "server": target.server,
+        "tool": f"{target.server}/{target.tool}",
+        "model": f"{target.provider}/{target.model}",
+    }
+    return value == named[kind]
