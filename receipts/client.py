@@ -4,8 +4,7 @@ The client believes nothing: a receipt is checked with `verifier.checkpoint.Proo
 """
 
 from collections.abc import Callable
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import quote
 
 import aiohttp
@@ -73,17 +72,16 @@ class ReceiptsClient:
         query = f"?after={quote(after)}&limit={limit}"
         return await self._json(f"/jobs/{quote(job, safe='')}/receipts{query}", ReceiptPage)
 
-    async def bundle(self, job: str, path: Path) -> str:
-        """Fetch a finished job's bundle into a new file; return the verdict that the gateway's own verifier gave.
+    async def bundle(self, job: str, file: BinaryIO) -> str:
+        """Fetch a finished job's bundle into a file; return the verdict that the gateway's own verifier gave.
 
         The verdict is a courtesy of the party that is audited: verify the file yourself.
         """
         async with self._ask(f"/bundles/{quote(job, safe='')}") as answer:
             await _raise_for(answer)
             try:
-                await _save(answer, path)
+                await _save(answer, file)
             except (aiohttp.ClientError, TimeoutError) as error:
-                path.unlink()
                 raise _unavailable("the bundle broke off") from error
             return answer.headers.get("Tally-Verdict", "")
 
@@ -143,15 +141,13 @@ async def _content(answer: aiohttp.ClientResponse) -> bytes:
     return content
 
 
-async def _save(answer: aiohttp.ClientResponse, path: Path) -> None:
-    """Write an answer to a new file; an existing one is never replaced."""
+async def _save(answer: aiohttp.ClientResponse, file: BinaryIO) -> None:
     size = 0
-    with path.open("xb") as file:
-        async for piece in answer.content.iter_chunked(PIECE):
-            size += len(piece)
-            if size > MAX_BYTES:
-                raise _unavailable("the bundle is larger than is read")
-            file.write(piece)
+    async for piece in answer.content.iter_chunked(PIECE):
+        size += len(piece)
+        if size > MAX_BYTES:
+            raise _unavailable("the bundle is larger than is read")
+        file.write(piece)
 
 
 def _unavailable(why: str) -> Refused:

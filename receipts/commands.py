@@ -3,7 +3,7 @@
 import asyncio
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, BinaryIO
 
 import aiohttp
 import msgspec
@@ -40,17 +40,21 @@ def fetch(job: Job, *, out: Out, client: Client, url: Url = DEFAULT_URL, as_json
 
     Example: tally bundle fetch 7d1f… -o crm.tally --client auditor
     """
-    if out.exists():
-        raise Refused("not-empty", f"{out} is there already", hint="Name a new file.")
-    key = keystore.load(client / "client.key", "client")
+    key, name = keystore.load(client / "client.key", "client"), client.resolve().name
 
-    async def ask() -> str:
+    async def ask(file: BinaryIO) -> str:
         async with aiohttp.ClientSession() as session:
-            name = client.resolve().name
             asks = ReceiptsClient(session, url, lambda: client_token(key, name, url, time.time_ns() // 1000))
-            return await asks.bundle(job, out)
+            return await asks.bundle(job, file)
 
-    verdict = asyncio.run(ask())
+    try:
+        with out.open("xb") as file:
+            verdict = asyncio.run(ask(file))
+    except FileExistsError as error:
+        raise Refused("not-empty", f"{out} is there already", hint="Name a new file.") from error
+    except Refused:
+        out.unlink()
+        raise
     if as_json:
         typer.echo(msgspec.json.encode({"job": job, "file": str(out), "verdict": verdict}))
     else:

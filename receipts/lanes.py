@@ -41,8 +41,8 @@ class Lane(Log):
         self, row: LaneRow, key: bytes, fold: Fold, *, pair: KeyPair, ledger: Ledger, clock: Callable[[], int]
     ) -> None:
         """Start before leaf 0."""
-        super().__init__(row.lane, row.origin, pair, ledger, clock)
-        self.job = row.job
+        super().__init__(row.lane, row.job, row.origin, pair=pair, ledger=ledger, clock=clock)
+        self.witnessed = 0
         self.key = key
         self.fold = fold
         self.calls: dict[str, asyncio.Event] = {}

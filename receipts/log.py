@@ -33,9 +33,12 @@ class Appended(Struct, frozen=True):
 class Log:
     """The leaves of one lane. A leaf is built and placed without an await between: what it says of the state holds."""
 
-    def __init__(self, lane: str, origin: str, pair: KeyPair, ledger: Ledger, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, lane: str, job: str, origin: str, *, pair: KeyPair, ledger: Ledger, clock: Callable[[], int]
+    ) -> None:
         """Start empty."""
         self.lane = lane
+        self.job = job
         self.origin = origin
         self.tree = LaneTree()
         self.time = 0
@@ -43,7 +46,7 @@ class Log:
         self.open_calls: dict[str, Begin] = {}
         self.jtis: dict[str, int] = {}  # where each token was first used
         self.durable_size = 0
-        self.witnessed = 0  # the size that scope has accepted
+        self.witnessed: int | None = None  # the size that scope has accepted, when that is known
         self.closed = False
         self.closing_head = ""
         self._pair = pair

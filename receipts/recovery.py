@@ -40,7 +40,7 @@ async def _recover(
 ) -> Log:
     if stored.kid != pair.kid:
         raise Refused("wrong-key", "this lane's heads are signed by another gateway key")
-    log = Log(stored.lane, stored.origin, pair, ledger, clock)
+    log = Log(stored.lane, stored.job, stored.origin, pair=pair, ledger=ledger, clock=clock)
     await reader.run_sync(rebuild, log)
     if not log.closed:
         log.end_open_calls("lost")

@@ -7,7 +7,7 @@ from itertools import islice
 from receipts.lanes import Lane, Lanes
 from receipts.ledger import Ledger
 from receipts.log import Log
-from scope.client import MAX_HEADS, Head, RefusedHead, ScopeClient
+from scope.client import MAX_HEADS, Closing, Head, RefusedHead, ScopeClient
 from service.problems import Log as EventLog
 from verifier.encoding import b64
 from verifier.refused import Refused
@@ -48,18 +48,44 @@ class Reporter:
 
     async def report(self) -> None:
         """Report every lane that moved, and begin to close the jobs that scope names."""
-        moving = {log.lane: log for log in (*self._lanes, *self._recovered.values()) if _moved(log)}
-        for part in _parts(list(moving.values()), MAX_HEADS):
-            sizes = {log.lane: log.durable_size for log in part}
-            answer = await self._scope.report_heads([_head(log) for log in part])
-            refused = {each.lane: each for each in answer.refused}
-            for log in part:
-                if log.lane in refused:
-                    self._refused(log, refused[log.lane])
-                else:
-                    self._accepted(log, sizes[log.lane])
-            for each in answer.closing:
+        for log in self._logs():
+            if log.witnessed is None:
+                await self._learn(log)
+        moving = [log for log in self._logs() if _moved(log)]
+        for part in _parts(moving, MAX_HEADS):
+            for each in await self._send(part):
                 self.close(each.job, each.reason)
+
+    def _logs(self) -> list[Log]:
+        return [*self._lanes, *self._recovered.values()]
+
+    async def _learn(self, log: Log) -> None:
+        """Ask how much of a lane scope has witnessed: after a crash, or when an answer was lost, only scope knows."""
+        status = await self._scope.status(log.job)
+        known = next((each for each in status.lanes if each.lane == log.lane), None)
+        if known is None or known.closed or status.state == "sealed" or known.size > log.durable_size:
+            if known is None or not known.closed:
+                self._events.warning("lane-not-reported", lane=log.lane, state=status.state)
+            self._done(log)
+        else:
+            log.witnessed = known.size
+
+    async def _send(self, part: list[Log]) -> list[Closing]:
+        """Report these lanes in one request."""
+        sizes = {log.lane: log.durable_size for log in part}
+        try:
+            answer = await self._scope.report_heads([_head(log) for log in part])
+        except Refused:
+            for log in part:
+                log.witnessed = None
+            raise
+        refused = {each.lane: each for each in answer.refused}
+        for log in part:
+            if log.lane in refused:
+                self._refused(log, refused[log.lane])
+            else:
+                self._accepted(log, sizes[log.lane])
+        return answer.closing
 
     def close(self, job: str, reason: str) -> None:
         """Begin to close a job's lane, if it is open here and not closing already."""
@@ -80,11 +106,7 @@ class Reporter:
             self._done(log)
 
     def _refused(self, log: Log, refused: RefusedHead) -> None:
-        """Go on from the size that scope knows, if that is news (after a crash); else scope has done with this lane."""
-        if refused.size not in {log.witnessed, log.tree.size} and refused.size < log.durable_size:
-            log.witnessed = refused.size
-            self._wake.set()
-            return
+        """Give a lane up that scope does not take: sealed without us, or not what scope had witnessed before."""
         self._events.warning("head-refused", lane=log.lane, code=refused.code, size=refused.size)
         self._done(log)
 
@@ -97,11 +119,12 @@ class Reporter:
 
 def _moved(log: Log) -> bool:
     """Tell whether there is news: more durable leaves, and of a closed lane only all of them, with the closing head."""
-    return log.durable_size > log.witnessed and (not log.closed or bool(log.closing_head))
+    news = log.witnessed is not None and log.durable_size > log.witnessed
+    return news and (not log.closed or bool(log.closing_head))
 
 
 def _head(log: Log) -> Head:
-    size, known = log.durable_size, log.witnessed
+    size, known = log.durable_size, log.witnessed or 0
     return Head(
         lane=log.lane,
         note=log.closing_head or log.head,
