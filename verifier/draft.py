@@ -1,7 +1,6 @@
 """From an author's draft to a policy without implicit values (specs/policy.md §3), and the policy's own tests."""
 
-import json
-from decimal import Decimal
+from decimal import Decimal, InvalidOperation
 from typing import Any
 
 import msgspec
@@ -154,9 +153,15 @@ def _arguments(text: str | None) -> dict[str, Any]:
 
 
 def arguments(raw: bytes) -> dict[str, Any]:
-    """Parse a call's arguments with exact decimals. Raises `Refused`: not-json, not-canonical (a key twice), wrong-type, too-deep."""
-    reject_duplicates(raw)
-    parsed = json.loads(raw, parse_float=Decimal)
+    """Parse a call's arguments with exact decimals. Raises `Refused`: the codes of `reject_duplicates`, wrong-type, bad-value."""
+    parsed = reject_duplicates(raw, _exact)
     if not isinstance(parsed, dict):
         raise Refused("wrong-type", "arguments are one JSON object")
     return parsed
+
+
+def _exact(text: str) -> Decimal:
+    try:
+        return Decimal(text)
+    except InvalidOperation as error:
+        raise Refused("bad-value", "a number beyond every range") from error
