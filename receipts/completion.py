@@ -1,0 +1,233 @@
+"""The model path's answers: whole or streamed, read for usage and tool calls on their way through (specs/http.md §3).
+
+A stream's events go out as they come; only the last one waits until the receipt is durable.
+"""
+
+from typing import Annotated, Any
+
+import aiohttp
+import msgspec
+from msgspec import Meta, Struct
+
+from receipts.body import encode, read_json
+from receipts.call import Asked, Exchange, Known
+from receipts.delivery import key_header
+from receipts.models import ModelRequest, Provider, ask, read_request
+from receipts.request import JSON, Answer, Request
+from receipts.sessions import Session
+from receipts.stream import comment, event, events
+from receipts.tokens import BadToken
+from receipts.upstream import Upstream, UpstreamFailed, whole
+from verifier.encoding import Count, safe_text
+from verifier.leaf import ToolCall, Usage
+from verifier.refused import Refused
+
+EVENTS = "text/event-stream"
+DONE = b"[DONE]"
+MAX_ANSWER = 1 << 24
+MAX_ERROR = 1 << 16
+OK, UNAUTHORIZED, FORBIDDEN = 200, 401, 403
+# Codes with a status of their own; the official client tries 429 and 5xx again by itself, so a spent budget is neither.
+STATUS = {
+    "budget-rate": 429, "limit-rate": 429, "too-large": 413, "unknown-model": 404, "not-found": 404, "method-not-allowed": 405,
+    "stale-revocations": 503, "ledger-unavailable": 503, "scope-unavailable": 503, "controls-unavailable": 503, "client-gone": 499,
+    "internal-error": 500,
+}  # fmt: skip
+BAD_REQUEST = frozenset({
+    "not-json", "not-utf8", "duplicate-key", "duplicate-header", "bad-number", "too-deep", "unknown-field", "bad-value", "bad-parent", "bad-encoding",
+})  # fmt: skip
+
+
+class _Function(Struct, frozen=True):
+    name: str | None = None
+
+
+class _Call(Struct, frozen=True):
+    index: int = 0
+    id: str | None = None
+    function: _Function | None = None
+    custom: _Function | None = None
+
+
+class _Message(Struct, frozen=True):
+    tool_calls: list[_Call] | None = None
+
+
+class _Choice(Struct, frozen=True):
+    index: int = 0
+    message: _Message | None = None
+    delta: _Message | None = None
+
+
+class _Usage(Struct, frozen=True):
+    prompt_tokens: Count = 0
+    completion_tokens: Count = 0
+
+
+class _Read(Struct, frozen=True):
+    """What the gateway reads of an answer or of a chunk; the rest passes."""
+
+    id: Annotated[str, Meta(max_length=1024)] | None = None
+    model: Annotated[str, Meta(max_length=1024)] | None = None
+    choices: list[_Choice] = []
+    usage: _Usage | None = None
+    error: Any = None
+
+
+class Completion:
+    """One call of a model: a chat completion or embeddings (`receipts.call.Path`)."""
+
+    def __init__(self, operation: str, request: Request, providers: dict[str, Provider], upstream: Upstream) -> None:
+        """Take the request before its body."""
+        self._operation = operation
+        self._request = request
+        self._providers = providers
+        self._upstream = upstream
+        self._asked = ModelRequest({}, stream=False, wants_usage=False)
+        self._calls: dict[tuple[int, int], ToolCall] = {}
+
+    async def read(self, raw: bytes, session: Session, known: Known) -> Asked:
+        """Read the request and find its provider."""
+        self._asked = read_request(raw, self._operation)
+        return ask(self._asked, self._operation, session, self._providers, self._upstream, known)
+
+    async def forward(self, asked: Asked, exchange: Exchange) -> None:
+        """Send the request, and relay or keep the answer."""
+        async with self._upstream.post(asked.url, asked.headers, b"".join(asked.slices)) as answer:
+            if answer.status != OK:
+                await self._rejected(answer, exchange)
+            wanted = EVENTS if self._asked.stream else JSON
+            if answer.content_type != wanted:
+                raise UpstreamFailed("upstream-answer", f"the provider did not answer with {wanted}")
+            await (self._relay(answer, exchange) if self._asked.stream else self._keep(answer, exchange))
+
+    def failed(self, failure: UpstreamFailed) -> Answer:
+        """Say in OpenAI's error shape that no answer came."""
+        return Answer(failure.status, error_body(failure.code, failure.why, "upstream_error"))
+
+    def refusal(self, refused: Refused, receipt: str | None) -> Answer:
+        """Refuse in OpenAI's error shape."""
+        return refusal(refused, receipt)
+
+    async def _rejected(self, answer: aiohttp.ClientResponse, exchange: Exchange) -> None:
+        """Give the provider's own refusal a name; what it says of our key stays here."""
+        raw = await whole(answer, MAX_ERROR)
+        exchange.received(raw)
+        status = answer.status if answer.status not in {UNAUTHORIZED, FORBIDDEN, 407} and answer.status >= 400 else 502  # noqa: PLR2004
+        raise UpstreamFailed("upstream-status", f"the provider answered {answer.status}", status)
+
+    async def _keep(self, answer: aiohttp.ClientResponse, exchange: Exchange) -> None:
+        """Take in a whole answer; it is delivered when its receipt is durable."""
+        raw = await whole(answer, MAX_ANSWER)
+        exchange.received(raw)
+        read = _read(_parsed(raw))
+        self._note(read, exchange)
+        if read.error is not None:
+            raise UpstreamFailed("upstream-answer", "the provider answered with an error")
+        exchange.answer = Answer(OK, raw)
+
+    async def _relay(self, answer: aiohttp.ClientResponse, exchange: Exchange) -> None:
+        """Hand out events as they come; the last one is the exchange's tail."""
+        exchange.stream = "cut"
+        headers = {"tally-receipt": exchange.call, "tally-call-keys": key_header(exchange.keys)}
+        await self._request.start(OK, EVENTS, headers)
+        async for raw, content in events(answer):
+            exchange.received(raw)
+            if content == DONE:
+                exchange.stream = "complete"
+                exchange.tail = event(DONE)
+                return
+            out = comment("") if content is None else self._chunk(content, exchange)
+            if out:
+                await self._request.write(exchange.deliver(out))
+        raise UpstreamFailed("broken-stream", "the provider's stream ended too early")
+
+    def _chunk(self, content: bytes, exchange: Exchange) -> bytes:
+        """Read one chunk and write it again, without the usage that its caller did not ask for; empty when nothing is left."""
+        value = _parsed(content)
+        read = _read(value)
+        self._note(read, exchange)
+        if read.error is not None:
+            raise UpstreamFailed("upstream-answer", "the provider broke its stream off with an error")
+        if not self._asked.wants_usage and "usage" in value:
+            del value["usage"]
+            if read.usage is not None and not read.choices:
+                return b""
+        return event(encode(value))
+
+    def _note(self, read: _Read, exchange: Exchange) -> None:
+        """Take usage, names and tool calls into the exchange."""
+        exchange.upstream_id = exchange.upstream_id or (safe_text(read.id) if read.id else None)
+        exchange.model = exchange.model or (safe_text(read.model) if read.model else None)
+        if read.usage is not None:
+            exchange.usage = Usage(input=read.usage.prompt_tokens, output=read.usage.completion_tokens)
+        for choice in read.choices:
+            for each in (choice.message or choice.delta or _Message()).tool_calls or []:
+                self._note_call(choice.index, each, exchange, whole=choice.message is not None)
+
+    def _note_call(self, choice: int, call: _Call, exchange: Exchange, *, whole: bool) -> None:
+        """Note a tool call at its first appearance: the pieces of a stream that follow carry arguments."""
+        key = (choice, len(self._calls) if whole else call.index)
+        named = call.function or call.custom
+        if not call.id or named is None or not named.name:
+            if key not in self._calls:
+                raise UpstreamFailed("upstream-answer", "a tool call without id or name")
+            return
+        if key in self._calls:
+            raise UpstreamFailed("upstream-answer", "a tool call whose id changed")
+        self._calls[key] = noted = ToolCall(id=safe_text(call.id), name=safe_text(named.name))
+        exchange.tool_calls.append(noted)
+        if exchange.too_many_tool_calls():
+            exchange.fail("policy_cut", "too-many-tool-calls")
+            raise UpstreamFailed("too-many-tool-calls", "the model asked for more tool calls than a receipt holds")
+
+
+def refusal(refused: Refused, receipt: str | None = None) -> Answer:
+    """Refuse in OpenAI's error shape, with the status that fits."""
+    if isinstance(refused, BadToken):
+        challenge = {} if refused.code == "no-token" else {"error": "invalid_token"}
+        said = ", ".join(f'{name}="{value}"' for name, value in challenge.items())
+        return Answer(
+            UNAUTHORIZED,
+            error_body(refused.code, refused.why, "authentication_error"),
+            {"www-authenticate": f"Bearer {said}".strip()},
+        )
+    status = 400 if refused.code in BAD_REQUEST else STATUS.get(refused.code, FORBIDDEN)
+    kind = (
+        "invalid_request_error"
+        if status in {400, 404, 405, 413}
+        else "server_error"
+        if status >= 500
+        else "permission_error"
+    )  # noqa: PLR2004
+    headers = {"tally-receipt": receipt} if receipt else {}
+    return Answer(status, error_body(refused.code, refused.why, kind, refused.field or None), headers)
+
+
+def error_body(code: str, message: str, kind: str, param: str | None = None) -> bytes:
+    """Write OpenAI's error object."""
+    return msgspec.json.encode({"error": {"message": message, "type": kind, "param": param, "code": code}})
+
+
+def model_list(models: list[str]) -> Answer:
+    """List the models of a token, as `GET /v1/models` does: exact names and patterns."""
+    data = [{"id": name, "object": "model", "created": 0, "owned_by": name.partition("/")[0]} for name in models]
+    return Answer(OK, msgspec.json.encode({"object": "list", "data": data}))
+
+
+def _parsed(raw: bytes) -> dict[str, Any]:
+    """Parse what the provider sent as strictly as what a caller sends. Raises `UpstreamFailed`."""
+    try:
+        value = read_json(raw)
+    except Refused as refused:
+        raise UpstreamFailed("upstream-answer", f"the provider's answer cannot be read: {refused.code}") from refused
+    if not isinstance(value, dict):
+        raise UpstreamFailed("upstream-answer", "the provider's answer is not a JSON object")
+    return value
+
+
+def _read(value: dict[str, Any]) -> _Read:
+    try:
+        return msgspec.convert(value, _Read)
+    except msgspec.ValidationError as error:
+        raise UpstreamFailed("upstream-answer", "the provider's answer is not of OpenAI's shape") from error

@@ -1,0 +1,124 @@
+"""After `begin`: the call is sent, its end recorded, its answer delivered with the proof, in this order whatever happens."""
+
+import asyncio
+from collections.abc import Mapping
+
+import structlog
+from msgspec import Struct
+from msgspec.structs import replace
+
+from receipts.call import Asked, Exchange, Path
+from receipts.lanes import Lane
+from receipts.log import Appended
+from receipts.request import Answer, Request
+from receipts.stream import comment, event
+from receipts.upstream import UpstreamFailed
+from verifier.commitment import SIDES, Side, call_key
+from verifier.encoding import b64
+from verifier.leaf import Status
+from verifier.refused import Refused
+
+# A header that common clients still read; a larger proof is fetched from /receipts/{call}.
+MAX_PROOF_HEADER = 6000
+
+log = structlog.get_logger(service="receipts")
+
+
+class Begun(Struct, frozen=True):
+    """A call that may be sent: its `begin` is durable. `cut` is set when its lane closes."""
+
+    lane: Lane
+    asked: Asked
+    exchange: Exchange
+    cut: asyncio.Event
+
+
+class Receipt(Struct, frozen=True):
+    """A durable leaf that answers a call: an `end` or a `deny`."""
+
+    call: str
+    lane: Lane
+    appended: Appended
+
+    def proof(self) -> str:
+        """Return the tlog-proof in base64, as header and comment carry it."""
+        return b64(self.lane.proof(self.appended).encode())
+
+
+def key_header(keys: Mapping[Side, bytes]) -> str:
+    """Write a call's keys for its caller, who can open the commitments of its own call with them."""
+    return ",".join(f"{side}={b64(key)}" for side, key in keys.items())
+
+
+def with_receipt(answer: Answer, receipt: Receipt) -> Answer:
+    """Add the proof headers to an answer."""
+    sides: tuple[Side, ...] = SIDES if receipt.appended.leaf.kind == "end" else ("req",)
+    keys = {side: call_key(receipt.lane.key, receipt.call, side) for side in sides}
+    headers = {**answer.headers, "tally-receipt": receipt.call, "tally-call-keys": key_header(keys)}
+    proof = receipt.proof()
+    if len(proof) <= MAX_PROOF_HEADER:
+        headers["tally-proof"] = proof
+    return replace(answer, headers=headers)
+
+
+async def finish(request: Request, path: Path, begun: Begun) -> None:
+    """Forward, record, deliver. Without a durable `end` nothing is delivered, and a stream that has begun just stops."""
+    exchange, lane = begun.exchange, begun.lane
+    failure = await _forward(request, path, begun)
+    answer = exchange.answer if failure is None and exchange.answer else path.failed(failure or _no_answer())
+    last = answer.body
+    if request.started:
+        last = exchange.tail if failure is None else event(answer.body)
+    if exchange.status != "client_abort":
+        exchange.deliver(last)
+    try:
+        appended = lane.append(exchange.end)
+        await lane.durable(appended)
+    except Refused as refused:
+        if not request.started:
+            await request.answer(path.refusal(refused, None))
+        return
+    receipt = Receipt(exchange.call, lane, appended)
+    if request.started:
+        await request.write(comment(f"tally-receipt {receipt.call} {receipt.proof()}") + last, last=True)
+    else:
+        await request.answer(with_receipt(answer, receipt))
+
+
+async def _forward(request: Request, path: Path, begun: Begun) -> UpstreamFailed | None:
+    """Send the call, until its answer is there, its client leaves or its lane is cut."""
+    exchange = begun.exchange
+    if begun.cut.is_set():
+        exchange.fail("policy_cut", "job-closed")
+        return UpstreamFailed("job-closed", "the job ended before the call was sent", 403)
+    work = asyncio.create_task(_outcome(path, begun))
+    gone, cut = asyncio.create_task(request.gone()), asyncio.create_task(begun.cut.wait())
+    try:
+        await asyncio.wait({work, gone, cut}, return_when=asyncio.FIRST_COMPLETED)
+        if work.done():
+            return work.result()
+        status: Status = "policy_cut" if cut.done() else "client_abort"
+        exchange.fail(status, "job-closed" if cut.done() else "client-gone")
+        return UpstreamFailed("job-closed", "the job ended while the call was under way", 403)
+    finally:
+        for task in (work, gone, cut):
+            task.cancel()
+        await asyncio.gather(work, gone, cut, return_exceptions=True)
+
+
+async def _outcome(path: Path, begun: Begun) -> UpstreamFailed | None:
+    """Turn every failure into a value: a call that began must end, be the fault ours."""
+    try:
+        await path.forward(begun.asked, begun.exchange)
+    except UpstreamFailed as failure:
+        begun.exchange.fail("upstream_error", failure.code)
+        return failure
+    except Exception as error:  # noqa: BLE001 - a bug of ours, logged as one
+        log.error("bug", call=begun.exchange.call, exc_info=error)
+        begun.exchange.fail("upstream_error", "internal-error")
+        return UpstreamFailed("internal-error", "this is our fault; the server's log says more", 500)
+    return None
+
+
+def _no_answer() -> UpstreamFailed:
+    return UpstreamFailed("upstream-answer", "there is no answer")

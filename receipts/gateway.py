@@ -1,0 +1,114 @@
+"""The gateway's own paths on the bare ASGI interface: `/v1/*` for models, `/mcp/*` for tools (specs/http.md §3, §4)."""
+
+from collections.abc import Callable, Mapping
+
+import structlog
+from litestar.types import Receive, Scope, Send
+
+from receipts import completion, mcp_answers
+from receipts.call import Path
+from receipts.completion import Completion
+from receipts.mcp import McpCall
+from receipts.models import CHAT, EMBEDDINGS, Provider
+from receipts.pipeline import Pipeline
+from receipts.request import Answer, Request
+from receipts.sessions import Sessions
+from receipts.upstream import Upstream
+from verifier.refused import Refused
+
+MCP, MODELS = "/mcp/", "/v1/"
+WELL_KNOWN = "/.well-known/oauth-protected-resource"
+OPERATIONS = {"/v1/chat/completions": CHAT, "/v1/embeddings": EMBEDDINGS}
+
+log = structlog.get_logger(service="receipts")
+
+
+class Gateway:
+    """An ASGI application; what each call goes through is the pipeline's."""
+
+    def __init__(
+        self,
+        pipeline: Pipeline,
+        sessions: Sessions,
+        upstream: Upstream,
+        *,
+        providers: Mapping[str, Provider],
+        server_keys: Mapping[str, str],
+        issuer: str,
+        scope_url: str,
+    ) -> None:
+        """Take the parts; `issuer` is the gateway's base URL, `server_keys` the MCP upstreams' own credentials."""
+        self._pipeline = pipeline
+        self._sessions = sessions
+        self._upstream = upstream
+        self._providers = dict(providers)
+        self._server_keys = dict(server_keys)
+        self._issuer = issuer
+        self._scope_url = scope_url
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request; whatever is not a refusal is a bug and answers 500 without detail."""
+        request = Request(scope, receive, send)
+        try:
+            await self._route(request)
+        except Exception as error:  # noqa: BLE001 - the outermost frame
+            log.error("bug", path=request.path, exc_info=error)
+            if not request.started:
+                refused = Refused("internal-error", "this is our fault; the server's log says more")
+                await request.answer(self._shape(request)(refused))
+
+    async def _route(self, request: Request) -> None:
+        path = request.path
+        if path.startswith(MCP):
+            await self._mcp(request, path.removeprefix(MCP))
+        elif path.startswith(WELL_KNOWN + MCP) and request.method == "GET":
+            name = path.removeprefix(WELL_KNOWN + MCP)
+            await request.answer(mcp_answers.protected_resource(self._issuer, self._scope_url, name))
+        elif path == "/v1/models" and request.method == "GET":
+            await self._models(request)
+        elif path in OPERATIONS and request.method == "POST":
+            await self._pipeline.run(request, Completion(OPERATIONS[path], request, self._providers, self._upstream))
+        else:
+            await request.answer(self._nothing(request))
+
+    async def _mcp(self, request: Request, name: str) -> None:
+        if request.method != "POST":
+            await request.answer(Answer(405, b"", {"allow": "POST"}))
+            return
+        call: Path = McpCall(
+            name, request, self._sessions, self._upstream, keys=self._server_keys, metadata=self._metadata(name)
+        )
+        if (origin := request.header("origin")) is not None and origin != self._issuer:
+            # A page in a browser must not speak to a gateway on its reader's own machine (MCP, Streamable HTTP §2).
+            await request.answer(
+                Answer(403, call.refusal(Refused("wrong-origin", "requests of other origins are not read"), None).body)
+            )
+            return
+        await self._pipeline.run(request, call)
+
+    async def _models(self, request: Request) -> None:
+        """List what the token may name; nothing is called, so there is no receipt."""
+        try:
+            session = await self._pipeline.admit(request)
+        except Refused as refused:
+            await request.answer(completion.refusal(refused))
+            return
+        await request.answer(completion.model_list(session.scope.models))
+
+    def _nothing(self, request: Request) -> Answer:
+        known = request.path in OPERATIONS or request.path == "/v1/models"
+        if known:
+            return completion.refusal(Refused("method-not-allowed", "this address does not know that method"))
+        return completion.refusal(
+            Refused("not-found", "there is nothing here; this version serves chat completions and embeddings")
+        )
+
+    def _shape(self, request: Request) -> Callable[[Refused], Answer]:
+        """Find the shape in which this request's client reads a refusal."""
+        if request.path.startswith(MCP):
+            metadata = self._metadata(request.path.removeprefix(MCP))
+            return lambda refused: mcp_answers.refusal(None, refused, metadata, None)
+        return completion.refusal
+
+    def _metadata(self, name: str) -> str:
+        return f"{self._issuer}{WELL_KNOWN}{MCP}{name}"

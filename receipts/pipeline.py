@@ -1,0 +1,180 @@
+"""The way of one call, the same for models and tools: nothing is sent before `begin` is durable, nothing delivered before `end`.
+
+authenticate -> revocation and freshness -> read -> tie -> decide -> purse -> begin -> forward -> end -> deliver. From the
+first look at the lane's state to `begin` there is no await, so what was decided is what is recorded.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from receipts.call import Asked, Exchange, Known, Path
+from receipts.delivery import Begun, finish, with_receipt
+from receipts.denials import Denials, PolicyDenied
+from receipts.lanes import Lane, Lanes
+from receipts.request import Answer, Request
+from receipts.revocations import Revocations
+from receipts.sessions import Session, Sessions
+from receipts.tokens import check_time
+from verifier.commitment import commit
+from verifier.conditions import any_glob
+from verifier.decision import Allowed, Denied, decide
+from verifier.grant import Scope
+from verifier.leaf import Begin, Commitment, Facts, Parent, Reservation, Target
+from verifier.refused import Refused
+
+
+class Pipeline:
+    """All calls of one gateway."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        revocations: Revocations,
+        lanes: Lanes,
+        denials: Denials,
+        clock: Callable[[], int],
+        *,
+        max_body: int,
+    ) -> None:
+        """Take the parts; `max_body` in bytes."""
+        self._sessions = sessions
+        self._revocations = revocations
+        self._lanes = lanes
+        self._denials = denials
+        self._clock = clock
+        self._max_body = max_body
+
+    async def admit(self, request: Request) -> Session:
+        """Authenticate: who calls, and may the token still be used? Raises `BadToken`, `Refused`."""
+        session = await self._sessions.open(request.header("authorization"))
+        self._revocations.require_live(session.scope, session.token.jti)
+        return session
+
+    def require_fresh(self, session: Session) -> None:
+        """Raise `Refused` stale-revocations when scope has not been heard for too long."""
+        self._revocations.require_fresh(session.policy, self._clock())
+
+    async def run(self, request: Request, path: Path) -> None:
+        """Take one call from its first byte to its last."""
+        known, session = Known(), None
+        try:
+            session = await self._sessions.open(request.header("authorization"))
+            begun = await self._begin(request, path, session, known)
+        except Refused as refused:
+            receipt = await self._denials.record(refused, session, known, request)
+            answer = path.refusal(refused, receipt.call if receipt else None)
+            await request.answer(with_receipt(answer, receipt) if receipt else answer)
+            return
+        if isinstance(begun, Answer):
+            await request.answer(begun)
+            return
+        try:
+            await finish(request, path, begun)
+        finally:
+            begun.lane.calls.pop(begun.exchange.call, None)
+
+    async def _begin(self, request: Request, path: Path, session: Session, known: Known) -> Begun | Answer:
+        """Read, judge and record a call. Raises `Refused` when it may not be sent."""
+        self._revocations.require_live(session.scope, session.token.jti)
+        self.require_fresh(session)
+        known.raw = await request.body(self._max_body)
+        asked = await path.read(known.raw, session, known)
+        if (job := request.header("tally-job")) is not None and job != session.scope.job:
+            raise Refused("wrong-job", "the header Tally-Job names another job than the token's", field="tally-job")
+        if isinstance(asked, Answer):
+            return asked
+        lane = await self._lanes.of(session.grant, session.policy)
+        known.call = lane.next_call()
+        exchange = Exchange(lane.key, known.call)
+        sides = commit(exchange.keys["req"], [known.raw]), commit(exchange.keys["sent"], asked.slices)
+        lane.token(session.token)
+        appended = lane.append(lambda seq, time: self._judge(lane, session, asked, known, sides, seq, time))
+        cut = lane.calls[exchange.call] = asyncio.Event()
+        try:
+            await lane.durable(appended)
+        except Refused:
+            del lane.calls[exchange.call]
+            raise
+        return Begun(lane, asked, exchange, cut)
+
+    def _judge(
+        self,
+        lane: Lane,
+        session: Session,
+        asked: Asked,
+        known: Known,
+        sides: tuple[Commitment, Commitment],
+        seq: int,
+        time: int,
+    ) -> Begin:
+        """Judge a call at the time of its receipt, and write the receipt that lets it go. Raises `Refused`, `PolicyDenied`."""
+        self._require_current(session, asked.target, time)
+        known.parent = _tie(lane, session, asked.target, known.parent, seq)
+        rule = _decide(lane, session, asked, time)
+        return Begin(
+            call=known.call or "",
+            facts=Facts(labels=list(asked.decided.labels)),
+            jti=session.token.jti,
+            kind="begin",
+            manifest=known.manifest,
+            parent=known.parent,
+            req=sides[0],
+            reservation=Reservation(tokens=asked.reservation),
+            revocations=self._revocations.sequence,
+            rule=rule,
+            sent=sides[1],
+            seq=seq,
+            staleness=self._revocations.staleness(time),
+            target=asked.target,
+            time=time,
+        )
+
+    def _require_current(self, session: Session, target: Target, time: int) -> None:
+        """Look at what may have changed while the call was read: time passes at every await."""
+        check_time(session.token, time)
+        self._revocations.require_live(session.scope, session.token.jti)
+        self._revocations.require_fresh(session.policy, time)
+        self._revocations.require_target(target)
+
+
+def _tie(lane: Lane, session: Session, target: Target, named: Parent | None, seq: int) -> Parent | None:
+    """Find the model's tool call that this call answers: the one named, else the oldest. Raises `Refused` no-model-call."""
+    if target.tool is None:
+        return None
+    calls = lane.fold.model_calls
+    if named is not None:
+        found = named if calls.answers(named, target.tool, seq) else None
+    elif not session.policy.model_egress.require_proxy_receipts:
+        return None
+    else:
+        found = calls.find(target.tool, seq)
+    if found is None:
+        raise Refused(
+            "no-model-call",
+            "no unused tool call of a model in this job asked for this",
+            hint="Let the model ask for it first.",
+        )
+    return found
+
+
+def _decide(lane: Lane, session: Session, asked: Asked, time: int) -> str:
+    """Ask policy, grant and purse; return the rule that allows. Raises `PolicyDenied`, `Refused`."""
+    decision = decide(session.policy, asked.to_decide(session, time))
+    if isinstance(decision, Denied):
+        raise PolicyDenied(decision)
+    if not isinstance(decision, Allowed):
+        raise Refused("unsupported", "the policy asks for a person, whom this version cannot ask")
+    if not _granted(asked.target, session.scope):
+        raise Refused(
+            "not-granted", "the policy allows this, the grant does not name it", hint="Open a job whose scope names it."
+        )
+    over = lane.fold.purse.refusal(decision.rule, asked.target, asked.reservation or 0, time)
+    if over is not None:
+        raise PolicyDenied(Denied(decision.rule, over))
+    return decision.rule
+
+
+def _granted(target: Target, scope: Scope) -> bool:
+    if target.tool is not None:
+        return f"mcp:{target.server}/{target.tool}" in scope.tools
+    return any_glob(scope.models, f"{target.provider}/{target.model}")

@@ -1,0 +1,118 @@
+"""What has been revoked, as far as scope said it moments ago (specs/revocation.md).
+
+Every second the signed snapshot is fetched: a heartbeat that says how many revocations there are, and those not yet
+seen. Sequences have no gaps, so a heartbeat without its revocations freshens nothing; whoever cannot hear scope for
+longer than a policy's bound refuses that policy's calls.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+import structlog
+
+from receipts.tokens import BadToken
+from scope.client import ScopeClient
+from verifier.documents import open_heartbeat, open_revocation
+from verifier.grant import Scope
+from verifier.keys import Trust
+from verifier.leaf import Target
+from verifier.policy import Policy
+from verifier.refused import Refused
+from verifier.revocation import OF_GRANT, Revocation
+
+SECOND = 1_000_000
+SKEW = 5 * SECOND
+MAX_PAGES = 1000
+
+log = structlog.get_logger(service="receipts")
+
+
+class Revocations:
+    """The feed of one gateway: `sequence` is the last revocation seen, `heard` the time of the last good heartbeat."""
+
+    def __init__(self, scope: ScopeClient, trust: Trust, issuer: str, clock: Callable[[], int]) -> None:
+        """Start having heard nothing; `issuer` is scope's, and whose revocations count."""
+        self._scope = scope
+        self._trust = trust
+        self._issuer = issuer
+        self._clock = clock
+        self._revoked: dict[str, set[str]] = {}
+        self.sequence = 0
+        self.heard = 0
+
+    async def follow(self, every: float = 1.0) -> None:
+        """Poll for ever. A failed poll is logged and tried again: the staleness bound is what protects."""
+        while True:
+            try:
+                await self.poll()
+            except Refused as refused:
+                log.warning("revocations", code=refused.code, why=refused.why)
+            await asyncio.sleep(every)
+
+    async def poll(self) -> None:
+        """Take in what is new. Raises `Refused` when the snapshot is not signed, not gapless, or older than what is known."""
+        for _ in range(MAX_PAGES):
+            heartbeat, revocations = await self._scope.snapshot(self.sequence)
+            if self._take(heartbeat, revocations):
+                return
+        raise Refused("bad-snapshot", "the snapshot has no end")
+
+    def _take(self, raw: bytes, revocations: list[bytes]) -> bool:
+        """Take in one page; return whether all that the heartbeat counts has been seen."""
+        heartbeat = open_heartbeat(self._trust, raw).value
+        if heartbeat.iss != self._issuer or heartbeat.time > self._clock() + SKEW:
+            raise Refused("bad-snapshot", "a heartbeat of another issuer or of a time to come")
+        for each in revocations:
+            self._add(open_revocation(self._trust, each).value)
+        if heartbeat.sequence < self.sequence:
+            raise Refused("bad-snapshot", "scope counts fewer revocations than it had signed")
+        if heartbeat.sequence > self.sequence and not revocations:
+            raise Refused("bad-snapshot", "revocations that the heartbeat counts are missing")
+        complete = heartbeat.sequence == self.sequence
+        if complete:
+            self.heard = max(self.heard, heartbeat.time)
+        return complete
+
+    def _add(self, revocation: Revocation) -> None:
+        if revocation.iss != self._issuer or revocation.sequence != self.sequence + 1:
+            raise Refused("bad-snapshot", "a revocation of another issuer, or out of sequence")
+        self._revoked.setdefault(revocation.target.kind, set()).add(revocation.target.value)
+        self.sequence = revocation.sequence
+
+    def staleness(self, now: int) -> int:
+        """Return how long ago scope last said that this was all, in microseconds."""
+        return max(0, now - self.heard)
+
+    def require_fresh(self, policy: Policy, now: int) -> None:
+        """Raise `Refused` stale-revocations beyond the policy's bound."""
+        if self.staleness(now) > policy.token_constraints.max_staleness_seconds * SECOND:
+            raise Refused(
+                "stale-revocations",
+                "scope has not been heard for longer than the policy allows",
+                hint="Try again shortly.",
+            )
+
+    def require_live(self, scope: Scope, jti: str) -> None:
+        """Raise `BadToken` revoked when the token or all of its grant is revoked."""
+        named = {
+            "jti": jti,
+            "job": scope.job,
+            "agent": scope.agent,
+            "client": scope.client,
+            "policy": scope.policy,
+            "all": "*",
+        }
+        for kind in self._revoked.keys() & (OF_GRANT | {"jti"}):
+            if named[kind] in self._revoked[kind]:
+                raise BadToken("revoked", f"revoked by {kind}", field=kind)
+
+    def require_target(self, target: Target) -> None:
+        """Raise `Refused` revoked when the server, tool or model is."""
+        named = {
+            "server": target.server,
+            "tool": f"{target.server}/{target.tool}",
+            "model": f"{target.provider}/{target.model}",
+        }
+        for kind in self._revoked.keys() & named.keys():
+            if named[kind] in self._revoked[kind]:
+                raise Refused("revoked", f"this {kind} is revoked", field=kind)

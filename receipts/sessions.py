@@ -1,0 +1,142 @@
+"""Who calls: a token checked once against its grant and policy, then known by its hash until it expires.
+
+Everything that a call is held against hangs on the session, so that a second call of the same token costs a lookup.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from hashlib import sha256
+from typing import Protocol, TypeVar
+
+from msgspec import Struct
+
+from receipts.arguments import Arguments
+from receipts.tokens import BadToken, bearer, check_time, read_token
+from verifier.admission import subject_of
+from verifier.decision import Subject
+from verifier.documents import Opened, addressed, open_grant
+from verifier.grant import Grant, Scope, Token
+from verifier.keys import Trust
+from verifier.manifest import Manifest, Tool
+from verifier.policy import Policy
+from verifier.refused import Refused
+
+MAX_SESSIONS = 4096
+MAX_SERVERS = 512
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+class Documents(Protocol):
+    """Signed documents by digest, from wherever they are kept."""
+
+    async def grant(self, digest: str) -> bytes:
+        """Return a grant's envelope."""
+
+    async def policy(self, digest: str, at: int) -> Opened[Policy]:
+        """Return a policy with both signatures, in force at a time."""
+
+    async def manifest(self, digest: str, at: int) -> Opened[Manifest]:
+        """Return an approved manifest."""
+
+
+class Server(Struct, frozen=True):
+    """An MCP server as its approved manifest describes it; `compiled` fills as tools are used."""
+
+    manifest: Manifest
+    digest: str
+    compiled: dict[str, Arguments]
+
+    def tool(self, name: str) -> Tool:
+        """Find a tool. Raises `Refused` unknown-tool."""
+        tool = self.manifest.tool(name)
+        if tool is None:
+            raise Refused("unknown-tool", "the approved manifest names no such tool", field="name")
+        return tool
+
+    def arguments(self, tool: Tool) -> Arguments:
+        """Return the tool's compiled schema. Raises `Refused` bad-schema."""
+        compiled = self.compiled.get(tool.name)
+        if compiled is None:
+            compiled = self.compiled[tool.name] = Arguments(tool)
+        return compiled
+
+
+class Session(Struct, frozen=True):
+    """A token with what it stands for."""
+
+    token: Token
+    grant: Grant
+    policy: Policy
+    subject: Subject
+
+    @property
+    def scope(self) -> Scope:
+        """What the token may do."""
+        return self.grant.scope
+
+
+class Sessions:
+    """The tokens that this gateway has seen and checked."""
+
+    def __init__(
+        self, documents: Documents, trust: Trust, issuer: str, audience: str, clock: Callable[[], int]
+    ) -> None:
+        """Start empty; `issuer` is scope's URL, `audience` the gateway's own."""
+        self._documents = documents
+        self._trust = trust
+        self._issuer = issuer
+        self._audience = audience
+        self._clock = clock
+        self._known: OrderedDict[bytes, Session] = OrderedDict()
+        self._servers: OrderedDict[str, Server] = OrderedDict()
+
+    async def open(self, authorization: str | None) -> Session:
+        """Open the session of a call's token; its expiry is checked each time.
+
+        Raises `BadToken` when the token is at fault, `Refused` when its documents cannot be had.
+        """
+        text = bearer(authorization)
+        key = sha256(text.encode("latin-1")).digest()
+        session = self._known.get(key)
+        if session is None:
+            session = await self._check(text)
+            _remember(self._known, key, session, MAX_SESSIONS)
+        try:
+            check_time(session.token, self._clock())
+        except BadToken:
+            self._known.pop(key, None)
+            raise
+        return session
+
+    async def server(self, session: Session, name: str) -> Server:
+        """Find a server under the manifest that the grant pins. Raises `Refused`: unknown-server, wrong-manifest."""
+        digest = session.scope.manifests.get(name)
+        if digest is None:
+            raise Refused("unknown-server", "the grant names no such server", field="server")
+        server = self._servers.get(digest)
+        if server is None:
+            opened = await self._documents.manifest(digest, session.grant.issued_at)
+            server = Server(addressed(opened, digest).value, digest, {})
+            _remember(self._servers, digest, server, MAX_SERVERS)
+        if server.manifest.server != name:
+            raise Refused("wrong-manifest", "the grant pins the manifest of another server under this name")
+        return server
+
+    async def _check(self, text: str) -> Session:
+        token = read_token(text, self._trust, issuer=self._issuer, audience=self._audience, now=self._clock())
+        check_time(token, self._clock())
+        grant = addressed(open_grant(self._trust, await self._documents.grant(token.grant)), token.grant).value
+        try:
+            token.fits(grant)
+        except Refused as refused:
+            raise BadToken(refused.code, refused.why) from refused
+        policy = addressed(await self._documents.policy(grant.scope.policy, grant.opened), grant.scope.policy).value
+        return Session(token, grant, policy, subject_of(grant.scope))
+
+
+def _remember(known: OrderedDict[K, V], key: K, value: V, most: int) -> None:
+    known[key] = value
+    if len(known) > most:
+        known.popitem(last=False)

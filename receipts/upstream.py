@@ -1,0 +1,158 @@
+"""The way out: one HTTP client for models and tools, which reaches only the addresses that it may.
+
+The address is checked where the connection is made, so that a name cannot be looked up twice with two answers. No
+redirect is followed, no cookie kept, no proxy of the environment used, no request sent twice.
+"""
+
+import socket
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
+
+from verifier.refused import Refused
+
+Network = IPv4Network | IPv6Network
+CONNECT_SECONDS = 10
+# An idle connection is dropped before common servers drop it: a request on a dead one would count as sent.
+KEEP_SECONDS = 3
+DNS_SECONDS = 30
+_NAT64 = IPv6Network("64:ff9b::/96")
+
+
+class UpstreamFailed(Exception):  # noqa: N818 - an outcome that the receipt names
+    """The upstream did not answer as it should; `code` goes into the receipt."""
+
+    def __init__(self, code: str, why: str, status: int = 502) -> None:
+        """Name the failure; `status` is what a client of models gets."""
+        super().__init__(why)
+        self.code = code
+        self.why = why
+        self.status = status
+
+
+def networks(names: Sequence[str]) -> tuple[Network, ...]:
+    """Read CIDRs. Raises `Refused` bad-settings."""
+    try:
+        return tuple(ip_network(name) for name in names)
+    except ValueError as error:
+        raise Refused("bad-settings", "upstream_networks holds something that is no network") from error
+
+
+def may_reach(address: str, allowed: Sequence[Network]) -> bool:
+    """Tell whether an address is public, or in a network that the operator allows.
+
+    An IPv6 address that carries an IPv4 address is judged as that one.
+    """
+    ip = ip_address(address.partition("%")[0])
+    inner = _embedded(ip)
+    if inner is not None:
+        ip = inner
+    if any(ip.version == network.version and ip in network for network in allowed):
+        return True
+    return ip.is_global and not ip.is_multicast
+
+
+def _embedded(ip: IPv4Address | IPv6Address) -> IPv4Address | None:
+    if isinstance(ip, IPv4Address):
+        return None
+    if ip in _NAT64:
+        return IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
+
+
+class GuardedResolver(AbstractResolver):
+    """Names to addresses, without those that may not be reached."""
+
+    def __init__(self, inner: AbstractResolver, allowed: Sequence[Network]) -> None:
+        """Ask `inner`, and keep what `may_reach`."""
+        self._inner = inner
+        self._allowed = allowed
+
+    async def resolve(  # aiohttp's interface
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Resolve a name. Raises `UpstreamFailed` upstream-forbidden when no address is left."""
+        found = await self._inner.resolve(host, port, family)
+        reachable = [each for each in found if may_reach(each["host"], self._allowed)]
+        if not reachable:
+            raise UpstreamFailed("upstream-forbidden", "the upstream lies in a network that the gateway may not reach")
+        return reachable
+
+    async def close(self) -> None:
+        """Close what was asked."""
+        await self._inner.close()
+
+
+class Upstream:
+    """The connections to every upstream."""
+
+    def __init__(
+        self, allowed: Sequence[Network], *, read_seconds: float = 300, resolver: AbstractResolver | None = None
+    ) -> None:
+        """Open no connection yet; belongs to one event loop."""
+        self._allowed = allowed
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                resolver=GuardedResolver(resolver or aiohttp.ThreadedResolver(), allowed),
+                ttl_dns_cache=DNS_SECONDS,
+                keepalive_timeout=KEEP_SECONDS,
+                limit=0,
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=read_seconds),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            trust_env=False,
+        )
+
+    def require_reachable(self, url: str) -> None:
+        """Refuse a literal address before anything begins: aiohttp asks no resolver about one. Raises `Refused`."""
+        host = URL(url).host or ""
+        try:
+            reachable = may_reach(host, self._allowed)
+        except ValueError:
+            return  # a name, which the resolver judges
+        if not reachable:
+            raise Refused("upstream-forbidden", "the upstream lies in a network that the gateway may not reach")
+
+    @asynccontextmanager
+    async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send one request; the answer is read inside. Raises `UpstreamFailed` for whatever goes wrong on the way."""
+        sent = {
+            "User-Agent": "tallystick",
+            "Accept-Encoding": "identity",
+            "Content-Type": "application/json",
+            **headers,
+        }
+        try:
+            async with self._session.post(
+                URL(url, encoded=True), data=body, headers=sent, allow_redirects=False
+            ) as answer:
+                if answer.headers.get("Content-Encoding", "identity") != "identity":
+                    raise UpstreamFailed(
+                        "upstream-answer", "the upstream compressed its answer although it was asked not to"
+                    )
+                yield answer
+        except TimeoutError as error:
+            raise UpstreamFailed("upstream-timeout", "the upstream did not answer in time", 504) from error
+        except (aiohttp.ClientError, OSError) as error:
+            raise UpstreamFailed(
+                "upstream-unreachable", f"the upstream cannot be reached: {type(error).__name__}"
+            ) from error
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self._session.close()
+
+
+async def whole(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    """Read an answer's whole body. Raises `UpstreamFailed` response-too-large beyond the limit."""
+    content = b""
+    async for piece in answer.content.iter_any():
+        content += piece
+        if len(content) > limit:
+            raise UpstreamFailed("response-too-large", f"the upstream's answer is larger than {limit} bytes")
+    return content
