@@ -34,7 +34,7 @@ def admits(policy: Policy, *, agent: str, job_type: str, environment: str) -> No
 def expand(
     policy: Policy, manifests: Mapping[str, Manifest], subject: Subject
 ) -> tuple[list[str], list[str], list[str]]:
-    """Return all that the policy allows: tools (exact names), models (patterns), and servers that have no manifest yet."""
+    """Return all that the policy allows: tools (exact names), models (patterns), servers that have no manifest yet."""
     tools = sorted(
         f"mcp:{server}/{tool.name}"
         for server, manifest in manifests.items()
