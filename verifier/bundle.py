@@ -5,7 +5,7 @@ then each lane: {"head":{"lane":…,"note":…}} and its raw receipts, one a lin
 """
 
 from collections.abc import Iterable, Iterator
-from typing import BinaryIO, Literal
+from typing import BinaryIO, Final, Literal
 
 from msgspec import Struct
 
@@ -13,7 +13,7 @@ from verifier.encoding import Id, SafeText, canonical
 from verifier.leaf import MAX_LEAF
 from verifier.refused import Refused
 
-FORMAT = "tallystick-bundle/1"
+FORMAT: Final = "tallystick-bundle/1"
 ORDER = ("header", "keys", "policy", "manifest", "grant", "revocation", "approval", "seal", "log", "head")
 UNBUILT = frozenset({"approval", "log"})
 MAX_LINE = 1 << 21
@@ -58,7 +58,10 @@ class Reader:
         self.left = max_bytes
 
     def line(self) -> bytes | None:
-        """Return the next line without its newline, None at the end. Raises `Refused` truncated or too-large: nothing follows."""
+        """Return the next line without its newline, None at the end.
+
+        Raises `Refused` truncated or too-large: nothing follows.
+        """
         while not self._lines:
             block = self._read(BLOCK)
             if not block:
