@@ -13,16 +13,20 @@ from verifier.refused import Refused
 VALID_DAYS = 90
 _ANY: list[str] = ["*"]
 _RULE: dict[str, Any] = {
-    "resources": [], "prompts": [], "server_requests": [], "classes": ["destructive", "external", "read", "write"], "when": [], "approval": "none",
+    "resources": [], "prompts": [], "server_requests": [],
+    "classes": ["destructive", "external", "read", "write"], "when": [], "approval": "none",
 }  # fmt: skip
 _MODEL: dict[str, Any] = {
-    "models": _ANY, "operations": list(OPERATIONS), "hosted_tools": [], "remote_content": False, "provider_state": False, "when": [],
+    "models": _ANY, "operations": list(OPERATIONS),
+    "hosted_tools": [], "remote_content": False, "provider_state": False, "when": [],
 }  # fmt: skip
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "jobs": {"types": _ANY, "environments": _ANY, "agents": _ANY},
     "data_classes": {"allow": _ANY, "deny": [], "on_violation": "block"},
     "model_egress": {"require_proxy_receipts": False},
-    "responses": {"max_bytes": 1 << 20, "content_types": ["application/json", "text/event-stream"], "injection": "flag"},
+    "responses": {
+        "max_bytes": 1 << 20, "content_types": ["application/json", "text/event-stream"], "injection": "flag",
+    },
     "egress": {"hosts": _ANY},
     "budgets": {},
     "token_constraints": {
@@ -35,7 +39,10 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 
 def read_draft(raw: bytes) -> dict[str, Any]:
-    """Read a JSON draft as a person wrote it. Raises `Refused`: too-large, not-json, not-canonical (a key twice), wrong-type."""
+    """Read a JSON draft as a person wrote it.
+
+    Raises `Refused`: too-large, not-json, not-canonical (a key twice), wrong-type.
+    """
     if len(raw) > MAX_POLICY:
         raise Refused("too-large", f"a draft has at most {MAX_POLICY} bytes")
     draft = reject_duplicates(raw)
@@ -47,7 +54,8 @@ def read_draft(raw: bytes) -> dict[str, Any]:
 def build(draft: dict[str, Any], *, issuer: str, now: int, serial: int = 1) -> Policy:
     """Write out every default; what the draft says stays as it is. Raises `Refused` naming the field that is wrong."""
     whole: dict[str, Any] = {
-        "wpc_version": "v1", "issuer": issuer, "serial": serial, "valid_from": now, "valid_until": now + VALID_DAYS * DAY, "regulated": False, "tests": [],
+        "wpc_version": "v1", "issuer": issuer, "serial": serial,
+        "valid_from": now, "valid_until": now + VALID_DAYS * DAY, "regulated": False, "tests": [],
     }  # fmt: skip
     whole |= draft
     for name, defaults in _DEFAULTS.items():
@@ -103,11 +111,10 @@ def run_tests(policy: Policy) -> list[tuple[PolicyTest, Decision]]:
     results = [(test, decide(policy, _call(test))) for test in policy.tests]
     for test, decision in results:
         if _word(decision) != test.expect or (test.rule is not None and decision.rule != test.rule):
-            raise Refused(
-                "policy-test-failed",
-                f"test {test.name!r} expects {test.expect}{f' by {test.rule}' if test.rule else ''}, the policy says {_word(decision)} by {decision.rule}",
-                field="tests",
-            )
+            wanted = f"{test.expect} by {test.rule}" if test.rule else test.expect
+            said = f"{_word(decision)} by {decision.rule}"
+            why = f"test {test.name!r} expects {wanted}, the policy says {said}"
+            raise Refused("policy-test-failed", why, field="tests")
     return results
 
 
@@ -153,7 +160,10 @@ def _arguments(text: str | None) -> dict[str, Any]:
 
 
 def arguments(raw: bytes) -> dict[str, Any]:
-    """Parse a call's arguments with exact decimals. Raises `Refused`: the codes of `reject_duplicates`, wrong-type, bad-value."""
+    """Parse a call's arguments with exact decimals.
+
+    Raises `Refused`: the codes of `reject_duplicates`, wrong-type, bad-value.
+    """
     parsed = reject_duplicates(raw, _exact)
     if not isinstance(parsed, dict):
         raise Refused("wrong-type", "arguments are one JSON object")
