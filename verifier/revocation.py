@@ -9,6 +9,7 @@ from verifier.grant import Scope
 from verifier.refused import Refused
 
 TargetKind = Literal["jti", "job", "agent", "client", "policy", "server", "tool", "model", "all"]
+TargetValue = Annotated[str, Meta(pattern=r"^([A-Za-z0-9_.:/-]{1,128}|\*)\Z")]
 # A revocation of these ends whole grants; of the others, single tokens or targets.
 OF_GRANT = frozenset({"job", "agent", "client", "policy", "all"})
 
@@ -17,7 +18,7 @@ class Target(Struct, frozen=True, forbid_unknown_fields=True):
     """What is revoked: a tool is `server/name`, a model `provider/name`, everything is `all` with value `*`."""
 
     kind: TargetKind
-    value: SafeText | Literal["*"]
+    value: TargetValue
 
 
 class Revocation(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
