@@ -13,11 +13,11 @@ import aiohttp
 import msgspec
 from msgspec import Meta, Raw, Struct
 
-from verifier.encoding import Count, Digest, Glob, Id, Name, SafeText, Text, Time, Url, digest
+from verifier.encoding import Count, Digest, Glob, Id, Name, SafeText, Time, Url, digest
 from verifier.envelope import Envelope
 from verifier.grant import Budget
 from verifier.refused import Refused
-from verifier.revocation import TargetKind
+from verifier.revocation import TargetKind, TargetValue
 
 T = TypeVar("T")
 Credential = Callable[[], str]
@@ -200,10 +200,10 @@ class RevocationRequest(_Request, frozen=True, kw_only=True):
     """What to revoke, for ever: a tool is `server/name`, a model `provider/name`, everything kind `all`, value `*`."""
 
     kind: TargetKind
-    value: SafeText | Literal["*"]
+    value: TargetValue
     reason: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]
     ticket: SafeText | None = None
-    note: Annotated[Text, Meta(max_length=512)] | None = None
+    note: Annotated[str, Meta(max_length=512)] | None = None
 
 
 class Revoked(_Message, frozen=True, kw_only=True):

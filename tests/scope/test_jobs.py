@@ -1,0 +1,171 @@
+"""Jobs: what a grant holds, and every way in which one is not given."""
+
+import msgspec
+import pytest
+
+from scope.client import Models, RevocationRequest, Tools
+from tests.scope.conftest import SECOND, Town, granted, refusal
+from verifier.encoding import digest
+from verifier.grant import Budget
+
+
+async def test_a_job_is_granted_all_that_its_policy_allows_on_approved_servers(town: Town) -> None:
+    job = await town.open()
+    grant = granted(job, town.trust)
+    scope = grant.value.scope
+    assert grant.digest == job.grant_digest
+    assert scope.tools == ["mcp:crm-mcp/get_case", "mcp:crm-mcp/search_customer"]
+    assert scope.models == ["openrouter_via_fal/*"]
+    assert list(scope.manifests) == ["crm-mcp"]
+    assert (scope.iss, scope.audience, scope.policy) == (town.urls.scope, town.urls.receipts, town.policy)
+    assert (scope.job, scope.agent, scope.client) == (job.job, "agent-1", "orchestrator")
+    assert job.unavailable == ["tickets-mcp"]
+    assert grant.value.expires == job.expires == town.clock() + 3600 * SECOND
+
+
+async def test_a_scope_asked_for_is_granted_exactly(town: Town) -> None:
+    details = [Tools(server="crm-mcp", tools=["get_case"]), Models(models=["openrouter_via_fal/small-*"])]
+    job = await town.open(authorization_details=details, limits=Budget(calls=7), expires_in=60)
+    grant = granted(job, town.trust).value
+    assert grant.scope.tools == ["mcp:crm-mcp/get_case"]
+    assert grant.scope.models == ["openrouter_via_fal/small-*"]
+    assert grant.scope.limits == Budget(calls=7)
+    assert grant.expires == town.clock() + 60 * SECOND
+    assert job.unavailable == []
+
+
+async def test_a_job_without_tools_names_no_manifest(town: Town) -> None:
+    job = await town.open(authorization_details=[Models(models=["openrouter_via_fal/*"])])
+    scope = granted(job, town.trust).value.scope
+    assert (scope.tools, scope.manifests) == ([], {})
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"authorization_details": [Tools(server="crm-mcp", tools=["export_customers"])]}, "scope-too-wide"),
+        ({"authorization_details": [Tools(server="crm-mcp", tools=["http_request"])]}, "scope-too-wide"),
+        ({"authorization_details": [Tools(server="crm-mcp", tools=["no_such_tool"])]}, "scope-too-wide"),
+        ({"authorization_details": [Tools(server="nobody-mcp", tools=["get_case"])]}, "unknown-server"),
+        ({"authorization_details": [Tools(server="tickets-mcp", tools=["read_ticket"])]}, "unknown-server"),
+        ({"authorization_details": [Models(models=["another/model"])]}, "scope-too-wide"),
+        ({"expires_in": 91 * 86_400}, "scope-too-wide"),
+        ({"policy": "sha256:" + "0" * 64}, "unknown-policy"),
+        ({"policy": "sha256:0"}, "bad-value"),
+        ({"agent": "a b"}, "bad-value"),
+    ],
+)
+async def test_what_is_outside_the_policy_is_refused_by_name(town: Town, changes: dict[str, object], code: str) -> None:
+    assert await refusal(town.scope().open(msgspec.structs.replace(town.job(), **changes))) == code
+    assert (await town.ask("GET", "/jobs", "orchestrator"))[2] == {"jobs": []}
+
+
+async def test_a_policy_with_budgets_and_admissions_binds_its_jobs(town: Town) -> None:
+    town.policy = await town.publish(
+        policy_name="narrow", jobs={"agents": ["support-*"], "types": ["support"], "environments": ["test"]},
+        budgets={"calls": 10, "wall_seconds": 100},
+    )  # fmt: skip
+    assert await refusal(town.open()) == "not-admitted"
+    assert await refusal(town.open(agent="support-1", job_type="other")) == "not-admitted"
+    assert await refusal(town.open(agent="support-1", environment="live")) == "not-admitted"
+    assert await refusal(town.open(agent="support-1", limits=Budget(calls=11))) == "scope-too-wide"
+    assert await refusal(town.open(agent="support-1", expires_in=101)) == "scope-too-wide"
+    job = await town.open(agent="support-1", limits=Budget(calls=9))
+    assert granted(job, town.trust).value.scope.limits == Budget(calls=9, wall_seconds=100)
+    assert job.expires == job.opened + 100 * SECOND
+
+
+async def test_a_withdrawn_policy_is_pinned_by_no_new_job(town: Town) -> None:
+    job = await town.open()
+    await town.registry("author").withdraw(town.policy, "a mistake")
+    assert await refusal(town.open()) == "policy-withdrawn"
+    assert (await town.scope().status(job.job)).state == "open"
+
+
+async def test_a_policy_out_of_force_is_pinned_by_no_job(town: Town) -> None:
+    town.clock.pass_seconds(91 * 86_400)
+    assert await refusal(town.open()) == "policy-not-valid"
+
+
+@pytest.mark.parametrize(("kind", "value"), [("agent", "agent-1"), ("client", "orchestrator"), ("policy", ""), ("all", "*")])
+async def test_what_was_revoked_opens_no_job(town: Town, kind: str, value: str) -> None:
+    wanted = RevocationRequest(kind=kind, value=value or town.policy, reason="incident")  # type: ignore[arg-type]
+    await town.scope("responder").revoke(wanted)
+    assert await refusal(town.open()) == "revoked"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "truncated"),
+        (b"{", "truncated"),
+        (b"nonsense", "not-json"),
+        (b'{"agent":"a"}', "missing-field"),
+        (b'{"agent":"a","agent":"b","policy":"%b","job_type":"t","environment":"e"}' % (b"sha256:" + b"0" * 64), "not-canonical"),
+        (b'{"agent":"a","policy":"%b","job_type":"t","environment":"e","extra":1}' % (b"sha256:" + b"0" * 64), "unknown-field"),
+        (b"[" * 100, "too-deep"),
+    ],
+)  # fmt: skip
+async def test_a_body_that_is_no_request_has_its_own_code(town: Town, body: bytes, code: str) -> None:
+    status, headers, problem = await town.ask("POST", "/jobs", "orchestrator", data=body)
+    assert (status, problem["code"]) == (400, code)
+    assert headers["Content-Type"] == "application/problem+json"
+
+
+async def test_a_client_sees_its_own_jobs_newest_first(town: Town) -> None:
+    opened = [(await town.open()).job for _ in range(3)]
+    _, _, first = await town.ask("GET", "/jobs?limit=2", "orchestrator")
+    assert [each["job"] for each in first["jobs"]] == [opened[2], opened[1]]
+    _, _, rest = await town.ask("GET", f"/jobs?limit=2&before={first['next']}", "orchestrator")
+    assert [each["job"] for each in rest["jobs"]] == [opened[0]]
+    assert "next" not in rest
+
+
+async def test_a_job_is_shown_to_its_client_and_to_those_who_watch(town: Town) -> None:
+    job = await town.open()
+    for client in ("orchestrator", "receipts", "responder", "auditor"):
+        assert (await town.scope(client).status(job.job)).state == "open"
+    assert await refusal(town.scope().status("job-unknown")) == "unknown-job"
+
+
+async def test_a_grant_is_public_by_digest_byte_for_byte(town: Town) -> None:
+    job = await town.open()
+    status, headers, body = await town.ask("GET", f"/grants/{job.grant_digest}")
+    assert (status, body) == (200, bytes(job.grant))
+    assert headers["ETag"] == f'"{job.grant_digest}"'
+    assert "immutable" in headers["Cache-Control"]
+    again = await town.ask("GET", f"/grants/{job.grant_digest}", headers={"If-None-Match": headers["ETag"]})
+    assert (again[0], again[2]) == (304, b"")
+    assert await town.scope().grant(job.grant_digest) == bytes(job.grant)
+    assert await refusal(town.scope().grant(digest(b""))) == "unknown-grant"
+
+
+async def test_the_key_list_is_public(town: Town) -> None:
+    assert await town.scope().keys() == (town.installation / "keys.json").read_bytes()
+
+
+ROLES = {
+    "POST /jobs": {"orchestrator"},
+    "GET /jobs": {"orchestrator"},
+    "POST /jobs/job-x/close": {"orchestrator"},
+    "POST /jobs/job-x/lanes": {"receipts"},
+    "POST /heads": {"receipts"},
+    "GET /jobs/job-x/revocations": {"receipts", "auditor"},
+    "POST /revocations": {"responder", "controls"},
+    "GET /revocations/snapshot": {"receipts", "auditor", "responder", "controls"},
+}
+
+
+@pytest.mark.parametrize("route", ROLES)
+async def test_each_route_is_for_its_roles_alone(town: Town, route: str) -> None:
+    method, path = route.split()
+    for client in ("orchestrator", "receipts", "responder", "auditor", "controls"):
+        status, _, body = await town.ask(method, path, client, data=b"" if method == "POST" else None)
+        assert (status == 403) == (client not in ROLES[route]), (client, body)
+    assert (await town.ask(method, path))[0] == 401
+
+
+async def test_the_api_describes_itself(town: Town) -> None:
+    status, _, body = await town.ask("GET", "/openapi/openapi.json")
+    assert status == 200
+    assert {"/jobs", "/token", "/heads", "/revocations", "/grants/{digest}"} <= set(msgspec.json.decode(body)["paths"])
