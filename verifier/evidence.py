@@ -56,7 +56,7 @@ class Docket:
         self.lines = lines
 
     def establish(self) -> Evidence | None:
-        """Open everything, check every relation between documents; None when no policy or no grant is left to judge by."""
+        """Open everything, check every relation between documents; None when no policy or grant is left to judge by."""
         grants = self._open("grant", 4, lambda raw: documents.open_grant(self.trust, raw))
         first = next(iter(grants.values()), None)
         if first is None:
@@ -69,12 +69,8 @@ class Docket:
         seal = next(iter(self._open("seal", 5, lambda raw: documents.open_seal(self.trust, raw)).values()), None)
         self._grants(grants, first)
         self._named("policy", policies, {wanted}, 3)
-        self._named(
-            "manifest",
-            manifests,
-            {each for grant in grants.values() for each in grant.value.scope.manifests.values()},
-            3,
-        )
+        admitted = {each for grant in grants.values() for each in grant.value.scope.manifests.values()}
+        self._named("manifest", manifests, admitted, 3)
         policy = policies.get(wanted)
         if policy is None:
             return None
@@ -83,7 +79,8 @@ class Docket:
         self._expected(wanted, first.value)
         return Evidence(
             job=self.job, trust=self.trust, policy=policy.value, policy_digest=wanted,
-            grants={name: each.value for name, each in grants.items()}, manifests={name: each.value for name, each in manifests.items()},
+            grants={name: each.value for name, each in grants.items()},
+            manifests={name: each.value for name, each in manifests.items()},
             revocations=[each.value for each in revocations.values()], seal=None if seal is None else seal.value,
         )  # fmt: skip
 
