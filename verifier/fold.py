@@ -1,6 +1,7 @@
 """What a lane's leaves add up to: the purse, the open calls, and which model asked for which tool call.
 
-The gateway feeds it as it writes, the verifier as it reads: a budget or a tie cannot mean two things (specs/receipts.md §5).
+The gateway feeds it as it writes, the verifier as it reads: a budget or a tie cannot mean two things
+(specs/receipts.md §5).
 """
 
 from collections import OrderedDict, deque
@@ -108,8 +109,11 @@ class ModelCalls:
 
     def asked(self, leaf: End) -> None:
         """Take in the tool calls of a model's answer, and forget those out of the window."""
+        self.forget(leaf.seq)
         for each in leaf.tool_calls:
             key = (leaf.call, each.id)
+            for known in (self._asked, self._free):
+                known.pop(key, None)  # one that is asked again is the newest
             self._asked[key] = (each.name, leaf.seq)
             self._free[key] = None
 
@@ -123,7 +127,10 @@ class ModelCalls:
             self._free.pop(key, None)
 
     def find(self, tool: str, seq: int) -> Parent | None:
-        """Find the oldest unused tool call with this tool's name, for a client that names none; `seq` is the next leaf's."""
+        """Find the oldest unused tool call with this tool's name, for a client that names none.
+
+        `seq` is the next leaf's.
+        """
         self.forget(seq)
         return next(
             (Parent(call=call, id=ident) for call, ident in self._free if matches(self._asked[call, ident][0], tool)),
@@ -167,14 +174,15 @@ class Fold:
     def begin(self, leaf: Begin) -> None:
         """Open a call: count it, reserve for it, take the model's tool call that it answers."""
         reserved = leaf.reservation.tokens or 0
-        self.open_calls[leaf.call] = OpenCall(leaf.seq, leaf.target, leaf.parent, reserved)
+        parent = leaf.parent if leaf.target.tool is not None else None  # only a tool call answers a model's
+        self.open_calls[leaf.call] = OpenCall(leaf.seq, leaf.target, parent, reserved)
         if self._limited:
             self.purse.begin(leaf, reserved)
-        if leaf.parent is not None:
-            self.model_calls.use(leaf.parent)
+        if parent is not None:
+            self.model_calls.use(parent)
 
     def end(self, leaf: End) -> None:
-        """Close a call: settle its reservation, take in what a model asked for, give back what an error left unanswered."""
+        """Close a call: settle its reservation, take in what a model asked for, free what an error left unanswered."""
         call = self.open_calls.pop(leaf.call, None)
         if call is None:
             return
