@@ -7,8 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from verifier.encoding import Count, Digest, Id, Name, SafeText, Time, Url, canonical, digest, read
-from verifier.policy import Glob
+from verifier.encoding import Count, Digest, Glob, Id, Name, SafeText, Time, Url, canonical, digest, read
 from verifier.refused import Refused
 
 MAX_GRANT = 1 << 16
@@ -37,7 +36,7 @@ class Scope(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     audience: Url
     binding: Literal["none"]
     policy: Digest
-    manifests: dict[str, Digest]
+    manifests: dict[Name, Digest]
     tools: Annotated[list[ToolName], Meta(max_length=2000)]
     models: Annotated[list[Glob], Meta(max_length=256)]
     limits: Budget
@@ -97,7 +96,7 @@ class Token(Struct, frozen=True, kw_only=True, omit_defaults=True):
     authorization_details: list[dict[str, Any]]
 
     def fits(self, grant: Grant) -> None:
-        """Check that a token says what its grant says. Raises `Refused` with wrong-policy, wrong-scope or wrong-grant."""
+        """Check that a token says what its grant says. Raises `Refused`: wrong-policy, wrong-scope or wrong-grant."""
         scope = grant.scope
         if self.policy_hash != scope.policy:
             raise Refused("wrong-policy", "the token is pinned to another policy than its grant")
@@ -122,6 +121,3 @@ def authorization_details(scope: Scope) -> list[dict[str, Any]]:
         for server in servers
     ]
     return [*details, {"type": "tally_model", "models": scope.models}] if scope.models else details
-
-
-__all__ = ["Budget", "Grant", "Name", "Scope", "Token", "authorization_details"]
