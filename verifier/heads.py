@@ -63,7 +63,7 @@ def _signed(head: Checkpoint, keys: list[Key], evidence: Evidence, rebuilt: Rebu
 
 
 def _check(head: Checkpoint, key: Key, evidence: Evidence, rebuilt: Rebuilt) -> None:
-    """A closing head carries both signatures; it is signed when the lane ends and before the seal, give or take the skew."""
+    """A closing head carries both signatures; it is signed when the lane ends and before the seal, within the skew."""
     seconds = head.check(key.pair(), closing=rebuilt.closed)
     seal, skew = evidence.seal, evidence.trust.pin.max_skew_seconds * SECOND
     evidence.trust.good_at(key, rebuilt.time if seal is None else seal.closed)
