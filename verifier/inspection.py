@@ -11,7 +11,8 @@ from verifier.encoding import digest, reject_duplicates, unb64
 from verifier.refused import Refused
 
 _TIMES = frozenset({
-    "time", "issued_at", "expires", "opened", "closed", "not_before", "not_after", "revoked_at", "valid_from", "valid_until", "received",
+    "time", "issued_at", "expires", "opened", "closed", "not_before", "not_after", "revoked_at",
+    "valid_from", "valid_until", "received",
 })  # fmt: skip
 _TOKEN_PARTS = 3
 MAX_SHOWN = 1000
