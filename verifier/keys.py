@@ -64,7 +64,10 @@ class Pin(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_
 
     @classmethod
     def parse(cls, raw: bytes) -> "Pin":
-        """Read a pin as a person wrote it (spaces allowed, duplicate keys not). Raises `Refused`: an unusable pin proves nothing."""
+        """Read a pin as a person wrote it (spaces allowed, duplicate keys not).
+
+        Raises `Refused`: an unusable pin proves nothing.
+        """
         if not raw.strip():
             raise Refused("bad-pin", "the pin is empty", hint="Ask the operator for pin.json over a channel you trust.")
         try:
@@ -110,15 +113,14 @@ class KeyList(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     expires: Time
     roots: Annotated[list[Root], Meta(min_length=1, max_length=16)]
     threshold: Threshold
-    author_quorum: dict[str, Threshold]
+    author_quorum: dict[Owner, Threshold]
     keys: Annotated[list[Key], Meta(max_length=4096)]
 
     @classmethod
     def parse(cls, payload: bytes) -> "KeyList":
-        """Read a key list and check what it says of itself. Raises `Refused` with bad-keys and the usual reading codes."""
+        """Read a key list and check what it says of itself. Raises `Refused`: bad-keys and the reading codes."""
         listed = read(payload, cls, limit=1 << 20)
-        _once([half for key in listed.keys for half in key.pair().raw() if half], "a public key occurs twice")
-        _once([half for root in listed.roots for half in root.pair().raw()], "a root key occurs twice")
+        _once([half for key in (*listed.keys, *listed.roots) for half in key.pair().raw() if half])
         if listed.issued_at >= listed.expires:
             raise Refused("bad-keys", "the key list expires before it is issued", field="expires")
         if len({root.owner for root in listed.roots}) < listed.threshold:
@@ -140,7 +142,10 @@ class Trust(Struct, frozen=True):
 
     @classmethod
     def establish(cls, pin: Pin, raw: bytes) -> "Trust":
-        """Open a key list with the pinned roots alone. Raises `Refused`: unknown-root, old-keys and the envelope's codes."""
+        """Open a key list with the pinned roots alone.
+
+        Raises `Refused`: unknown-root, old-keys and the envelope's codes.
+        """
         envelope = Envelope.parse(raw, "keys")
         roots = {root.pair().kid(): root for root in pin.roots}
         if not {each.keyid.rpartition("/")[0] for each in envelope.signatures} & set(roots) and envelope.signatures:
@@ -205,9 +210,9 @@ def key_list_digest(raw: bytes) -> str:
     return digest(Envelope.parse(raw, "keys").content())
 
 
-def _once(values: list[bytes], why: str) -> None:
+def _once(values: list[bytes]) -> None:
     if len(set(values)) != len(values):
-        raise Refused("bad-keys", why, field="keys")
+        raise Refused("bad-keys", "a public key occurs twice: a pair has one use", field="keys")
 
 
 def _check_key(key: Key) -> None:
