@@ -7,7 +7,7 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-from verifier.encoding import Name, SafeText, Text, Time, Url, read, reject_duplicates
+from verifier.encoding import Name, SafeText, Text, Time, read, reject_duplicates
 from verifier.policy import Label, Tier, ToolClass
 from verifier.refused import Refused
 
