@@ -13,7 +13,10 @@ GRACE = 60 * SECOND
 
 
 class Marks:
-    """The marks of one lane. Times in microseconds; `skew` is the pin's, `stale` how long a gateway may work without scope."""
+    """The marks of one lane.
+
+    Times in microseconds; `skew` is the pin's, `stale` how long a gateway may work without scope.
+    """
 
     def __init__(self, marks: list[Mark], closed: int | None, *, skew: int, stale: int) -> None:
         """Take a sealed lane's marks and the seal's time; without a seal nothing bounds a receipt."""
@@ -28,8 +31,8 @@ class Marks:
     def advance(self, seq: int) -> None:
         """Move to the marks around a receipt; `next` is the first place where they are others, -1 when none.
 
-        Scope did not know the receipt at the mark before it, so it is not much older than that mark: by the skew, or by how
-        long a gateway may work without scope. Scope knew it at the mark after it, so it is no younger.
+        Scope did not know the receipt at the mark before it, so it is not much older than that mark: by the skew, or by
+        how long a gateway may work without scope. Scope knew it at the mark after it, so it is no younger.
         """
         passed = bisect_right(self._sizes, seq)
         more = passed < len(self._marks)
