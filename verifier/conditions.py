@@ -1,9 +1,11 @@
 """Conditions: true, false, missing, or not disclosed (specs/conditions.md).
 
-A wrong type is missing. A list is false when one of its conditions is, else missing when one is, else undisclosed when
-one is, else true. A rule left missing does not match if it allows and matches if it denies: it fails closed both ways.
+A wrong type is missing. A list is false when one of its conditions is, and true when all are. A rule left missing does
+not match if it allows and matches if it denies: it fails closed both ways. So with something undisclosed beside something
+missing, a rule that allows is missing already, and a rule that denies is undisclosed still: it might be false.
 """
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from decimal import Decimal, InvalidOperation
 from enum import Enum
@@ -23,6 +25,11 @@ class Truth(Enum):
     UNDISCLOSED = "undisclosed"
 
 
+# What beats what, the strongest first.
+_ALLOWING = (Truth.FALSE, Truth.MISSING, Truth.UNDISCLOSED)
+_DENYING = (Truth.FALSE, Truth.UNDISCLOSED, Truth.MISSING)
+
+
 class Undisclosed:
     """Arguments of which a receipt keeps only a commitment: they may have been anything."""
 
@@ -30,12 +37,13 @@ class Undisclosed:
 UNDISCLOSED = Undisclosed()
 Attributes = Mapping[str, Any]
 _ABSENT = object()
+_decimal = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch  # RFC 8259 §6, not Python's own
 
 
-def holds(conditions: Sequence[Condition], attributes: Attributes) -> Truth:
-    """Evaluate a list: false beats missing, missing beats undisclosed, undisclosed beats true."""
+def holds(conditions: Sequence[Condition], attributes: Attributes, *, denies: bool = False) -> Truth:
+    """Evaluate the list of a rule that allows, or of one that denies."""
     found = {evaluate(each, attributes) for each in conditions}
-    return next((truth for truth in (Truth.FALSE, Truth.MISSING, Truth.UNDISCLOSED) if truth in found), Truth.TRUE)
+    return next((truth for truth in (_DENYING if denies else _ALLOWING) if truth in found), Truth.TRUE)
 
 
 def evaluate(condition: Condition, attributes: Attributes) -> Truth:
@@ -87,18 +95,16 @@ def _truth(answer: bool) -> Truth:  # noqa: FBT001 - the answer itself
 
 
 def number(value: object) -> Decimal | None:
-    """Read an exact decimal of at most 34 digits from an integer, a parsed JSON number or a policy's string; else None."""
+    """Read an exact decimal of at most 34 digits from an integer, parsed JSON number or policy's string; else None."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
+        return None
+    if isinstance(value, str) and not _decimal(value):
         return None
     try:
         exact = Decimal(value)
     except InvalidOperation:
         return None
-    return (
-        exact
-        if exact.is_finite() and len(exact.as_tuple().digits) <= MAX_DIGITS and abs(exact.adjusted()) <= MAX_DIGITS
-        else None
-    )
+    return exact if len(exact.as_tuple().digits) <= MAX_DIGITS and abs(exact.adjusted()) <= MAX_DIGITS else None
 
 
 def _equal(value: Any, wanted: Any) -> bool | None:

@@ -55,7 +55,10 @@ class ModelBody(Struct, frozen=True):
 
 
 class Call(Struct, frozen=True, kw_only=True):
-    """One call as it is decided. `arguments` are a tool's, `body` a model's; `time` in microseconds, `token_ttl` in seconds."""
+    """One call as it is decided: `arguments` are a tool's, `body` a model's.
+
+    `time` in microseconds, `token_ttl` in seconds.
+    """
 
     subject: Subject
     target: ToolTarget | ModelTarget
@@ -117,7 +120,7 @@ def _tool(policy: Policy, call: Call, target: ToolTarget) -> Iterator[Decision]:
     attributes = _attributes(call)
     for rule in policy.denied_tools:
         if _names(rule, target):
-            truth = holds(rule.when, attributes)
+            truth = holds(rule.when, attributes, denies=True)
             if truth is not Truth.FALSE:
                 yield Denied(rule.id, "denied-tool")
             if truth in (Truth.TRUE, Truth.MISSING):
@@ -146,8 +149,10 @@ def _names(rule: ToolRule, target: ToolTarget) -> bool:
 
 
 def _model(policy: Policy, call: Call, target: ModelTarget) -> Iterator[Decision]:
+    """Allow by the first rule that matches and opens every side door used; else deny by the first that matches at all."""
     attributes = _attributes(call)
-    refusal = Denied(DEFAULT, "not-allowed")
+    refusals: list[Decision] = []
+    settled = False
     for rule in policy.model_egress.models:
         if (
             rule.provider != target.provider
@@ -156,22 +161,31 @@ def _model(policy: Policy, call: Call, target: ModelTarget) -> Iterator[Decision
         ):
             continue
         truth = holds(rule.when, attributes)
+        if truth not in (Truth.TRUE, Truth.UNDISCLOSED):
+            continue
         doors = _side_doors(rule, call.body)
-        if truth in (Truth.TRUE, Truth.UNDISCLOSED) and None in doors:
+        if None in doors:
             yield Allowed(rule.id)
         if truth is Truth.TRUE and doors == (None,):
             return
-        if truth in (Truth.TRUE, Truth.UNDISCLOSED) and refusal.rule == DEFAULT and isinstance(call.body, Undisclosed):
-            yield from (Denied(rule.id, door) for door in doors if door)
-        elif truth is Truth.TRUE and refusal.rule == DEFAULT and doors[0]:
-            refusal = Denied(rule.id, doors[0])
-    yield refusal
+        if not settled:
+            refusals += [Denied(rule.id, door) for door in doors if door]
+            settled = truth is Truth.TRUE
+    yield from refusals
+    if not settled:
+        yield Denied(DEFAULT, "not-allowed")
 
 
 def _side_doors(rule: ModelRule, body: ModelBody | Undisclosed) -> tuple[str | None, ...]:
     """Name the side door that a request uses and the rule does not open; None for no such door."""
     if isinstance(body, Undisclosed):
-        return (None, "hosted-tool", "remote-content", "provider-state", "max-output-tokens")
+        opened = {
+            "hosted-tool": "*" in rule.hosted_tools,
+            "remote-content": rule.remote_content,
+            "provider-state": rule.provider_state,
+            "max-output-tokens": rule.max_output_tokens is None,
+        }
+        return (None, *(door for door, is_open in opened.items() if not is_open))
     if any(not any_glob(rule.hosted_tools, name) for name in body.hosted_tools):
         return ("hosted-tool",)
     if body.remote_content and not rule.remote_content:
@@ -215,5 +229,5 @@ def _attributes(call: Call) -> dict[str, Any]:
 
 def reads_time(policy: Policy) -> bool:
     """Tell whether a decision can depend on the time of the call."""
-    rules = (*policy.allowed_tools, *policy.denied_tools, *policy.model_egress.models)
+    rules: list[ToolRule | ModelRule] = [*policy.allowed_tools, *policy.denied_tools, *policy.model_egress.models]
     return any(condition.attr.startswith("time.") for rule in rules for condition in rule.when)
