@@ -16,6 +16,7 @@ from verifier.refused import Refused
 from verifier.signing import KeyPair, PublicPair, verify_ed25519, verify_ml_dsa_44
 
 MAX_NOTE = 1 << 14
+MAX_ORIGIN = 255
 ED25519_TYPE, ML_DSA_44_TYPE = b"\x01", b"\x06"
 PROOF = "c2sp.org/tlog-proof@v1"
 _NUMBER = pattern(r"0|[1-9][0-9]{0,15}")
@@ -46,8 +47,8 @@ class Checkpoint(Struct, frozen=True):
         if not gap or len(body) != 3 or not tail.endswith("\n") or len(note) > MAX_NOTE:  # noqa: PLR2004 - origin, size, root
             raise Refused("bad-checkpoint", "not a signed checkpoint of three lines")
         size, root = number(body[1]), unb64(body[2], field="root")
-        if not body[0] or len(root) != HASH_BYTES:
-            raise Refused("bad-checkpoint", "no origin, or a root that is not 32 bytes")
+        if not 0 < len(body[0].encode()) <= MAX_ORIGIN or len(root) != HASH_BYTES:
+            raise Refused("bad-checkpoint", "no origin, one of more than 255 bytes, or a root that is not 32 bytes")
         return cls(body[0], size, root, tuple(_line(each) for each in tail[:-1].split("\n")))
 
     def text(self) -> str:
@@ -57,18 +58,16 @@ class Checkpoint(Struct, frozen=True):
     def check(self, pair: PublicPair, *, closing: bool) -> int | None:
         """Check every signature line by one key pair; return the ML-DSA line's time in seconds, if there is one.
 
-        A head with `closing` carries both lines. Raises `Refused`: unknown-signer, bad-signature, missing-signature.
+        A head with `closing` carries both lines; Ed25519 stands first, so that no other order is a second form of a head. Raises `Refused`: unknown-signer, bad-signature, missing-signature.
         """
         first, second = pair.raw()
+        wanted = [key_id(self.origin, ED25519_TYPE, first), key_id(self.origin, ML_DSA_44_TYPE, second)]
         seconds: int | None = None
         seen: list[bytes] = []
         for line in self.lines:
-            if line.name != self.origin or line.key_id not in (
-                key_id(self.origin, ED25519_TYPE, first),
-                key_id(self.origin, ML_DSA_44_TYPE, second),
-            ):
+            if line.name != self.origin or line.key_id not in wanted:
                 raise Refused("unknown-signer", "a signature line of another name or key")
-            if line.key_id == key_id(self.origin, ED25519_TYPE, first):
+            if line.key_id == wanted[0]:
                 good = verify_ed25519(first, self.text().encode(), line.signature)
             else:
                 seconds = int.from_bytes(line.signature[:_TIME_BYTES], "big")
@@ -77,12 +76,10 @@ class Checkpoint(Struct, frozen=True):
             if not good:
                 raise Refused("bad-signature", "a signature of the head does not fit it")
             seen.append(line.key_id)
-        if (
-            len(set(seen)) != len(seen)
-            or key_id(self.origin, ED25519_TYPE, first) not in seen
-            or (closing and seconds is None)
-        ):
-            raise Refused("missing-signature", "the head lacks a signature that it must carry, or has one twice")
+        if seen not in (wanted, wanted[:1]) or (closing and seconds is None):
+            raise Refused(
+                "missing-signature", "the head lacks a signature that it must carry, or has one out of its place"
+            )
         return seconds
 
 
@@ -137,12 +134,7 @@ class Proof(Struct, frozen=True):
         """Read a proof with its extra line. Raises `Refused` bad-proof."""
         head, _, note = text.partition("\n\n")
         lines = head.split("\n")
-        if (
-            len(lines) < 3
-            or lines[0] != PROOF
-            or not lines[1].startswith("extra ")
-            or not lines[2].startswith("index ")
-        ):  # noqa: PLR2004
+        if lines[0] != PROOF or [line[:6] for line in lines[1:3]] != ["extra ", "index "]:
             raise Refused("bad-proof", "not a tlog-proof with extra and index lines")
         return cls(unb64(lines[1][6:]), number(lines[2][6:]), tuple(unb64(each) for each in lines[3:]), note)
 
