@@ -42,6 +42,8 @@ def open_policy(trust: Trust, raw: bytes, at: int) -> Opened[Policy]:
 
 def _policy(trust: Trust, signed: Signed, at: int) -> Opened[Policy]:
     policy = Policy.parse(signed.payload)
+    if trust.listed.author_quorum.get(policy.issuer, 1) > 1:
+        raise Refused("unsupported", f"an author quorum of {policy.issuer} is not judged by this version")
     trust.signer(signed.kids, "policy", policy.issuer, at)
     policy.in_force(at)
     return Opened(policy, signed.digest, signed.payload)

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
-from verifier.encoding import Count, Digest, Glob, Name, SafeText, Text, Time, read
+from verifier.encoding import MAX_INT, Count, Digest, Glob, Name, SafeText, Text, Time, read
 from verifier.refused import Refused
 
 MAX_POLICY = 1 << 18
@@ -24,7 +24,7 @@ Label = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,63}\Z")]
 LabelGlob = Annotated[str, Meta(pattern=r"^[a-z*][a-z0-9_*]{0,63}\Z")]
 Globs = Annotated[list[Glob], Meta(max_length=256)]
 RuleId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
-Scalar = str | int | bool
+Scalar = str | Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT)] | bool
 OPERATIONS = ("chat.completions", "embeddings", "messages", "models", "responses")
 UNBUILT_OPERATORS = frozenset({"host_in", "email_domain_in", "subpath_of", "cidr_in"})
 
@@ -46,7 +46,7 @@ class Limits(_Document, frozen=True, kw_only=True):
 
     calls_per_job: Count | None = None
     calls_per_minute: Count | None = None
-    sums: dict[str, str] | None = None
+    sums: dict[SafeText, SafeText] | None = None
 
 
 class ToolRule(_Document, frozen=True, kw_only=True):
@@ -126,7 +126,7 @@ class Budgets(_Document, frozen=True, kw_only=True):
     tokens: Count | None = None
     cost_nano_usd: Count | None = None
     wall_seconds: Count | None = None
-    per_tool: dict[str, Count] | None = None
+    per_tool: dict[SafeText, Count] | None = None
 
 
 class TokenConstraints(_Document, frozen=True, kw_only=True):
