@@ -31,6 +31,7 @@ from verifier.keys import Pin, Trust
 from verifier.lane import LaneCheck
 from verifier.refused import Refused
 from verifier.report import Report
+from verifier.signing import SUITE
 
 # A head line: its note is at most 16 KiB, and JSON writes a newline as two bytes.
 MAX_LANE_LINE = 4 * MAX_LEAF
@@ -45,10 +46,11 @@ def verify(source: BinaryIO | Path | str, pin: Pin, at: int | None = None, *, ma
         with Path(source).open("rb") as file:
             return verify(file, pin, at, max_bytes=max_bytes)
     report = Report()
+    reader = Reader(source, max_bytes)
     try:
-        Audit(Reader(source, max_bytes), pin, at, report).run()
+        Audit(reader, pin, at, report).run()
     except Refused as refused:
-        report.refuse(refused, 1)
+        report.refuse(refused, 1, line=reader.number)
     report.conclude()
     return report
 
@@ -87,8 +89,10 @@ class Audit:
             if raw is None or kind_of(raw) != "header":
                 raise Refused("missing-line", "the first line is not a bundle's header", hint="Is this a .tally file?")
             header = read(content(raw, "header"), Header, limit=MAX_LEAF)
-            if header.suite not in self.pin.suites:
-                raise Refused("wrong-suite", f"the pin does not accept suite {header.suite}", field="suite")
+            if header.suite != SUITE or SUITE not in self.pin.suites:
+                raise Refused(
+                    "wrong-suite", f"suite {header.suite}: this verifier and the pin accept another", field="suite"
+                )
         except Refused as refused:
             self.report.refuse(refused, 1, line=1)
             return None
@@ -125,7 +129,7 @@ class Audit:
     def _lanes(self, evidence: Evidence) -> int:
         """Judge every lane; return the time of the last receipt."""
         seen: set[str] = set()
-        last = 0
+        last = calls = tokens = 0
         raw = self._head
         while raw is not None:
             number = self.reader.number
@@ -141,6 +145,8 @@ class Audit:
             raw = self._receipts(check)
             check.finish()
             last = max(last, check.time)
+            calls, tokens = calls + check.fold.purse.calls, tokens + check.fold.purse.tokens
+        self._total(evidence, calls, tokens)
         for lane in evidence.seal.lanes if evidence.seal else ():
             if lane.lane not in seen:
                 self.report.add(
@@ -150,6 +156,13 @@ class Audit:
                     lane=lane.lane,
                 )
         return last
+
+    def _total(self, evidence: Evidence, calls: int, tokens: int) -> None:
+        """Step 9, its end: all lanes together stay inside the job's one purse, whatever share each was given."""
+        limits = evidence.first.scope.limits
+        for name, most, spent in (("calls", limits.calls, calls), ("tokens", limits.tokens, tokens)):
+            if most is not None and spent > most:
+                self.report.add("over-budget", 9, f"all lanes spent {spent} {name}, the job has {most}", place="limits")
 
     def _receipts(self, check: LaneCheck) -> bytes | None:
         """Feed a lane its receipts; return the next head line, None at the end."""
