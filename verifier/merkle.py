@@ -102,19 +102,24 @@ def _subproof(hashes: Sequence[bytes], first: int, *, whole: bool) -> list[bytes
 
 
 def check_consistency(first: int, second: int, proof: Sequence[bytes], first_root: bytes, second_root: bytes) -> None:
-    """Check that a tree of `second` leaves extends one of `first` leaves (RFC 9162 §2.1.4.2). Raises `Refused` bad-proof."""
+    """Check that a tree of `second` leaves extends one of `first` (RFC 9162 §2.1.4.2). Raises `Refused` bad-proof."""
     if not 0 < first <= second or any(len(each) != HASH_BYTES for each in proof):
         raise Refused("bad-proof", "sizes out of order, or a hash of the wrong length")
-    path = list(proof) if first & (first - 1) or first == second else [first_root, *proof]
     if first == second:
-        if path or first_root != second_root:
+        if proof or first_root != second_root:
             raise Refused("bad-proof", "equal sizes with a proof, or with two roots")
         return
-    low, high = first - 1, second - 1
-    while low & 1:
-        low, high = low >> 1, high >> 1
+    path = list(proof) if first & (first - 1) else [first_root, *proof]
     if not path:
         raise Refused("bad-proof", "the proof is empty")
+    if _climb(first - 1, second - 1, path) != (first_root, second_root):
+        raise Refused("bad-proof", "the proof leads to other roots")
+
+
+def _climb(low: int, high: int, path: Sequence[bytes]) -> tuple[bytes, bytes] | None:
+    """Rebuild both roots from the last leaves `low` and `high` of two trees; None when the path ends below the root."""
+    while low & 1:
+        low, high = low >> 1, high >> 1
     old = new = path[0]
     for each in path[1:]:
         if high == 0:
@@ -126,8 +131,7 @@ def check_consistency(first: int, second: int, proof: Sequence[bytes], first_roo
         else:
             new = node_hash(new, each)
         low, high = low >> 1, high >> 1
-    if high or old != first_root or new != second_root:
-        raise Refused("bad-proof", "the proof leads to other roots")
+    return None if high else (old, new)
 
 
 def _split(size: int) -> int:
