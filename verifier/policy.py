@@ -133,7 +133,7 @@ class TokenConstraints(_Document, frozen=True, kw_only=True):
     """What a token may be; times in seconds."""
 
     cst_max_ttl_seconds: Annotated[int, Meta(ge=1, le=3600)]
-    require_scope_hash: Literal[True]  # type: ignore[valid-type]
+    require_scope_hash: Literal[True]
     policy_hash_pinning: Literal["required"]
     binding: Literal["none", "dpop", "mtls"]
     max_delegation_depth: Annotated[int, Meta(ge=0, le=4)]
@@ -292,7 +292,8 @@ def _check_rule(rule: ToolRule) -> None:
 
 
 ATTRIBUTES = frozenset({
-    "agent.id", "job.id", "job.type", "job.environment", "job.client", "tool.server", "tool.name", "tool.class", "tool.sensitivity",
+    "agent.id", "job.id", "job.type", "job.environment", "job.client",
+    "tool.server", "tool.name", "tool.class", "tool.sensitivity",
     "model.provider", "model.name", "model.operation", "model.max_output_tokens", "data.labels", "time.now",
 })  # fmt: skip
 
