@@ -54,7 +54,8 @@ class Replay:
         labels = leaf.facts.labels if leaf.facts else []
         allowed = leaf.kind == "begin"
         key = (
-            allowed, target.server, target.tool, target.provider, target.model, target.operation, leaf.manifest, *labels,
+            allowed, target.server, target.tool, target.provider, target.model, target.operation,
+            leaf.manifest, *labels,
         )  # fmt: skip
         judged = token.memo.get(key)
         if judged is None:
