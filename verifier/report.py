@@ -8,7 +8,10 @@ from verifier.refused import Refused
 MAX_FINDINGS = 10_000
 
 NOT_PROVED = (
-    "That what the gateway wrote of content is true: alone it can write false content, but cannot hide what scope or a client saw.",
+    (
+        "That what the gateway wrote of content is true: "
+        "alone it can write false content, but cannot hide what scope or a client saw."
+    ),
     "That identities, tokens and revocations are true: scope alone speaks for them, though it cannot make a receipt.",
     "That gateway and scope did not rewrite the job together, where no client, log or witness keeps a half.",
     "That no call went past the gateway: such calls leave nothing here.",
@@ -97,12 +100,13 @@ class Report(Struct, kw_only=True):
             self.replay = "full" if full else f"partial ({totals.replayed_fully} of {totals.replayed})"
         if self.verdict != Verdict.PASS.name:
             return
+        lanes, receipts = many(totals.lanes, "lane"), many(totals.receipts, "receipt")
+        calls = f"{many(totals.calls, 'call')} recorded"
+        issued = ", each by a token that scope issued for this job, in its time and inside its grant"
         self.proved = [
             f"Job {self.job} ran under policy {self.policy}, which its author and the registry signed.",
-            f"The seal covers {many(totals.lanes, 'lane')} with {many(totals.receipts, 'receipt')}: none was changed, dropped, added or moved since.",
-            f"{many(totals.calls, 'call')} recorded, each by a token that scope issued for this job, in its time and inside its grant."
-            if totals.calls
-            else "0 calls recorded.",
+            f"The seal covers {lanes} with {receipts}: none was changed, dropped, added or moved since.",
+            f"{calls}{issued if totals.calls else ''}.",
             f"{many(totals.replayed, 'decision')} replayed against the policy: {self.replay}.",
             f"{many(totals.denials, 'denial')} on record; no call was allowed after a revocation had to be known.",
         ]
