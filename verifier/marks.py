@@ -45,8 +45,8 @@ class Marks:
         return next((mark for mark in self._marks if mark.time >= revocation.time + self._due), None)
 
     def late(self, mark: Mark, revocation: Revocation) -> bool:
-        """Tell whether scope set that mark too late to prove anything."""
-        return mark.time > revocation.time + self._due + GRACE
+        """Tell whether scope set that mark too late to prove anything; one before the first receipt never is."""
+        return mark.size > 0 and mark.time > revocation.time + self._due + GRACE
 
 
 def concerns(revocation: Revocation, leaf: Begin, token: TokenUse) -> bool:
