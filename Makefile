@@ -4,6 +4,7 @@ PYTHON ?= $(shell for each in python3 python3.13 python3.12 python3.11; do \
 	$$each -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$each && break; done)
 BIN := .venv/bin
 READY := .venv/ready
+AUDITOR := .venv-auditor/ready
 LOCKS := requirements/dev.txt requirements/build.txt
 # A lock holds what the public index serves: no setting of this machine's pip enters it.
 COMPILE := env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_INDEX_URL PIP_CONFIG_FILE=/dev/null \
@@ -22,7 +23,10 @@ $(READY): pyproject.toml $(LOCKS) requirements/bootstrap.py
 	@test -n "$(PYTHON)" || { echo "tally: no Python 3.11 or later found; name one: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) requirements/bootstrap.py
 
-demo: $(READY) ## run the main job end to end, with real processes; leaves demo-out/
+$(AUDITOR): $(READY) requirements/base.txt $(wildcard verifier/*.py)
+	@$(BIN)/python requirements/bootstrap.py auditor
+
+demo: $(READY) $(AUDITOR) ## run the main job end to end, with real processes; leaves demo-out/
 	@$(BIN)/python -m examples.demo
 
 test: $(READY) ## run all tests, and show what they cover
@@ -57,4 +61,4 @@ lock: $(READY) ## renew the locks, hashes included
 	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/build.txt requirements/build.in
 
 clean: ## remove what was built, .venv included
-	@rm -rf .venv .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist demo-out
+	@rm -rf .venv .venv-auditor .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist demo-out

@@ -1,0 +1,5 @@
+"""`python -m verifier`: the same program as `tally`."""
+
+from verifier.cli import main
+
+main()
