@@ -37,11 +37,7 @@ Text = Annotated[str, Meta(max_length=4096)]
 _encoder = msgspec.json.Encoder(order="sorted")
 _strings = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # takes a string without end as well: it never goes back
 _safe_text = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
-
-
-@cache
-def _decoder(kind: Any) -> msgspec.json.Decoder[Any]:
-    return msgspec.json.Decoder(kind)
+_decoder: Callable[[Any], msgspec.json.Decoder[Any]] = cache(msgspec.json.Decoder)
 
 
 def canonical(value: object) -> bytes:
@@ -88,8 +84,8 @@ def parse(raw: bytes, kind: type[T], *, limit: int) -> T:
 def reject_duplicates(raw: bytes, number: Callable[[str], Any] = float) -> Any:
     """Parse any JSON with Python's reader, made strict; `number` reads what is no integer.
 
-    Raises `Refused`: not-canonical (a key twice in one object), too-deep, not-utf8 (half a character among them), not-json
-    (NaN and Infinity among it).
+    Raises `Refused`: not-canonical (a key twice in one object), too-deep, not-utf8 (half a character among them),
+    not-json (NaN and Infinity among it).
     """
     if _depth(raw) > MAX_DEPTH:
         raise Refused("too-deep", f"nested deeper than {MAX_DEPTH} levels")
@@ -124,9 +120,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     value = dict(pairs)
     if len(value) != len(pairs):
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
-        raise Refused(
-            "not-canonical", f"the key {twice[:64]!r} appears twice in one object: two parsers may keep different ones"
-        )
+        why = f"the key {twice[:64]!r} appears twice in one object: two parsers may keep different ones"
+        raise Refused("not-canonical", why)
     return value
 
 
@@ -139,11 +134,14 @@ def _difference(raw: bytes) -> str:
         reject_duplicates(raw)
     except Refused as refused:
         return refused.why
-    return "valid JSON, but not the canonical bytes (spaces, escapes, order of keys or null): it was written again by someone"
+    return (
+        "valid JSON, but not the canonical bytes (spaces, escapes, order of keys or null): "
+        "it was written again by someone"
+    )
 
 
 def _depth(raw: bytes) -> int:
-    """Count the deepest nesting of brackets outside strings, without parsing and in linear time, whatever the bytes are."""
+    """Count the deepest nesting of brackets outside strings, without parsing, in linear time, whatever the bytes."""
     depth = deepest = 0
     for bracket in _strings.sub(b"", raw):
         if bracket in b"[{":
