@@ -1,8 +1,10 @@
 """DSSE v1 envelopes: how every signed document travels (specs/envelope.md).
 
-    {"payload":"…","payloadType":"application/vnd.tallystick.policy.v1+json","signatures":[{"keyid":"…/ed25519","sig":"…"}]}
+    {"payload":"…","payloadType":"application/vnd.tallystick.policy.v1+json",
+     "signatures":[{"keyid":"…/ed25519","sig":"…"}]}
 
-Parsing and believing are two acts: `Envelope.parse` gives a payload that nobody vouches for, `Envelope.open` a `Signed`.
+Parsing and believing are two acts: `Envelope.parse` gives a payload that nobody vouches for,
+`Envelope.open` a `Signed`.
 """
 
 from collections.abc import Iterable, Mapping
