@@ -231,7 +231,8 @@ class Close(_Part, frozen=True, kw_only=True):
 
 Leaf = Open | Token | Begin | End | Deny | Hold | Note | Close
 KINDS: dict[bytes, type[Leaf]] = {
-    b"open": Open, b"token": Token, b"begin": Begin, b"end": End, b"deny": Deny, b"hold": Hold, b"note": Note, b"close": Close,
+    b"open": Open, b"token": Token, b"begin": Begin, b"end": End,
+    b"deny": Deny, b"hold": Hold, b"note": Note, b"close": Close,
 }  # fmt: skip
 NAMES = tuple(name.decode() for name in KINDS)
 _decoders = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}
@@ -244,7 +245,7 @@ _MAX_SKELETONS = 4096
 
 
 def encode(leaf: Leaf) -> bytes:
-    """Return a leaf's canonical bytes. Raises `Refused`: too-large beyond 8 KiB, bad-value for text that is not harmless."""
+    """Return a leaf's canonical bytes. Raises `Refused`: too-large beyond 8 KiB, bad-value for harmful text."""
     raw = _encode(leaf)
     if len(raw) > MAX_LEAF:
         raise Refused("too-large", f"a receipt of {len(raw)} bytes, at most {MAX_LEAF}")
@@ -255,8 +256,8 @@ def encode(leaf: Leaf) -> bytes:
 def decode(raw: bytes) -> Leaf:
     """Read one leaf from its canonical bytes, or refuse it by code.
 
-    The kind is found before the typed reader is chosen: no nested object of a leaf has a key `kind`, and a quote inside a
-    string is always escaped, so the first mark is the leaf's own; the typed reader then checks it again.
+    The kind is found before the typed reader is chosen: no nested object of a leaf has a key `kind`, and a quote inside
+    a string is always escaped, so the first mark is the leaf's own; the typed reader then checks it again.
     """
     at = raw.find(_MARK) + 8
     decoder = _decoders.get(raw[at : raw.find(b'"', at)])
@@ -264,7 +265,7 @@ def decode(raw: bytes) -> Leaf:
         read(raw, dict, limit=MAX_LEAF)
         raise Refused("wrong-kind", "a receipt of no known kind", field="kind")
     try:
-        leaf = cast("Leaf", decoder.decode(raw))
+        leaf = decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return read(raw, decoder.type, limit=MAX_LEAF)  # says why
     if _encode(leaf) != raw:
