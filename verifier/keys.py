@@ -120,7 +120,8 @@ class KeyList(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     def parse(cls, payload: bytes) -> "KeyList":
         """Read a key list and check what it says of itself. Raises `Refused`: bad-keys and the reading codes."""
         listed = read(payload, cls, limit=1 << 20)
-        _once([half for key in (*listed.keys, *listed.roots) for half in key.pair().raw() if half])
+        pairs = [key.pair() for key in listed.keys] + [root.pair() for root in listed.roots]
+        _once([half for pair in pairs for half in pair.raw() if half])
         if listed.issued_at >= listed.expires:
             raise Refused("bad-keys", "the key list expires before it is issued", field="expires")
         if len({root.owner for root in listed.roots}) < listed.threshold:
