@@ -58,7 +58,8 @@ class Checkpoint(Struct, frozen=True):
     def check(self, pair: PublicPair, *, closing: bool) -> int | None:
         """Check every signature line by one key pair; return the ML-DSA line's time in seconds, if there is one.
 
-        A head with `closing` carries both lines; Ed25519 stands first, so that no other order is a second form of a head. Raises `Refused`: unknown-signer, bad-signature, missing-signature.
+        A head with `closing` carries both lines; Ed25519 stands first, so that no other order is a second form of a
+        head. Raises `Refused`: unknown-signer, bad-signature, missing-signature.
         """
         first, second = pair.raw()
         wanted = [key_id(self.origin, ED25519_TYPE, first), key_id(self.origin, ML_DSA_44_TYPE, second)]
