@@ -149,7 +149,7 @@ def _names(rule: ToolRule, target: ToolTarget) -> bool:
 
 
 def _model(policy: Policy, call: Call, target: ModelTarget) -> Iterator[Decision]:
-    """Allow by the first rule that matches and opens every side door used; else deny by the first that matches at all."""
+    """Allow by the first rule that matches and opens every side door used; else deny by the first that matches."""
     attributes = _attributes(call)
     refusals: list[Decision] = []
     settled = False
