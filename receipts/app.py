@@ -141,14 +141,13 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
     )
     state.gateway = gateway = Gateway(
         settings=settings,
-        trust=trust,
+        identity=identity,
         sessions=sessions,
         lanes=lanes,
         revocations=revocations,
-        keys=identity.api_keys,
         clock=clock,
+        log=state.log,
     )
-    await gateway.open()
     stack.push_async_callback(gateway.close)
     state.tasks = [asyncio.create_task(work) for work in (revocations.follow(), reporter.run())]
     stack.push_async_callback(_cancel, state.tasks)

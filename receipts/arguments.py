@@ -41,7 +41,7 @@ class Arguments:
         self._schema, self._closed = _compiled(tool, schema), _compiled(tool, closed)
 
     def check(self, arguments: Mapping[str, Any]) -> None:
-        """Check one call. Raises `Refused`: bad-arguments, unknown-argument; the field is the place, no value is said."""
+        """Check one call. Raises `Refused`: bad-arguments, unknown-argument; no value is said."""
         for code, validator in (("bad-arguments", self._schema), ("unknown-argument", self._closed)):
             if not validator.is_valid(arguments):
                 _explain(code, next(validator.iter_errors(arguments)))

@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from receipts.body import encode, read_json
 from receipts.call import Asked, Exchange, Known
 from receipts.delivery import key_header
-from receipts.models import ModelRequest, Provider, ask, read_request
+from receipts.models import ModelProvider, ModelRequest, ask, read_request
 from receipts.request import JSON, Answer, Request
 from receipts.sessions import Session
 from receipts.stream import comment, event, events
@@ -29,12 +29,15 @@ MAX_ERROR = 1 << 16
 OK, UNAUTHORIZED, FORBIDDEN = 200, 401, 403
 # Codes with a status of their own; the official client tries 429 and 5xx again by itself, so a spent budget is neither.
 STATUS = {
-    "budget-rate": 429, "limit-rate": 429, "too-large": 413, "unknown-model": 404, "not-found": 404, "method-not-allowed": 405,
-    "stale-revocations": 503, "ledger-unavailable": 503, "scope-unavailable": 503, "controls-unavailable": 503, "client-gone": 499,
-    "internal-error": 500,
+    "budget-rate": 429, "limit-rate": 429, "too-large": 413, "unknown-model": 404, "not-found": 404,
+    "method-not-allowed": 405, "stale-revocations": 503, "ledger-unavailable": 503, "scope-unavailable": 503,
+    "controls-unavailable": 503, "client-gone": 499, "internal-error": 500,
 }  # fmt: skip
+INVALID = "invalid_request_error"
+KINDS = {400: INVALID, 404: INVALID, 405: INVALID, 413: INVALID, 403: "permission_error", 429: "rate_limit_error"}
 BAD_REQUEST = frozenset({
-    "not-json", "not-utf8", "duplicate-key", "duplicate-header", "bad-number", "too-deep", "unknown-field", "bad-value", "bad-parent", "bad-encoding",
+    "not-json", "not-utf8", "duplicate-key", "duplicate-header", "bad-number", "too-deep", "unknown-field",
+    "bad-value", "bad-parent", "bad-encoding",
 })  # fmt: skip
 
 
@@ -77,7 +80,9 @@ class _Read(Struct, frozen=True):
 class Completion:
     """One call of a model: a chat completion or embeddings (`receipts.call.Path`)."""
 
-    def __init__(self, operation: str, request: Request, providers: dict[str, Provider], upstream: Upstream) -> None:
+    def __init__(
+        self, operation: str, request: Request, providers: dict[str, ModelProvider], upstream: Upstream
+    ) -> None:
         """Take the request before its body."""
         self._operation = operation
         self._request = request
@@ -89,7 +94,7 @@ class Completion:
     async def read(self, raw: bytes, session: Session, known: Known) -> Asked:
         """Read the request and find its provider."""
         self._asked = read_request(raw, self._operation)
-        return ask(self._asked, self._operation, session, self._providers, self._upstream, known)
+        return ask(self._asked, self._operation, session, known, providers=self._providers, upstream=self._upstream)
 
     async def forward(self, asked: Asked, exchange: Exchange) -> None:
         """Send the request, and relay or keep the answer."""
@@ -143,7 +148,7 @@ class Completion:
         raise UpstreamFailed("broken-stream", "the provider's stream ended too early")
 
     def _chunk(self, content: bytes, exchange: Exchange) -> bytes:
-        """Read one chunk and write it again, without the usage that its caller did not ask for; empty when nothing is left."""
+        """Read one chunk and write it again, without usage that nobody asked for; empty when nothing is left."""
         value = _parsed(content)
         read = _read(value)
         self._note(read, exchange)
@@ -193,15 +198,10 @@ def refusal(refused: Refused, receipt: str | None = None) -> Answer:
             {"www-authenticate": f"Bearer {said}".strip()},
         )
     status = 400 if refused.code in BAD_REQUEST else STATUS.get(refused.code, FORBIDDEN)
-    kind = (
-        "invalid_request_error"
-        if status in {400, 404, 405, 413}
-        else "server_error"
-        if status >= 500
-        else "permission_error"
-    )  # noqa: PLR2004
     headers = {"tally-receipt": receipt} if receipt else {}
-    return Answer(status, error_body(refused.code, refused.why, kind, refused.field or None), headers)
+    return Answer(
+        status, error_body(refused.code, refused.why, KINDS.get(status, "server_error"), refused.field or None), headers
+    )
 
 
 def error_body(code: str, message: str, kind: str, param: str | None = None) -> bytes:

@@ -1,4 +1,4 @@
-"""After `begin`: the call is sent, its end recorded, its answer delivered with the proof, in this order whatever happens."""
+"""After `begin`: the call is sent, its end recorded, its answer delivered with the proof, in this order always."""
 
 import asyncio
 from collections.abc import Mapping
@@ -62,7 +62,7 @@ def with_receipt(answer: Answer, receipt: Receipt) -> Answer:
 
 
 async def finish(request: Request, path: Path, begun: Begun) -> None:
-    """Forward, record, deliver. Without a durable `end` nothing is delivered, and a stream that has begun just stops."""
+    """Forward, record, deliver. Without a durable `end` nothing is delivered, and a stream just stops."""
     exchange, lane = begun.exchange, begun.lane
     failure = await _forward(request, path, begun)
     answer = exchange.answer if failure is None and exchange.answer else path.failed(failure or _no_answer())
@@ -113,8 +113,8 @@ async def _outcome(path: Path, begun: Begun) -> UpstreamFailed | None:
     except UpstreamFailed as failure:
         begun.exchange.fail("upstream_error", failure.code)
         return failure
-    except Exception as error:  # noqa: BLE001 - a bug of ours, logged as one
-        log.error("bug", call=begun.exchange.call, exc_info=error)
+    except Exception:
+        log.exception("bug", call=begun.exchange.call)
         begun.exchange.fail("upstream_error", "internal-error")
         return UpstreamFailed("internal-error", "this is our fault; the server's log says more", 500)
     return None

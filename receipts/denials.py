@@ -1,4 +1,4 @@
-"""Refusals on record: a `deny` in the job's lane when the caller is known and the lane open, else the security log alone."""
+"""Refusals on record: a `deny` in the job's lane when caller and lane allow it, else the security log alone."""
 
 from collections import Counter
 from contextlib import suppress
@@ -58,14 +58,16 @@ class Denials:
         lane = await self._lanes.of(session.grant, session.policy)
         call = known.call or lane.next_call()
         lane.token(session.token)
-        appended = lane.deny(lambda seq, time: self._leaf(refused, session, known, lane, call, seq, time))
+        appended = lane.deny(
+            lambda seq, time: self._leaf(refused, session, known, lane=lane, call=call, seq=seq, time=time)
+        )
         if appended is None:
             return None
         await lane.durable(appended)
         return Receipt(call, lane, appended)
 
     def _leaf(
-        self, refused: Refused, session: Session, known: Known, lane: Lane, call: str, seq: int, time: int
+        self, refused: Refused, session: Session, known: Known, *, lane: Lane, call: str, seq: int, time: int
     ) -> Deny:
         check_time(session.token, time)
         return Deny(

@@ -1,26 +1,29 @@
 """The gateway's own paths on the bare ASGI interface: `/v1/*` for models, `/mcp/*` for tools (specs/http.md §3, §4)."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
-import structlog
-from litestar.types import Receive, Scope, Send
+from litestar.types import HTTPScope, Receive, Send
 
 from receipts import completion, mcp_answers
 from receipts.call import Path
 from receipts.completion import Completion
+from receipts.denials import Denials
+from receipts.identity import Identity
+from receipts.lanes import Lanes
 from receipts.mcp import McpCall
-from receipts.models import CHAT, EMBEDDINGS, Provider
+from receipts.models import CHAT, EMBEDDINGS, ModelProvider
 from receipts.pipeline import Pipeline
 from receipts.request import Answer, Request
+from receipts.revocations import Revocations
 from receipts.sessions import Sessions
-from receipts.upstream import Upstream
+from receipts.settings import ReceiptsSettings
+from receipts.upstream import Upstream, networks
+from service.problems import Log as EventLog
 from verifier.refused import Refused
 
 MCP, MODELS = "/mcp/", "/v1/"
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 OPERATIONS = {"/v1/chat/completions": CHAT, "/v1/embeddings": EMBEDDINGS}
-
-log = structlog.get_logger(service="receipts")
 
 
 class Gateway:
@@ -28,31 +31,44 @@ class Gateway:
 
     def __init__(
         self,
-        pipeline: Pipeline,
-        sessions: Sessions,
-        upstream: Upstream,
         *,
-        providers: Mapping[str, Provider],
-        server_keys: Mapping[str, str],
-        issuer: str,
-        scope_url: str,
+        settings: ReceiptsSettings,
+        identity: Identity,
+        sessions: Sessions,
+        lanes: Lanes,
+        revocations: Revocations,
+        clock: Callable[[], int],
+        log: EventLog,
     ) -> None:
-        """Take the parts; `issuer` is the gateway's base URL, `server_keys` the MCP upstreams' own credentials."""
-        self._pipeline = pipeline
+        """Take the parts; belongs to the event loop that it is made on."""
         self._sessions = sessions
-        self._upstream = upstream
-        self._providers = dict(providers)
-        self._server_keys = dict(server_keys)
-        self._issuer = issuer
-        self._scope_url = scope_url
+        self._upstream = Upstream(networks(settings.upstream_networks))
+        self.denials = Denials(lanes, revocations, log)
+        self._pipeline = Pipeline(
+            sessions, revocations, lanes, denials=self.denials, clock=clock, max_body=settings.max_request
+        )
+        self._providers = {
+            name: ModelProvider(
+                base_url=each.base_url, api_key=identity.api_keys[name], operations=frozenset(each.operations)
+            )
+            for name, each in settings.models.items()
+        }
+        self._server_keys = identity.server_keys
+        self._issuer = settings.issuer
+        self._scope_url = settings.scope_url
+        self._log = log
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def close(self) -> None:
+        """Close the connections to the upstreams."""
+        await self._upstream.close()
+
+    async def __call__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Answer one request; whatever is not a refusal is a bug and answers 500 without detail."""
         request = Request(scope, receive, send)
         try:
             await self._route(request)
-        except Exception as error:  # noqa: BLE001 - the outermost frame
-            log.error("bug", path=request.path, exc_info=error)
+        except Exception:  # noqa: BLE001 - the outermost frame: the caller learns nothing of a bug, the log does
+            self._log.exception("bug", path=request.path)
             if not request.started:
                 refused = Refused("internal-error", "this is our fault; the server's log says more")
                 await request.answer(self._shape(request)(refused))

@@ -1,10 +1,10 @@
 """Who a gateway is: the key of its heads, the key it calls with, whom it believes, whose models it may use."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from msgspec import Struct
 
-from receipts.settings import ReceiptsSettings
+from receipts.settings import McpServer, Provider, ReceiptsSettings
 from service import keystore
 from service.clients import Clock, client_token
 from verifier.keys import Pin, Trust
@@ -15,13 +15,14 @@ CLIENT = "receipts"
 
 
 class Identity(Struct, frozen=True):
-    """The keys of a gateway; `api_keys` by provider are secrets, as the pairs are."""
+    """The keys of a gateway; `api_keys` by provider and `server_keys` by MCP server are secrets, as the pairs are."""
 
     pair: KeyPair
     client: KeyPair
     trust: Trust
     key_list: bytes
     api_keys: dict[str, str]
+    server_keys: dict[str, str]
 
     def credential(self, audience: str, clock: Clock) -> Callable[[], str]:
         """Make a fresh token of our own for each request to another service."""
@@ -42,12 +43,13 @@ def read_identity(settings: ReceiptsSettings, at: int) -> Identity:
         raise Refused("bad-settings", f"the key list names gateway.key as no gateway key of {settings.issuer}")
     trust.good_at(listed, at)
     client = keystore.load(directory / "client.key", "client")
-    return Identity(pair, client, trust, key_list, _api_keys(settings))
+    providers, servers = _api_keys(settings, settings.models), _api_keys(settings, settings.servers)
+    return Identity(pair, client, trust, key_list, providers, servers)
 
 
-def _api_keys(settings: ReceiptsSettings) -> dict[str, str]:
-    """Read the providers' API keys from files that nobody else can read."""
+def _api_keys(settings: ReceiptsSettings, upstreams: Mapping[str, Provider | McpServer]) -> dict[str, str]:
+    """Read the upstreams' API keys from files that nobody else can read."""
     return {
-        name: keystore.read_private(settings.directory / provider.api_key_file).decode().strip()
-        for name, provider in settings.models.items()
+        name: keystore.read_private(settings.directory / upstream.api_key_file).decode().strip()
+        for name, upstream in upstreams.items()
     }

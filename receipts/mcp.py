@@ -130,7 +130,7 @@ class McpCall:
             raise Refused("bad-request", "the body is application/json", field="content-type")
 
     def _open(self, message: Any) -> tuple[str | None, dict[str, Any]]:
-        """Check a message's form, and its headers against it; the method is None for a notification, which changes nothing."""
+        """Check a message's form, and its headers against it; no method for a notification, which changes nothing."""
         if (
             not isinstance(message, dict)
             or message.get("jsonrpc") != "2.0"

@@ -16,9 +16,11 @@ REVISION = "2026-07-28"
 DENIED, BAD_TOKEN, UNAVAILABLE = -31001, -31002, -31003
 # What lies at fault with the request's form: HTTP status and code that the revision prescribes.
 FORM = {
-    "not-json": (400, -32700), "not-utf8": (400, -32700), "duplicate-key": (400, -32700), "bad-number": (400, -32700), "too-deep": (400, -32700),
-    "bad-request": (400, -32600), "bad-encoding": (400, -32600), "too-large": (413, -32600), "bad-params": (400, -32602), "bad-parent": (400, -32602),
-    "header-mismatch": (400, -32020), "duplicate-header": (400, -32020), "unsupported-version": (400, -32022), "internal-error": (500, -32603),
+    **dict.fromkeys(("not-json", "not-utf8", "duplicate-key", "bad-number", "too-deep"), (400, -32700)),
+    **dict.fromkeys(("bad-request", "bad-encoding"), (400, -32600)), "too-large": (413, -32600),
+    **dict.fromkeys(("bad-params", "bad-parent"), (400, -32602)),
+    **dict.fromkeys(("header-mismatch", "duplicate-header"), (400, -32020)), "unsupported-version": (400, -32022),
+    "internal-error": (500, -32603),
 }  # fmt: skip
 METHOD_NOT_FOUND = (404, -32601)
 NOT_OURS = frozenset({"stale-revocations", "ledger-unavailable", "scope-unavailable", "controls-unavailable"})

@@ -1,4 +1,4 @@
-"""The model path's requests, in OpenAI's shape: read by an allowlist, side doors named, written again (specs/http.md §3).
+"""Requests of the model path, in OpenAI's shape: read by an allowlist, side doors named, written again.
 
 A model is named `provider/model`, or plainly where the grant knows a single provider.
 """
@@ -23,10 +23,11 @@ PATHS = {CHAT: "/chat/completions", EMBEDDINGS: "/embeddings"}
 STATE = frozenset({"store", "previous_response_id", "conversation"})
 FIELDS = {
     CHAT: STATE | {
-        "audio", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens", "messages", "metadata",
-        "modalities", "model", "n", "parallel_tool_calls", "prediction", "presence_penalty", "prompt_cache_key",
-        "reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier", "stop", "stream", "stream_options",
-        "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity", "web_search_options",
+        "audio", "frequency_penalty", "logit_bias", "logprobs", "max_completion_tokens", "max_tokens", "messages",
+        "metadata", "modalities", "model", "n", "parallel_tool_calls", "prediction", "presence_penalty",
+        "prompt_cache_key", "reasoning_effort", "response_format", "safety_identifier", "seed", "service_tier", "stop",
+        "stream", "stream_options", "temperature", "tool_choice", "tools", "top_logprobs", "top_p", "user", "verbosity",
+        "web_search_options",
     },
     EMBEDDINGS: frozenset({"dimensions", "encoding_format", "input", "model", "user"}),
 }  # fmt: skip
@@ -37,12 +38,12 @@ MAX_OUTPUT_TOKENS = 16_384
 MAX_COUNT = 1 << 31
 
 
-class Provider(Struct, frozen=True, kw_only=True):
+class ModelProvider(Struct, frozen=True, kw_only=True):
     """A provider of models as the operator configured it; `api_key` is known here and nowhere else."""
 
     base_url: str
     api_key: str
-    operations: list[str]
+    operations: frozenset[str]
 
 
 class ModelRequest(Struct, frozen=True):
@@ -72,9 +73,10 @@ def ask(
     request: ModelRequest,
     operation: str,
     session: Session,
-    providers: Mapping[str, Provider],
-    upstream: Upstream,
     known: Known,
+    *,
+    providers: Mapping[str, ModelProvider],
+    upstream: Upstream,
 ) -> Asked:
     """Turn a request into what is decided about and what would be sent. Raises `Refused`."""
     name, model = _split(request.body["model"], session)
@@ -160,7 +162,7 @@ def _allowance(session: Session, target: ModelTarget, choices: int, *, limited: 
 
 
 def _parts(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
-    """Go through the parts of all contents. Raises `Refused` unknown-field for a part of a kind that nobody reviewed."""
+    """Go through the parts of all contents. Raises `Refused` unknown-field for a kind that nobody reviewed."""
     for message in messages:
         content = message.get("content")
         if content is None or isinstance(content, str):

@@ -1,11 +1,15 @@
-"""The way of one call, the same for models and tools: nothing is sent before `begin` is durable, nothing delivered before `end`.
+"""The way of one call, the same for models and tools.
 
-authenticate -> revocation and freshness -> read -> tie -> decide -> purse -> begin -> forward -> end -> deliver. From the
-first look at the lane's state to `begin` there is no await, so what was decided is what is recorded.
+authenticate, revocation and freshness, read, tie, decide, purse, `begin`, forward, `end`, deliver: in this order. Nothing
+is sent before `begin` is durable, nothing delivered before `end`. From the first look at the lane's state to `begin`
+there is no await, so what was decided is what is recorded.
 """
 
 import asyncio
 from collections.abc import Callable
+from functools import partial
+
+from msgspec import Struct
 
 from receipts.call import Asked, Exchange, Known, Path
 from receipts.delivery import Begun, finish, with_receipt
@@ -23,6 +27,17 @@ from verifier.leaf import Begin, Commitment, Facts, Parent, Reservation, Target
 from verifier.refused import Refused
 
 
+class Ready(Struct, frozen=True):
+    """A call that was read, with the commitments to what came and to what would be sent."""
+
+    lane: Lane
+    session: Session
+    asked: Asked
+    known: Known
+    req: Commitment
+    sent: Commitment
+
+
 class Pipeline:
     """All calls of one gateway."""
 
@@ -31,9 +46,9 @@ class Pipeline:
         sessions: Sessions,
         revocations: Revocations,
         lanes: Lanes,
+        *,
         denials: Denials,
         clock: Callable[[], int],
-        *,
         max_body: int,
     ) -> None:
         """Take the parts; `max_body` in bytes."""
@@ -87,8 +102,9 @@ class Pipeline:
         known.call = lane.next_call()
         exchange = Exchange(lane.key, known.call)
         sides = commit(exchange.keys["req"], [known.raw]), commit(exchange.keys["sent"], asked.slices)
+        ready = Ready(lane, session, asked, known, *sides)
         lane.token(session.token)
-        appended = lane.append(lambda seq, time: self._judge(lane, session, asked, known, sides, seq, time))
+        appended = lane.append(partial(self._judge, ready))
         cut = lane.calls[exchange.call] = asyncio.Event()
         try:
             await lane.durable(appended)
@@ -97,20 +113,12 @@ class Pipeline:
             raise
         return Begun(lane, asked, exchange, cut)
 
-    def _judge(
-        self,
-        lane: Lane,
-        session: Session,
-        asked: Asked,
-        known: Known,
-        sides: tuple[Commitment, Commitment],
-        seq: int,
-        time: int,
-    ) -> Begin:
-        """Judge a call at the time of its receipt, and write the receipt that lets it go. Raises `Refused`, `PolicyDenied`."""
+    def _judge(self, ready: Ready, seq: int, time: int) -> Begin:
+        """Judge a call at the time of its receipt, and write it. Raises `Refused`, `PolicyDenied`."""
+        session, asked, known = ready.session, ready.asked, ready.known
         self._require_current(session, asked.target, time)
-        known.parent = _tie(lane, session, asked.target, known.parent, seq)
-        rule = _decide(lane, session, asked, time)
+        known.parent = _tie(ready, seq)
+        rule = _decide(ready, time)
         return Begin(
             call=known.call or "",
             facts=Facts(labels=list(asked.decided.labels)),
@@ -118,11 +126,11 @@ class Pipeline:
             kind="begin",
             manifest=known.manifest,
             parent=known.parent,
-            req=sides[0],
+            req=ready.req,
             reservation=Reservation(tokens=asked.reservation),
             revocations=self._revocations.sequence,
             rule=rule,
-            sent=sides[1],
+            sent=ready.sent,
             seq=seq,
             staleness=self._revocations.staleness(time),
             target=asked.target,
@@ -137,17 +145,17 @@ class Pipeline:
         self._revocations.require_target(target)
 
 
-def _tie(lane: Lane, session: Session, target: Target, named: Parent | None, seq: int) -> Parent | None:
-    """Find the model's tool call that this call answers: the one named, else the oldest. Raises `Refused` no-model-call."""
-    if target.tool is None:
+def _tie(ready: Ready, seq: int) -> Parent | None:
+    """Find the model's tool call that this answers: the one named, else the oldest. Raises `Refused` no-model-call."""
+    tool, named, calls = ready.asked.target.tool, ready.known.parent, ready.lane.fold.model_calls
+    if tool is None:
         return None
-    calls = lane.fold.model_calls
     if named is not None:
-        found = named if calls.answers(named, target.tool, seq) else None
-    elif not session.policy.model_egress.require_proxy_receipts:
+        found = named if calls.answers(named, tool, seq) else None
+    elif not ready.session.policy.model_egress.require_proxy_receipts:
         return None
     else:
-        found = calls.find(target.tool, seq)
+        found = calls.find(tool, seq)
     if found is None:
         raise Refused(
             "no-model-call",
@@ -157,8 +165,9 @@ def _tie(lane: Lane, session: Session, target: Target, named: Parent | None, seq
     return found
 
 
-def _decide(lane: Lane, session: Session, asked: Asked, time: int) -> str:
+def _decide(ready: Ready, time: int) -> str:
     """Ask policy, grant and purse; return the rule that allows. Raises `PolicyDenied`, `Refused`."""
+    session, asked = ready.session, ready.asked
     decision = decide(session.policy, asked.to_decide(session, time))
     if isinstance(decision, Denied):
         raise PolicyDenied(decision)
@@ -168,7 +177,7 @@ def _decide(lane: Lane, session: Session, asked: Asked, time: int) -> str:
         raise Refused(
             "not-granted", "the policy allows this, the grant does not name it", hint="Open a job whose scope names it."
         )
-    over = lane.fold.purse.refusal(decision.rule, asked.target, asked.reservation or 0, time)
+    over = ready.lane.fold.purse.refusal(decision.rule, asked.target, asked.reservation or 0, time)
     if over is not None:
         raise PolicyDenied(Denied(decision.rule, over))
     return decision.rule

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from litestar.types import Receive, Scope, Send
+from litestar.types import HTTPScope, Receive, Send
 from msgspec import Struct
 
 from verifier.refused import Refused
@@ -24,18 +24,18 @@ class Answer(Struct, frozen=True):
 class Request:
     """What the caller sent, and the way back to it."""
 
-    def __init__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __init__(self, scope: HTTPScope, receive: Receive, send: Send) -> None:
         """Read the headers; the body is read when somebody may send one."""
-        self.method: str = scope["method"]  # type: ignore[typeddict-item] # the scope of an HTTP request
+        self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.address: str = (scope.get("client") or ("", 0))[0]  # type: ignore[index]
+        self.address: str = (scope.get("client") or ("", 0))[0]
         self._headers: list[tuple[bytes, bytes]] = list(scope["headers"])
         self._receive = receive
         self._send = send
         self.started = False
 
     def header(self, name: str) -> str | None:
-        """Return a header's value. Raises `Refused` duplicate-header when it stands twice: two readers may keep different ones."""
+        """Return a header's value. Raises `Refused` duplicate-header: two readers may keep different ones."""
         key = name.encode()
         found = [value for each, value in self._headers if each == key]
         if len(found) > 1:
@@ -81,7 +81,7 @@ class Request:
         self.started = True
         every = {"content-type": content_type, "cache-control": "no-store", **headers}
         pairs = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in every.items()]
-        await self._send({"type": "http.response.start", "status": status, "headers": pairs})  # type: ignore[typeddict-item]
+        await self._send({"type": "http.response.start", "status": status, "headers": pairs})
 
     async def write(self, content: bytes, *, last: bool = False) -> None:
         """Send a part of the body; waits while the transport is full."""

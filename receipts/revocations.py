@@ -50,7 +50,7 @@ class Revocations:
             await asyncio.sleep(every)
 
     async def poll(self) -> None:
-        """Take in what is new. Raises `Refused` when the snapshot is not signed, not gapless, or older than what is known."""
+        """Take in what is new. Raises `Refused` for a snapshot not signed, not gapless or older than what is known."""
         for _ in range(MAX_PAGES):
             heartbeat, revocations = await self._scope.snapshot(self.sequence)
             if self._take(heartbeat, revocations):

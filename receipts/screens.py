@@ -1,4 +1,4 @@
-"""Screens on what comes back: untrusted input to a model (specs/policy.md §4). What was found is recorded, the content is not."""
+"""Screens on what comes back, untrusted input to a model: what was found is recorded, the content is not."""
 
 import re
 from collections.abc import Sequence

@@ -18,6 +18,12 @@ class Provider(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     operations: Annotated[list[Literal["chat.completions", "embeddings", "models"]], Meta(min_length=1, max_length=8)]
 
 
+class McpServer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The gateway's own credential at one MCP server; where the server is reached says its manifest."""
+
+    api_key_file: FileName
+
+
 class ReceiptsSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The gateway's settings; `max_request` in bytes.
 
@@ -25,5 +31,6 @@ class ReceiptsSettings(Settings, frozen=True, kw_only=True, forbid_unknown_field
     """
 
     models: dict[Name, Provider] = field(default_factory=dict)
+    servers: dict[Name, McpServer] = field(default_factory=dict)
     upstream_networks: Annotated[list[str], Meta(max_length=64)] = field(default_factory=list)
     max_request: Annotated[int, Meta(ge=1024, le=1 << 24)] = 1 << 20

@@ -15,7 +15,7 @@ _line = re.compile(rb"\r\n|\n|\r")
 
 
 async def events(answer: aiohttp.ClientResponse, limit: int = MAX_STREAM) -> AsyncIterator[tuple[bytes, bytes | None]]:
-    """Yield each event as (its bytes, its data); data is None for a comment. What follows the last blank line is no event.
+    """Yield each event as (its bytes, its data); no data for a comment. What follows the last blank line is no event.
 
     Raises `UpstreamFailed`: response-too-large.
     """

@@ -25,7 +25,7 @@ class BadToken(Refused):
 
 
 class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The protected header; RFC 9864 names the algorithm `Ed25519`, older libraries `EdDSA`. `crit` is unknown, so refused."""
+    """The protected header; RFC 9864 names the algorithm `Ed25519`, older libraries `EdDSA`; `crit` is refused."""
 
     alg: Literal["EdDSA", "Ed25519"]
     typ: Literal["at+jwt", "application/at+jwt"]

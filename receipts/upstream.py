@@ -72,7 +72,7 @@ class GuardedResolver(AbstractResolver):
         self._inner = inner
         self._allowed = allowed
 
-    async def resolve(  # aiohttp's interface
+    async def resolve(  # type: ignore[explicit-override] # typing has no `override` before 3.12
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         """Resolve a name. Raises `UpstreamFailed` upstream-forbidden when no address is left."""
@@ -82,7 +82,7 @@ class GuardedResolver(AbstractResolver):
             raise UpstreamFailed("upstream-forbidden", "the upstream lies in a network that the gateway may not reach")
         return reachable
 
-    async def close(self) -> None:
+    async def close(self) -> None:  # type: ignore[explicit-override] # see above
         """Close what was asked."""
         await self._inner.close()
 
