@@ -1,8 +1,9 @@
 """Conditions: true, false, missing, or not disclosed (specs/conditions.md).
 
 A wrong type is missing. A list is false when one of its conditions is, and true when all are. A rule left missing does
-not match if it allows and matches if it denies: it fails closed both ways. So with something undisclosed beside something
-missing, a rule that allows is missing already, and a rule that denies is undisclosed still: it might be false.
+not match if it allows and matches if it denies: it fails closed both ways. So with something undisclosed beside
+something missing, a rule that allows is missing already, and a rule that denies is undisclosed still: it might be
+false.
 """
 
 import re
