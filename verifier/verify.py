@@ -86,17 +86,10 @@ class Audit:
         """Read the first line; its claims are checked like everything else."""
         raw = self.reader.line()
         try:
-            if raw is None or kind_of(raw) != "header":
-                raise Refused("missing-line", "the first line is not a bundle's header", hint="Is this a .tally file?")
-            header = read(content(raw, "header"), Header, limit=MAX_LEAF)
-            if header.suite != SUITE or SUITE not in self.pin.suites:
-                raise Refused(
-                    "wrong-suite", f"suite {header.suite}: this verifier and the pin accept another", field="suite"
-                )
+            return _read_header(raw, self.pin)
         except Refused as refused:
             self.report.refuse(refused, 1, line=1)
             return None
-        return header
 
     def _documents(self) -> list[Line]:
         """Read up to the first lane, in order and within limits."""
@@ -176,7 +169,7 @@ class Audit:
         return raw
 
     def _current(self, trust: Trust, evidence: Evidence, last: int) -> None:
-        """Step 2, its second half: the key list was current at the seal (without one: at the last receipt) and at `--at`."""
+        """Step 2, its second half: the key list was current at the seal (else at the last receipt) and at `--at`."""
         for at in (evidence.seal.closed if evidence.seal else last, self.at):
             if at is not None:
                 try:
@@ -188,3 +181,12 @@ class Audit:
             self.report.add(
                 "partial-replay", 9, f"{totals.replayed_fully} of {totals.replayed} decisions could be replayed fully"
             )
+
+
+def _read_header(raw: bytes | None, pin: Pin) -> Header:
+    if raw is None or kind_of(raw) != "header":
+        raise Refused("missing-line", "the first line is not a bundle's header", hint="Is this a .tally file?")
+    header = read(content(raw, "header"), Header, limit=MAX_LEAF)
+    if header.suite != SUITE or SUITE not in pin.suites:
+        raise Refused("wrong-suite", f"suite {header.suite}: this verifier and the pin accept another", field="suite")
+    return header
