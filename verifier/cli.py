@@ -25,7 +25,8 @@ COLOURS = {"PASS": "green", "INCOMPLETE": "yellow", "FAIL": "red", "UNTRUSTED": 
 
 app = typer.Typer(
     name="tally", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-    help="Signed policy, job-scoped tokens and receipts for AI agents, and proof bundles that anyone can check offline.",
+    help="Signed policy, job-scoped tokens and receipts for AI agents, "
+    "and proof bundles that anyone can check offline.",
 )  # fmt: skip
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a file.")]
@@ -48,7 +49,7 @@ def verify(
     Examples:
       tally verify job.tally --pin pin.json
       tally verify *.tally --pin pin.json --json
-    """
+    """  # noqa: D301 - the backspace itself tells the CLI library to keep these lines
     pinned = Pin.parse(_read(pin))
     moment = None if at is None else _time(at)
     worst = Verdict.PASS
@@ -78,7 +79,7 @@ def inspect(
     Examples:
       tally inspect job.tally
       tally inspect policy.json --json
-    """
+    """  # noqa: D301 - as above
     shown = inspection.inspect(_read(file))
     _say(msgspec.json.encode(shown).decode() if as_json else inspection.text(shown))
 
