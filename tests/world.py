@@ -103,11 +103,13 @@ class Lane:
         self.kinds: dict[str, int] = {}
         self.closed = False
         self.write(lambda seq, time: Open(
-            build="test", gateway=GATEWAY, job=world.job, keys=digest(world.keys_payload), keys_version=world.listed.version, kind="open",
-            lane=self.name, policy=world.policy_digest, revocations=0, seq=seq, suite=SUITE, time=time,
+            build="test", gateway=GATEWAY, job=world.job, keys=digest(world.keys_payload),
+            keys_version=world.listed.version, kind="open", lane=self.name, policy=world.policy_digest,
+            revocations=0, seq=seq, suite=SUITE, time=time,
         ))  # fmt: skip
         self.write(lambda seq, time: Token(
-            exp=world.exp, grant=world.grant_digest, iat=world.iat, jti=world.jti, kind="token", scope_hash=world.grant.scope.hash(), seq=seq, time=time,
+            exp=world.exp, grant=world.grant_digest, iat=world.iat, jti=world.jti, kind="token",
+            scope_hash=world.grant.scope.hash(), seq=seq, time=time,
         ))  # fmt: skip
 
     def write(self, make: Callable[[int, int], Leaf]) -> Leaf:
@@ -127,8 +129,9 @@ class Lane:
         seq = len(self.raws)
         parent = self.fold.model_calls.find(target.tool, seq) if target.tool else None
         made = Begin(
-            call=call, facts=Facts(labels=self.world.labels(target)), jti=self.world.jti, kind="begin", manifest=manifest, parent=parent,
-            req=self.commit(call, "req"), reservation=Reservation(), revocations=0, rule="allow-1" if target.tool else "model-1",
+            call=call, facts=Facts(labels=self.world.labels(target)), jti=self.world.jti, kind="begin",
+            manifest=manifest, parent=parent, req=self.commit(call, "req"), reservation=Reservation(),
+            revocations=0, rule="allow-1" if target.tool else "model-1",
             sent=self.commit(call, "sent"), seq=seq, staleness=1000, target=target, time=0,
         )  # fmt: skip
         return self.write(lambda seq, time: replace(made, seq=seq, time=time, **changes))
@@ -136,7 +139,8 @@ class Lane:
     def end(self, call: str, **changes: Any) -> Leaf:
         """End a call well."""
         made = End(
-            call=call, dlv=self.commit(call, "dlv"), flags=[], kind="end", labels=[], recv=self.commit(call, "recv"), redactions=0,
+            call=call, dlv=self.commit(call, "dlv"), flags=[], kind="end", labels=[],
+            recv=self.commit(call, "recv"), redactions=0,
             screens=["size"], seq=0, status="ok", time=0, tool_calls=[],
         )  # fmt: skip
         return self.write(lambda seq, time: replace(made, seq=seq, time=time, **changes))
@@ -159,8 +163,10 @@ class Lane:
     def deny(self, call: str, target: Target | None, **changes: Any) -> Leaf:
         """Deny a call, as the policy does for `http_request`."""
         made = Deny(
-            by="policy", call=call, code="denied-tool", facts=Facts(labels=self.world.labels(target)), jti=self.world.jti, kind="deny",
-            manifest=self.world.grant.scope.manifests.get(target.server or "") if target else None, req=self.commit(call, "req"),
+            by="policy", call=call, code="denied-tool", facts=Facts(labels=self.world.labels(target)),
+            jti=self.world.jti, kind="deny",
+            manifest=self.world.grant.scope.manifests.get(target.server or "") if target else None,
+            req=self.commit(call, "req"),
             revocations=0, rule="deny-1", seq=0, staleness=1000, target=target, time=0,
         )  # fmt: skip
         return self.write(lambda seq, time: replace(made, seq=seq, time=time, **changes))
@@ -188,7 +194,8 @@ class World:
     """An honest installation with one job. Keyword arguments replace fields of the documents before they are signed."""
 
     def __init__(
-        self, *, policy: dict[str, Any] | None = None, scope: dict[str, Any] | None = None, grant: dict[str, Any] | None = None,
+        self, *, policy: dict[str, Any] | None = None,
+        scope: dict[str, Any] | None = None, grant: dict[str, Any] | None = None,
         tools: list[Tool] | None = None, keys: list[Key] | None = None, listed: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.job, self.jti = "job-1", "token-1"
@@ -247,7 +254,8 @@ class World:
         """Say what scope would seal."""
         lanes = [
             seal.SealedLane(
-                lane=lane.name, origin=seal.origin(GATEWAY, self.job, lane.name), gateway=GATEWAY, kid=pair("gateway").kid, size=len(lane.raws),
+                lane=lane.name, origin=seal.origin(GATEWAY, self.job, lane.name), gateway=GATEWAY,
+                kid=pair("gateway").kid, size=len(lane.raws),
                 root="sha256:" + lane.tree.root().hex(), share=self.grant.scope.limits,
                 tokens=[seal.SealedToken(jti=self.jti, grant=self.grant_digest, iat=self.iat, exp=self.exp)],
                 marks=[seal.Mark(time=NOW + SECOND, size=0), seal.Mark(time=lane.time + SECOND, size=len(lane.raws))],
@@ -255,8 +263,9 @@ class World:
             for lane in sorted(self.lanes, key=lambda lane: lane.name)
         ]  # fmt: skip
         made = seal.Seal(
-            iss=SCOPE, job=self.job, policy=self.policy_digest, keys=digest(self.keys_payload), grants=[self.grant_digest], status="complete",
-            opened=self.grant.opened, closed=max([lane.time for lane in self.lanes], default=NOW) + 2 * SECOND, lanes=lanes, children=[],
+            iss=SCOPE, job=self.job, policy=self.policy_digest, keys=digest(self.keys_payload),
+            grants=[self.grant_digest], status="complete", opened=self.grant.opened,
+            closed=max([lane.time for lane in self.lanes], default=NOW) + 2 * SECOND, lanes=lanes, children=[],
             revocations=[digest(canonical(each)) for each in self.revocations],
         )  # fmt: skip
         return replace(made, **changes)
@@ -289,11 +298,13 @@ class World:
 
     def _key_list(self) -> KeyList:
         uses = [
-            ("author", "policy", AUTHOR), ("registry", "registry", REGISTRY), ("grant", "grant", SCOPE), ("seal", "seal", SCOPE),
+            ("author", "policy", AUTHOR), ("registry", "registry", REGISTRY),
+            ("grant", "grant", SCOPE), ("seal", "seal", SCOPE),
             ("token", "token", SCOPE), ("revocation", "revocation", SCOPE), ("gateway", "gateway", GATEWAY),
         ]  # fmt: skip
         return KeyList(
-            issuer="owner-1", version=1, issued_at=NOW - DAY, expires=NOW + 90 * DAY, roots=[root("root", "owner-1")], threshold=1,
+            issuer="owner-1", version=1, issued_at=NOW - DAY, expires=NOW + 90 * DAY,
+            roots=[root("root", "owner-1")], threshold=1,
             author_quorum={AUTHOR: 1}, keys=[key(*each) for each in uses],
         )  # fmt: skip
 
@@ -317,8 +328,9 @@ class World:
 
     def _grant(self, scope: dict[str, Any], grant: dict[str, Any]) -> Grant:
         made = Scope(
-            iss=SCOPE, job=self.job, job_type="support", environment="test", agent="agent-1", client="orchestrator-1", audience=GATEWAY, binding="none",
-            policy=self.policy_digest, manifests={"crm-mcp": digest(self.manifest_payload)}, tools=[], models=[], limits=Budget(), depth=0,
+            iss=SCOPE, job=self.job, job_type="support", environment="test", agent="agent-1",
+            client="orchestrator-1", audience=GATEWAY, binding="none", policy=self.policy_digest,
+            manifests={"crm-mcp": digest(self.manifest_payload)}, tools=[], models=[], limits=Budget(), depth=0,
         )  # fmt: skip
         tools, models, _ = expand(self.policy, {"crm-mcp": self.manifest}, subject_of(made))
         made = replace(made, **({"tools": tools, "models": models} | scope))
