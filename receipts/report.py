@@ -17,13 +17,13 @@ class Reporter:
     """Reports lanes to scope and closes them when scope says so. `add` gives it what recovery closed."""
 
     def __init__(
-        self, lanes: Lanes, ledger: Ledger, scope: ScopeClient, events: EventLog, *, every: float = 1.0
+        self, lanes: Lanes, ledger: Ledger, scope: ScopeClient, log: EventLog, *, every: float = 1.0
     ) -> None:
         """Take the parts; `every` in seconds."""
         self._lanes = lanes
         self._ledger = ledger
         self._scope = scope
-        self._events = events
+        self._log = log
         self._every = every
         self._recovered: dict[str, Log] = {}
         self._closing: dict[str, asyncio.Task[None]] = {}
@@ -39,7 +39,9 @@ class Reporter:
             try:
                 await self.report()
             except Refused as refused:
-                self._events.warning("report-failed", code=refused.code)
+                self._log.warning("report-failed", code=refused.code)
+            except Exception:  # noqa: BLE001 - logged with its trace; a reporter that ends would leave jobs open
+                self._log.exception("bug", task="report")
             try:
                 await asyncio.wait_for(self._wake.wait(), self._every)
             except TimeoutError:
@@ -61,11 +63,17 @@ class Reporter:
 
     async def _learn(self, log: Log) -> None:
         """Ask how much of a lane scope has witnessed: after a crash, or when an answer was lost, only scope knows."""
-        status = await self._scope.status(log.job)
+        try:
+            status = await self._scope.status(log.job)
+        except Refused as refused:
+            if refused.code == "scope-unavailable":
+                raise
+            self._refused(log, RefusedHead(lane=log.lane, code=refused.code, why=refused.why, size=0))
+            return
         known = next((each for each in status.lanes if each.lane == log.lane), None)
         if known is None or known.closed or status.state == "sealed" or known.size > log.durable_size:
             if known is None or not known.closed:
-                self._events.warning("lane-not-reported", lane=log.lane, state=status.state)
+                self._log.warning("lane-not-reported", lane=log.lane, state=status.state)
             self._done(log)
         else:
             log.witnessed = known.size
@@ -97,7 +105,9 @@ class Reporter:
         try:
             await lane.end(reason)
         except Refused as refused:  # the ledger failed: scope will seal what it last witnessed
-            self._events.error("close-failed", lane=lane.lane, code=refused.code)
+            self._log.warning("close-failed", lane=lane.lane, code=refused.code)
+        except Exception:  # noqa: BLE001 - logged with its trace; the lane is sealed without us
+            self._log.exception("bug", task="close", lane=lane.lane)
         self._wake.set()
 
     def _accepted(self, log: Log, size: int) -> None:
@@ -107,7 +117,7 @@ class Reporter:
 
     def _refused(self, log: Log, refused: RefusedHead) -> None:
         """Give a lane up that scope does not take: sealed without us, or not what scope had witnessed before."""
-        self._events.warning("head-refused", lane=log.lane, code=refused.code, size=refused.size)
+        self._log.warning("head-refused", lane=log.lane, code=refused.code, size=refused.size)
         self._done(log)
 
     def _done(self, log: Log) -> None:
