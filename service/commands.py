@@ -64,7 +64,7 @@ def run(
     directory: Directory = Path(),
     parent: Annotated[int, typer.Option(hidden=True, help="End when this process ends.")] = 0,
 ) -> None:
-    """Start one service: migrate its database, lock the process into its own directory, serve."""
+    """Start one service: lock the process into its own directory, migrate its database, serve."""
     if name not in NAMES:
         raise Refused("usage", f"there is no service {name!r}; there are {', '.join(NAMES)}")
     if parent:
@@ -74,9 +74,10 @@ def run(
     path = directory.absolute() / name / "settings.toml"
     settings = common(name, path, os.environ)
     create = importlib.import_module(f"{name}.app").create
-    migrate.upgrade(name, settings.engine_url)
+    # First of all, before a database driver starts a thread that would stay free.
     if not landlock.restrict(settings.directory, SOURCE):
         typer.echo("tally: this kernel has no Landlock: only file modes keep the services apart", err=True)
+    migrate.upgrade(name, settings.engine_url)
     serve(create(path), settings)
 
 
