@@ -252,8 +252,7 @@ async def town(
             await made.offer()
             yield made
     finally:
-        for stop in reversed(servers):
-            await stop()
+        await asyncio.gather(*(stop() for stop in servers))
 
 
 async def _serve(app: Any, listener: socket.socket) -> Callable[[], Awaitable[None]]:
