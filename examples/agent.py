@@ -38,7 +38,9 @@ class Agent:
 
     async def ask(self, prompt: str, *, stream: bool = False, **more: Any) -> list[dict[str, Any]]:
         """Ask the model; return the tool calls that it wants. Raises `Refusal`."""
-        async with AsyncOpenAI(base_url=f"{self.gateway}/v1", api_key=self.token, max_retries=0, default_headers=self.headers) as model:
+        async with AsyncOpenAI(
+            base_url=f"{self.gateway}/v1", api_key=self.token, max_retries=0, default_headers=self.headers
+        ) as model:
             try:
                 return await (self._streamed if stream else self._whole)(model, prompt, more)
             except APIStatusError as error:
@@ -64,14 +66,22 @@ class Agent:
         return [await self.call(each["name"], each["arguments"]) for each in await self.ask(prompt, stream=stream)]
 
     async def _whole(self, model: AsyncOpenAI, prompt: str, more: dict[str, Any]) -> list[dict[str, Any]]:
-        answer = await model.chat.completions.with_raw_response.create(model=MODEL, messages=[{"role": "user", "content": prompt}], **more)
+        answer = await model.chat.completions.with_raw_response.create(
+            model=MODEL, messages=[{"role": "user", "content": prompt}], **more
+        )
         self.proofs.append(answer.headers.get("tally-proof", ""))
         calls = answer.parse().choices[0].message.tool_calls or []
-        return [{"name": each.function.name, "arguments": json.loads(each.function.arguments)} for each in calls if each.type == "function"]
+        return [
+            {"name": each.function.name, "arguments": json.loads(each.function.arguments)}
+            for each in calls
+            if each.type == "function"
+        ]
 
     async def _streamed(self, model: AsyncOpenAI, prompt: str, more: dict[str, Any]) -> list[dict[str, Any]]:
         pieces: dict[int, dict[str, str]] = {}
-        stream = await model.chat.completions.create(model=MODEL, messages=[{"role": "user", "content": prompt}], stream=True, **more)
+        stream = await model.chat.completions.create(
+            model=MODEL, messages=[{"role": "user", "content": prompt}], stream=True, **more
+        )
         async for chunk in stream:
             for choice in chunk.choices:
                 for each in choice.delta.tool_calls or []:
@@ -86,7 +96,9 @@ class Agent:
         headers = {"Authorization": f"Bearer {self.token}", **self.headers}
         async with (
             httpx2.AsyncClient(headers=headers, timeout=60) as http,
-            Client(streamable_http_client(f"{self.gateway}/mcp/{SERVER}", http_client=http), mode="2026-07-28", cache=None) as client,
+            Client(
+                streamable_http_client(f"{self.gateway}/mcp/{SERVER}", http_client=http), mode="2026-07-28", cache=None
+            ) as client,
         ):
             yield client
 

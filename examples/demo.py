@@ -93,7 +93,9 @@ class Demo:
         receipts = stage.installation / "receipts"
         keystore.write_private(receipts / "provider.secret", secrets.token_urlsafe(24).encode())
         with (receipts / "settings.toml").open("a") as settings:
-            settings.write(f'\n[models.{PROVIDER}]\nbase_url = "{stage.url("model")}/v1"\napi_key_file = "provider.secret"\n')
+            settings.write(
+                f'\n[models.{PROVIDER}]\nbase_url = "{stage.url("model")}/v1"\napi_key_file = "provider.secret"\n'
+            )
             settings.write('operations = ["chat.completions", "embeddings"]\n')
 
     async def start(self) -> None:
@@ -115,7 +117,11 @@ class Demo:
         signed = (folder / "policy.signed.json").read_bytes()
         (folder / "forged.json").write_bytes(_forge(signed))
         publish = ("--url", url, "--client", str(home / "author"))
-        self.note(3, "a policy changed after it was signed", await self._cli_refusal("policy", "publish", "forged.json", *publish))
+        self.note(
+            3,
+            "a policy changed after it was signed",
+            await self._cli_refusal("policy", "publish", "forged.json", *publish),
+        )
         done = await asyncio.to_thread(tally, "policy", "publish", "policy.signed.json", *publish)
         self.policy = done["digest"]
         self.note(3, "policy published", self.policy[:24] + "…")
@@ -129,7 +135,9 @@ class Demo:
         described = ("--purpose", "Customers and their cases", "--owner", "crm-team", *classes)
         await asyncio.to_thread(tally, "server", "register", "crm-mcp", "--server-url", crm, *described, *who)
         key = str(home / "registrar" / "registry.key")
-        await asyncio.to_thread(tally, "manifest", "build", str(MANIFEST), "--key", key, "--server-url", crm, "-o", "crm.json")
+        await asyncio.to_thread(
+            tally, "manifest", "build", str(MANIFEST), "--key", key, "--server-url", crm, "-o", "crm.json"
+        )
         await asyncio.to_thread(tally, "manifest", "sign", "crm.json", "--key", key, "-o", "crm.signed.json")
         done = await asyncio.to_thread(tally, "manifest", "publish", "crm.signed.json", *who)
         self.note(4, "MCP server crm-mcp registered, manifest approved", done["digest"][:24] + "…")
@@ -138,9 +146,15 @@ class Demo:
 
     async def open(self, step: int, name: str) -> tuple[OpenedJob, Agent]:
         """5. Open a job pinned to the policy and mint its token."""
-        job = await self.orchestrator.open(JobRequest(agent="crm-agent", policy=self.policy, job_type="support", environment="demo"))
+        job = await self.orchestrator.open(
+            JobRequest(agent="crm-agent", policy=self.policy, job_type="support", environment="demo")
+        )
         token = await self.orchestrator.token(job.job)
-        self.note(step, f"job {name} opened, token for {token.expires_in} s", f"{job.job}, unavailable: {', '.join(job.unavailable)}")
+        self.note(
+            step,
+            f"job {name} opened, token for {token.expires_in} s",
+            f"{job.job}, unavailable: {', '.join(job.unavailable)}",
+        )
         return job, Agent(self.stage.url("receipts"), token.access_token)
 
     async def work(self, agent: Agent) -> None:
@@ -156,7 +170,11 @@ class Demo:
         self.expect(6, "streamed completion, its tool call performed", len(found), 1)
         proof = Proof.parse(base64.b64decode(agent.proofs[0]).decode())
         gateway = next(key for key in trust.listed.keys if key.use == "gateway")
-        self.note(6, "the answer's proof checked by the client", f"receipt {proof.index} of {proof.check(gateway.pair()).size}")
+        self.note(
+            6,
+            "the answer's proof checked by the client",
+            f"receipt {proof.index} of {proof.check(gateway.pair()).size}",
+        )
 
     # 7 --------------------------------------------------------------------------------------------------------------
 
@@ -166,17 +184,31 @@ class Demo:
         await agent.ask('call http_request {"url": "http://evil.example"}\ncall export_customers {"format": "csv"}')
         await agent.ask('call get_case {"case_id": "CASE-1", "verbose": true}')
         other = Agent(gateway, agent.token, {"Tally-Job": "job-of-somebody-else"})
-        forged = Agent(gateway, _forge_token(agent.token, keystore.load(self.stage.installation / "scope" / "token.key", "token")))
+        forged = Agent(
+            gateway, _forge_token(agent.token, keystore.load(self.stage.installation / "scope" / "token.key", "token"))
+        )
         short = Agent(gateway, (await self.orchestrator.token(job.job, ttl=1)).access_token)
         web = [{"type": "web_search"}]
         await asyncio.sleep(2.1)
         attempts: list[tuple[str, str, Callable[[], Awaitable[Any]]]] = [
             ("a denied tool", "denied-tool", lambda: agent.call("http_request", {"url": "http://evil.example"})),
-            ("a tool that the policy does not list", "not-allowed", lambda: agent.call("export_customers", {"format": "csv"})),
-            ("an argument that the schema does not know", "unknown-argument", lambda: agent.call("get_case", {"case_id": "CASE-1", "verbose": True})),
-            ("a tool call that no model asked for", "no-model-call", lambda: agent.call("search_customer", {"query": "all"})),
+            (
+                "a tool that the policy does not list",
+                "not-allowed",
+                lambda: agent.call("export_customers", {"format": "csv"}),
+            ),
+            (
+                "an argument that the schema does not know",
+                "unknown-argument",
+                lambda: agent.call("get_case", {"case_id": "CASE-1", "verbose": True}),
+            ),
+            (
+                "a tool call that no model asked for",
+                "no-model-call",
+                lambda: agent.call("search_customer", {"query": "all"}),
+            ),
             ("a call naming another job", "wrong-job", lambda: other.ask("hello")),
-            ("a token of one second, two seconds later", "expired-token", lambda: short.ask("hello")),
+            ("a token of one second, two seconds later", "token-expired", lambda: short.ask("hello")),
             ("a token pinned to another policy than its grant", "wrong-policy", lambda: forged.ask("hello")),
             ("a tool that the provider runs", "hosted-tool", lambda: agent.ask("hello", tools=web)),
         ]
@@ -206,7 +238,12 @@ class Demo:
         await agent.work('call search_customer {"query": "Grace"}')
         await agent.work('call get_case {"case_id": "CASE-3"}', stream=True)
         await agent.ask('call http_request {"url": "http://evil.example"}')
-        self.expect(9, "a denied tool, for the record", await refused(lambda: agent.call("http_request", {"url": "x"})), "denied-tool")
+        self.expect(
+            9,
+            "a denied tool, for the record",
+            await refused(lambda: agent.call("http_request", {"url": "x"})),
+            "denied-tool",
+        )
         await self.orchestrator.close(job.job)
         await self.orchestrator.wait_for_seal(job.job)
         bundle = await self.fetch(job.job, "job.tally")
@@ -231,7 +268,9 @@ class Demo:
         other.write_bytes(tamper.another_root(self.out / "pin.json"))
         await self.audited(10, "job.tally under another root", bundle, 4, "unknown-root", other)
 
-    async def audited(self, step: int, what: str, bundle: Path, status: int, code: str, pin: Path | None = None) -> dict[str, Any]:
+    async def audited(
+        self, step: int, what: str, bundle: Path, status: int, code: str, pin: Path | None = None
+    ) -> dict[str, Any]:
         """Verify a bundle; good when exit status and a finding (or the verdict) are the expected ones."""
         found, said = await asyncio.to_thread(self.stage.audit, bundle, pin or self.out / "pin.json", "--json")
         try:
@@ -259,7 +298,9 @@ class Demo:
         await asyncio.to_thread(self.stage.start, "receipts")
         await self.orchestrator.close(job.job)
         await self.orchestrator.wait_for_seal(job.job)
-        report = await self.audited(11, "killed in the middle of a call", await self.fetch(job.job, "lost.tally"), 3, "lost-call")
+        report = await self.audited(
+            11, "killed in the middle of a call", await self.fetch(job.job, "lost.tally"), 3, "lost-call"
+        )
         lost = [each["why"] for each in report.get("findings", []) if each["code"] == "lost-call"]
         self.note(11, "what was lost", lost[0] if lost else "nothing named", good=bool(lost))
 
@@ -279,24 +320,37 @@ async def play(stage: Stage, out: Path, tick: Callable[[str], None]) -> list[Row
     """Play all eleven steps; `tick` is told what comes next."""
     async with aiohttp.ClientSession() as http:
         demo = Demo(stage, out, http)
-        for words, act in (("keys", demo.install), ("processes", demo.start), ("policy", demo.publish), ("MCP server", demo.register)):
-            tick(words)
-            await act()
-        tick("job")
-        job, agent = await demo.open(5, "one")
-        tick("work")
-        await demo.work(agent)
-        tick("refusals")
-        await demo.refusals(job, agent)
-        tick("revocation")
-        await demo.revoke(job, agent)
-        tick("seal")
-        bundle = await demo.finish()
-        tick("audit")
-        await demo.audit(bundle)
-        tick("crash")
-        await demo.crash()
+        try:
+            await _acts(demo, tick)
+        except (Refused, Refusal, RuntimeError) as error:
+            demo.note(STEPS, "the demo stopped", str(error), good=False)
         return demo.rows
+
+
+async def _acts(demo: Demo, tick: Callable[[str], None]) -> None:
+    """Play the acts in their order."""
+    for words, act in (
+        ("keys", demo.install),
+        ("processes", demo.start),
+        ("policy", demo.publish),
+        ("MCP server", demo.register),
+    ):
+        tick(words)
+        await act()
+    tick("job")
+    job, agent = await demo.open(5, "one")
+    tick("work")
+    await demo.work(agent)
+    tick("refusals")
+    await demo.refusals(job, agent)
+    tick("revocation")
+    await demo.revoke(job, agent)
+    tick("seal")
+    bundle = await demo.finish()
+    tick("audit")
+    await demo.audit(bundle)
+    tick("crash")
+    await demo.crash()
 
 
 def main() -> int:
@@ -308,7 +362,11 @@ def main() -> int:
     shutil.rmtree(options.out, ignore_errors=True)
     options.out.mkdir(parents=True)
     console = Console(stderr=True)
-    with tempfile.TemporaryDirectory(prefix="tally-demo-") as folder, Stage(Path(folder)) as stage, _progress(console) as progress:
+    with (
+        tempfile.TemporaryDirectory(prefix="tally-demo-") as folder,
+        Stage(Path(folder)) as stage,
+        _progress(console) as progress,
+    ):
         task = progress.add_task("starting", total=STEPS)
 
         def tick(words: str) -> None:
@@ -321,12 +379,19 @@ def main() -> int:
         print(json.dumps([row._asdict() for row in rows]))
     else:
         Console().print(_table(rows))
-        Console().print(f"Left in {options.out.name}/: {', '.join(sorted(path.name for path in options.out.iterdir()))}")
+        Console().print(
+            f"Left in {options.out.name}/: {', '.join(sorted(path.name for path in options.out.iterdir()))}"
+        )
     return 0 if all(row.good for row in rows) else 1
 
 
 def _progress(console: Console) -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.completed:>2.0f}/{task.total:.0f} {task.description:<12}"), BarColumn(), TimeElapsedColumn())
+    columns = (
+        SpinnerColumn(),
+        TextColumn("{task.completed:>2.0f}/{task.total:.0f} {task.description:<12}"),
+        BarColumn(),
+        TimeElapsedColumn(),
+    )
     return Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
 
 

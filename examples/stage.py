@@ -70,7 +70,12 @@ class Stage:
         port = ["--port", str(self.ports[name])] if name in ("model", "crm") else []
         with (self.directory / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*_python(), *command, *port], stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT, env=_environment()
+                [*_python(), *command, *port],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env=_environment(),
             )
         self._wait(name)
 
@@ -84,7 +89,9 @@ class Stage:
         """Begin."""
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         """End what was started, politely first."""
         for process in self.processes.values():
             process.terminate()

@@ -10,7 +10,9 @@ def flip_time(raw: bytes) -> bytes:
     """Change one digit of one receipt's time."""
     lines = raw.split(b"\n")
     at = next(n for n, line in enumerate(lines) if b'"kind":"begin"' in line)
-    lines[at] = re.sub(rb'("time":\d+)(\d)}', lambda found: found[1] + (b"1" if found[2] != b"1" else b"2") + b"}", lines[at])
+    lines[at] = re.sub(
+        rb'("time":\d+)(\d)}', lambda found: found[1] + (b"1" if found[2] != b"1" else b"2") + b"}", lines[at]
+    )
     return b"\n".join(lines)
 
 
