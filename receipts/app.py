@@ -4,7 +4,6 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -89,10 +88,14 @@ def create(
         clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock),
         dependencies={
             "visitor": Provide(provide_visitor),
-            **{name: Provide(partial(_part, name), sync_to_thread=False) for name in PARTS},
+            **{name: _provide(name) for name in PARTS},
         },
         statuses=STATUSES,
-        checks={"ledger": ledger.check, "tasks": lambda: _check_tasks(site.state)},
+        checks={
+            "ledger": ledger.check,
+            "tasks": lambda: _check_tasks(site.state),
+            "revocations": lambda: site.state.revocations.check(),
+        },
         lifespan=[running],
     )
 
@@ -167,5 +170,10 @@ async def _cancel(tasks: list[asyncio.Task[None]]) -> None:
             await task
 
 
-def _part(name: str, state: State) -> Any:
-    return state[name]
+def _provide(name: str) -> Provide:
+    """Give routes one of the parts."""
+
+    def part(state: State) -> Any:
+        return state[name]
+
+    return Provide(part, sync_to_thread=False)

@@ -47,6 +47,8 @@ class Revocations:
                 await self.poll()
             except Refused as refused:
                 log.warning("revocations", code=refused.code, why=refused.why)
+            except Exception:  # noqa: BLE001 - a feed that ended would stop the gateway for ever
+                log.exception("bug", task="revocations")
             await asyncio.sleep(every)
 
     async def poll(self) -> None:
@@ -78,6 +80,11 @@ class Revocations:
             raise Refused("bad-snapshot", "a revocation of another issuer, or out of sequence")
         self._revoked.setdefault(revocation.target.kind, set()).add(revocation.target.value)
         self.sequence = revocation.sequence
+
+    async def check(self) -> None:
+        """Raise when scope has never been heard (`/readyz`): every call would be refused."""
+        if not self.heard:
+            raise Refused("stale-revocations", "scope has not been heard yet")
 
     def staleness(self, now: int) -> int:
         """Return how long ago scope last said that this was all, in microseconds."""
