@@ -88,9 +88,7 @@ class Town:
         """Register a server and approve its manifest; gives the manifest's digest."""
         await self.registry("registrar").register(server, RECORD)
         tools = [tool(name) for name in names]
-        manifest = Manifest(
-            issuer="example.registrar", server=server, serial=1, issued_at=START, url=CRM, tools=tools
-        )
+        manifest = Manifest(issuer="example.registrar", server=server, serial=1, issued_at=START, url=CRM, tools=tools)
         raw = seal_up("manifest", canonical(manifest), self.key("registrar", "registry"))
         return (await self.registry("registrar").approve(server, raw)).digest
 
@@ -156,9 +154,7 @@ class GatewayLane:
     def close(self, reason: str = "complete") -> None:
         """Write the last receipt."""
         counts = leaf.Counts(begin=0, deny=0, end=0, note=len(self.raws) - 1, token=0)
-        self._write(
-            leaf.Close(counts=counts, kind="close", reason=reason, seq=len(self.raws), time=self.town.clock())
-        )
+        self._write(leaf.Close(counts=counts, kind="close", reason=reason, seq=len(self.raws), time=self.town.clock()))
         self.closed = True
 
     def head(self, **changes: Any) -> Head:

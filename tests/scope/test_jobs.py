@@ -87,7 +87,9 @@ async def test_a_policy_out_of_force_is_pinned_by_no_job(town: Town) -> None:
     assert await refusal(town.open()) == "policy-not-valid"
 
 
-@pytest.mark.parametrize(("kind", "value"), [("agent", "agent-1"), ("client", "orchestrator"), ("policy", ""), ("all", "*")])
+@pytest.mark.parametrize(
+    ("kind", "value"), [("agent", "agent-1"), ("client", "orchestrator"), ("policy", ""), ("all", "*")]
+)
 async def test_what_was_revoked_opens_no_job(town: Town, kind: str, value: str) -> None:
     wanted = RevocationRequest(kind=kind, value=value or town.policy, reason="incident")  # type: ignore[arg-type]
     await town.scope("responder").revoke(wanted)

@@ -25,7 +25,12 @@ async def test_a_revocation_is_signed_and_served_after_the_sequence_asked_for(to
     assert [each.value.sequence for each in opened] == [2, 3]
     assert [each.digest for each in opened] == [each.digest for each in done[1:]]
     first = opened[0].value
-    assert (first.target.kind, first.target.value, first.ticket, first.actor) == ("agent", "agent-3", "INC-3", "responder")
+    assert (first.target.kind, first.target.value, first.ticket, first.actor) == (
+        "agent",
+        "agent-3",
+        "INC-3",
+        "responder",
+    )
 
 
 async def test_nothing_revoked_is_a_heartbeat_at_zero(town: Town) -> None:
@@ -36,7 +41,12 @@ async def test_nothing_revoked_is_a_heartbeat_at_zero(town: Town) -> None:
 async def test_the_sequence_has_no_gaps_whoever_revokes_at_once(town: Town) -> None:
     job = (await town.open()).job
     tokens = await asyncio.gather(*(town.scope().token(job) for _ in range(10)))
-    targets = [wanted("agent", "nobody"), wanted("tool", "crm-mcp/get_case"), wanted("jti", "abc"), wanted("server", "x")]
+    targets = [
+        wanted("agent", "nobody"),
+        wanted("tool", "crm-mcp/get_case"),
+        wanted("jti", "abc"),
+        wanted("server", "x"),
+    ]
     bad = [refusal(town.scope("responder").revoke(wanted("job", "job-unknown"))) for _ in range(5)]
     await asyncio.gather(
         *(town.scope("responder").revoke(targets[n % 4]) for n in range(20)),

@@ -1,0 +1,158 @@
+"""Lanes: who may write one, which heads count, what is an incident, how a gateway learns that a job closes."""
+
+from typing import Any
+
+from sqlalchemy import select
+
+from scope.client import LaneRequest, RevocationRequest
+from scope.tables import incidents
+from service.engine import reading
+from tests.scope.conftest import GatewayLane, Town, refusal
+from verifier.documents import open_revocation
+from verifier.encoding import b64
+from verifier.grant import Budget
+from verifier.merkle import EMPTY, leaf_hash, root_of
+
+
+async def report(lane: GatewayLane, **changes: Any) -> str:
+    """Report a lane's head, perhaps a bent one; gives the refusal's code."""
+    answer = await lane.town.scope("receipts").report_heads([lane.head(**changes)])
+    return answer.refused[0].code if answer.refused else "accepted"
+
+
+async def recorded(town: Town) -> list[tuple[str, str, str]]:
+    """List the incidents: lane, code, value."""
+    async with reading(town.authority.engine).connect() as db:
+        return [(row.lane, row.code, row.value) for row in await db.execute(select(incidents))]
+
+
+async def test_a_lane_gets_the_whole_budget_and_the_same_request_the_same_answer(town: Town) -> None:
+    job = await town.open(limits=Budget(calls=5))
+    lane = await town.lane(job)
+    assert (lane.registered.share, lane.registered.opened) == (Budget(calls=5), job.opened)
+    again = await town.scope("receipts").register_lane(job.job, lane.request())
+    assert again == lane.registered
+    (known,) = (await town.scope().status(job.job)).lanes
+    assert (known.lane, known.size, known.closed) == ("lane-1", 0, False)
+
+
+async def test_a_lane_of_another_gateway_key_or_origin_is_refused(town: Town) -> None:
+    job, other = await town.open(), await town.open()
+    lane = GatewayLane(town, job, "lane-1")
+    gateway = town.scope("receipts")
+
+    async def code(name: str, asked: LaneRequest) -> str:
+        return await refusal(gateway.register_lane(name, asked))
+
+    assert await code(job.job, lane.request(gateway="https://another.example")) == "wrong-gateway"
+    assert await code(job.job, lane.request(origin="another.example/tally/x/y")) == "wrong-origin"
+    assert await code(other.job, lane.request()) == "wrong-origin"
+    assert await code(job.job, lane.request(kid="0" * 32)) == "unknown-signer"
+    assert await code(job.job, lane.request(kid=town.key("scope", "seal").kid)) == "wrong-use"
+    await gateway.register_lane(job.job, lane.request())
+    assert await code(other.job, GatewayLane(town, other, "lane-1").request()) == "lane-taken"
+    await town.scope().close(job.job)
+    assert await code(job.job, GatewayLane(town, job, "lane-2").request()) == "job-not-open"
+    town.clock.pass_seconds(3600)
+    assert await code(other.job, GatewayLane(town, other, "lane-3").request()) == "job-not-open"
+
+
+async def test_heads_that_extend_the_last_are_witnessed(town: Town) -> None:
+    lane = await town.lane(await town.open())
+    for count in (1, 1, 5, 9, 1):
+        lane.note(count)
+        await lane.report()
+        await lane.report()
+    (known,) = (await town.scope().status(lane.job.job)).lanes
+    assert known.size == 17
+    assert await recorded(town) == []
+
+
+async def test_a_head_that_does_not_extend_the_last_is_an_incident_and_changes_nothing(town: Town) -> None:
+    lane = await town.lane(await town.open())
+    lane.note(5)
+    await lane.report()
+    hashes = [leaf_hash(raw) for raw in lane.raws]
+    fork = [*hashes[:4], leaf_hash(b"another"), leaf_hash(b"more")]
+    lane.note()
+    good = lane.head()
+    for bent in (
+        {"note": lane.signed(6, root_of(fork))},
+        {"note": lane.signed(5, root_of(fork[:5])), "consistency": []},
+        {"note": lane.signed(3, root_of(hashes[:3])), "consistency": []},
+        {"note": lane.signed(0, EMPTY), "consistency": []},
+        {"consistency": []},
+        {"consistency": [*good.consistency, b64(bytes(32))]},
+    ):
+        assert await report(lane, **bent) == "inconsistent-head"
+    assert (
+        await report(lane, note=lane.signed(6, bytes(32), key=town.key("orchestrator", "client"))) == "unknown-signer"
+    )
+    assert await report(lane, closed=True) == "missing-signature"
+    assert await report(lane, note="nonsense") == "bad-checkpoint"
+    assert [code for _, code, _ in await recorded(town)] == [
+        *["inconsistent-head"] * 6, "unknown-signer", "missing-signature", "bad-checkpoint",
+    ]  # fmt: skip
+    assert await report(lane) == "accepted"
+    (known,) = (await town.scope().status(lane.job.job)).lanes
+    assert known.size == 6
+
+
+async def test_one_bad_head_does_not_spoil_the_others(town: Town) -> None:
+    job = await town.open()
+    good, bad = await town.lane(job, "lane-1"), await town.lane(job, "lane-2")
+    stranger = GatewayLane(town, job, "lane-3")
+    for lane in (good, bad, stranger):
+        lane.note(2)
+    heads = [bad.head(note=bad.signed(0, bytes(32))), good.head(), stranger.head()]
+    answer = await town.scope("receipts").report_heads(heads)
+    assert [(each.lane, each.code) for each in answer.refused] == [
+        ("lane-2", "inconsistent-head"), ("lane-3", "unknown-lane"),
+    ]  # fmt: skip
+    assert {lane.lane: lane.size for lane in (await town.scope().status(job.job)).lanes} == {"lane-1": 2, "lane-2": 0}
+    assert await refusal(town.scope("receipts").report_heads([good.head(), good.head()])) == "bad-value"
+
+
+async def test_a_token_that_was_never_issued_for_the_job_is_an_incident_and_revoked(town: Town) -> None:
+    lane = await town.lane(await town.open())
+    other = await town.scope().token((await town.open()).job)
+    foreign = (await town.scope().introspect(other.access_token))["jti"]
+    lane.note()
+    await lane.report("neverissued", foreign)
+    await lane.report("neverissued", foreign)
+    _, entries = await town.scope("receipts").snapshot(0)
+    revoked = [open_revocation(town.trust, each).value for each in entries]
+    assert {(each.target.kind, each.target.value, each.reason) for each in revoked} == {
+        ("jti", "neverissued", "unknown-token"), ("jti", foreign, "unknown-token"),
+    }  # fmt: skip
+    assert len(revoked) == 2
+    assert sorted(await recorded(town)) == sorted(
+        [("lane-1", "unknown-token", "neverissued"), ("lane-1", "unknown-token", foreign)]
+    )
+
+
+async def test_a_gateway_learns_which_of_its_jobs_are_closing_until_their_lanes_are_closed(town: Town) -> None:
+    gateway = town.scope("receipts")
+    ended, revoked, going = [await town.lane(await town.open(), f"lane-{n}") for n in range(3)]
+    for lane in (ended, revoked, going):
+        lane.note(2)
+        await lane.report()
+    assert (await gateway.report_heads([])).closing == []
+    await town.scope().close(ended.job.job)
+    await town.scope("responder").revoke(RevocationRequest(kind="job", value=revoked.job.job, reason="incident"))
+    closing = {each.job: each.reason for each in (await gateway.report_heads([going.head()])).closing}
+    assert closing == {ended.job.job: "complete", revoked.job.job: "revoked"}
+    ended.close()
+    await ended.report()
+    assert [each.job for each in (await gateway.report_heads([])).closing] == [revoked.job.job]
+
+
+async def test_a_closed_lane_takes_no_other_head(town: Town) -> None:
+    lane = await town.lane(await town.open())
+    lane.note(2)
+    lane.close()
+    await lane.report()
+    await lane.report()
+    lane.note()
+    assert await report(lane) == "lane-closed"
+    assert await recorded(town) == []
