@@ -1,0 +1,86 @@
+"""`python -m tests.vectors`: write `specs/vectors/` and `specs/schema/`; with `--check`, only say what would change.
+
+The frozen bundle is written once, when it is not there; no later version may judge it otherwise.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.vectors import bundles
+from tests.vectors.case import FROZEN, SPECS, VECTORS
+from tests.vectors.documents import FOLDERS
+from tests.vectors.judge import expected
+from tests.vectors.schema import schemas
+from tests.vectors.tables import tables
+from tests.world import World, pair, root
+from verifier.encoding import canonical
+from verifier.envelope import seal_up
+
+
+def pins() -> dict[str, bytes]:
+    """Write the pins that judge bundles, and the key list that envelopes are opened with."""
+    world = World()
+    two = [root("root", "owner-1"), root("root-2", "owner-2")]
+    made = {
+        "pin": world.pin(),
+        "pin-two-roots": world.pin(roots=two, threshold=2),
+        "pin-newer-keys": world.pin(min_keys_version=2),
+        "pin-young-keys": world.pin(max_keys_age=3600),
+        "pin-full-replay": world.pin(require_full_replay=True),
+        "pin-other-job": world.pin(job="job-2"),
+    }
+    found = {f"{name}.json": canonical(each) + b"\n" for name, each in made.items()}
+    return found | {"keys.json": seal_up("keys", world.keys_payload, pair("root"))}
+
+
+def files() -> Iterator[tuple[Path, bytes]]:
+    """Make every file but the frozen ones."""
+    for name, raw in pins().items():
+        yield VECTORS / name, raw
+    for folder, made in {"bundles": bundles.MADE, **FOLDERS}.items():
+        for name, make in made.items():
+            yield VECTORS / folder / name, make().encode()
+    for name, raw in tables().items():
+        yield VECTORS / "tables" / name, raw
+    for name, raw in schemas().items():
+        yield SPECS / "schema" / name, raw
+
+
+def freeze() -> None:
+    """Write the frozen bundle, its pin and what every version must say of it; never again once it is there."""
+    world = World().story()
+    lane = world.lane("lane-2")
+    lane.model("call-1", "search_customer")
+    lane.tool("call-2", "search_customer")
+    lane.close()
+    raw = world.bundle()
+    FROZEN.mkdir(parents=True)
+    (FROZEN / "job-1.tally").write_bytes(raw)
+    (FROZEN / "pin.json").write_bytes(canonical(world.pin()) + b"\n")
+    (FROZEN / "expected.json").write_bytes(expected(world.verify(raw)))
+
+
+def main() -> None:
+    """Write, or compare."""
+    check = "--check" in sys.argv[1:]
+    wanted = dict(files())
+    present = {path for folder in (VECTORS, SPECS / "schema") for path in folder.rglob("*") if path.is_file()}
+    stale = {path for path in present if path not in wanted and path.parent != FROZEN}
+    changed = {path for path, raw in wanted.items() if path not in present or path.read_bytes() != raw}
+    for path in sorted(stale | changed):
+        word = "differs" if check else "written" if path in changed else "removed"
+        sys.stdout.write(f"{word}: {path.relative_to(SPECS.parent)}\n")
+    if check:
+        sys.exit(bool(stale | changed))
+    for path in changed:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(wanted[path])
+    for path in stale:
+        path.unlink()
+    if not FROZEN.exists():
+        freeze()
+
+
+if __name__ == "__main__":
+    main()
