@@ -1,4 +1,4 @@
-"""An agent runtime: it fetches its policy and checks it itself, then works through the gateway with the official clients."""
+"""An agent runtime that works through the gateway with the official `openai` and `mcp` clients."""
 
 import json
 from collections.abc import AsyncIterator, Callable

@@ -91,7 +91,7 @@ class Demo:
         self.expect(1, "tally init: files that others could read", len(loose), 0)
         shutil.copy(stage.installation / "pin.json", self.out / "pin.json")
         receipts = stage.installation / "receipts"
-        keystore.write_private(receipts / "provider.secret", secrets.token_urlsafe(24).encode())
+        keystore.write_private(stage.secret, secrets.token_urlsafe(24).encode())
         with (receipts / "settings.toml").open("a") as settings:
             settings.write(
                 f'\n[models.{PROVIDER}]\nbase_url = "{stage.url("model")}/v1"\napi_key_file = "provider.secret"\n'
@@ -247,7 +247,7 @@ class Demo:
         await self.orchestrator.close(job.job)
         await self.orchestrator.wait_for_seal(job.job)
         bundle = await self.fetch(job.job, "job.tally")
-        self.note(9, "sealed, bundle fetched", f"{bundle.name}, {bundle.stat().st_size} bytes")
+        self.note(9, "sealed, bundle fetched", _described(bundle))
         return bundle
 
     async def fetch(self, job: str, name: str) -> Path:
@@ -268,7 +268,7 @@ class Demo:
         other.write_bytes(tamper.another_root(self.out / "pin.json"))
         await self.audited(10, "job.tally under another root", bundle, 4, "unknown-root", other)
 
-    async def audited(
+    async def audited(  # noqa: PLR0917 - a row of a table
         self, step: int, what: str, bundle: Path, status: int, code: str, pin: Path | None = None
     ) -> dict[str, Any]:
         """Verify a bundle; good when exit status and a finding (or the verdict) are the expected ones."""
@@ -291,7 +291,7 @@ class Demo:
         await agent.ask('call get_case {"case_id": "CASE-SLOW"}')
         before = self._upstream_calls()
         call = asyncio.create_task(refused(lambda: agent.call("get_case", {"case_id": "CASE-SLOW"})))
-        while self._upstream_calls() == before:
+        while self._upstream_calls() == before:  # noqa: ASYNC110 - another process writes the file
             await asyncio.sleep(0.02)
         self.stage.kill("receipts")
         await asyncio.gather(call, return_exceptions=True)
@@ -402,6 +402,10 @@ def _table(rows: list[Row]) -> Table:
     for row in rows:
         table.add_row("[green]✓[/]" if row.good else "[red]✗[/]", str(row.step), row.what, row.outcome)
     return table
+
+
+def _described(path: Path) -> str:
+    return f"{path.name}, {path.stat().st_size} bytes"
 
 
 def _forge(signed: bytes) -> bytes:

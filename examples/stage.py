@@ -41,15 +41,21 @@ class Stage:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.calls = directory / "upstream-calls.txt"
 
+    @property
+    def secret(self) -> Path:
+        """The file with the provider's key, which only the gateway and the provider know."""
+        return self.installation / "receipts" / "provider.secret"
+
     def url(self, name: str) -> str:
         """Name the base URL of a process."""
         return f"http://127.0.0.1:{self.ports[name]}"
 
     def tally(self, *arguments: str) -> dict[str, Any]:
         """Run one command of `tally` as a process and read its JSON."""
+        command = [*_python(), "-m", "verifier", *arguments, "--json"]
         done = subprocess.run(
-            [*_python(), "-m", "verifier", *arguments, "--json"], capture_output=True, text=True, check=False, cwd=self.directory, env=_environment()
-        )  # fmt: skip
+            command, capture_output=True, text=True, check=False, cwd=self.directory, env=_environment()
+        )
         if done.returncode:
             raise RuntimeError(f"tally {' '.join(arguments[:2])} failed: {done.stderr.strip()}")
         answer: dict[str, Any] = json.loads(done.stdout)
@@ -64,7 +70,7 @@ class Stage:
     def start(self, name: str) -> None:
         """Start a service or an upstream and wait until it answers."""
         command = {
-            "model": ["-m", "examples.model_upstream", "--key-file", str(self.installation / "receipts" / "provider.secret")],
+            "model": ["-m", "examples.model_upstream", "--key-file", str(self.secret)],
             "crm": ["-m", "examples.crm_server", "--calls-file", str(self.calls), "--slow-seconds", "20"],
         }.get(name, ["-m", "verifier", "run", name, "--dir", str(self.installation)])  # fmt: skip
         port = ["--port", str(self.ports[name])] if name in ("model", "crm") else []
