@@ -49,12 +49,8 @@ def _schema(name: str, kinds: list[type[Struct]]) -> dict[str, Any]:
     """Write the schema of one type, or of one of several."""
     found, parts = msgspec.json.schema_components(kinds, ref_template="#/$defs/{name}")
     body = found[0] if len(found) == 1 else {"oneOf": list(found)}
-    return {
-        "$schema": DIALECT,
-        "$id": f"urn:tallystick:{name}:v1",
-        **body,
-        "$defs": _ended(dict(sorted(parts.items()))),
-    }
+    plain = _ended if name == "report" else lambda part: _without_null(_ended(part))
+    return {"$schema": DIALECT, "$id": f"urn:tallystick:{name}:v1", **body, "$defs": plain(dict(sorted(parts.items())))}
 
 
 def _ended(part: Any) -> Any:
@@ -64,3 +60,14 @@ def _ended(part: Any) -> Any:
     if isinstance(part, list):
         return [_ended(each) for each in part]
     return part.replace("\\Z", "$") if isinstance(part, str) else part
+
+
+def _without_null(part: Any) -> Any:
+    """Say that optional means absent: a signed document never holds null (specs/encoding.md §1)."""
+    if isinstance(part, list):
+        return [_without_null(each) for each in part]
+    if not isinstance(part, dict):
+        return part
+    kept = {name: _without_null(each) for name, each in part.items() if (name, each) != ("default", None)}
+    several = [each for each in kept.pop("anyOf", ()) if each != {"type": "null"}]
+    return {**kept, **(several[0] if len(several) == 1 else {"anyOf": several} if several else {})}

@@ -26,7 +26,7 @@ def call_allowed_by_another_rule() -> bytes:
 
 @case(MADE, "FAIL wrong-decision", "an invented denial: the policy allows this tool")
 def denial_invented() -> bytes:
-    return dishonest(lambda _, lane: lane.deny("call-1", GET_CASE) and None)
+    return dishonest(lambda _, lane: lane.deny("call-1", GET_CASE))
 
 
 @case(MADE, "FAIL wrong-facts", "the gateway left out a label that the manifest gives the tool")

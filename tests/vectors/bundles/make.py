@@ -112,7 +112,7 @@ def grant_bent(change: Bend) -> bytes:
     return signed(world, grants=[seal_up("grant", bent(world.grant_payload, change), pair("grant"))])
 
 
-def dishonest(change: Callable[[World, Lane], None], **world: Any) -> bytes:
+def dishonest(change: Callable[[World, Lane], object], **world: Any) -> bytes:
     """Let a dishonest gateway write a lane; scope seals what it is told."""
     made = World(**world)
     lane = made.lane()

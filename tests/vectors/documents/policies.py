@@ -55,6 +55,12 @@ POLICIES = rows(
         "a float",
         lambda: World().policy_payload.replace(b'"serial":1', b'"serial":1.5'),
     ),
+    (
+        "null-for-absent",
+        "MALFORMED not-canonical",
+        "optional means absent, never null",
+        policy(lambda it: it.update(parent=None)),
+    ),
     ("null", "MALFORMED wrong-type", "null where false belongs", policy(lambda it: it.update(regulated=None))),
     (
         "too-deep",
