@@ -105,7 +105,9 @@ def number(value: object) -> Decimal | None:
         exact = Decimal(value)
     except InvalidOperation:
         return None
-    return exact if len(exact.as_tuple().digits) <= MAX_DIGITS and abs(exact.adjusted()) <= MAX_DIGITS else None
+    if not exact.is_finite() or len(exact.as_tuple().digits) > MAX_DIGITS or abs(exact.adjusted()) > MAX_DIGITS:
+        return None
+    return exact
 
 
 def _equal(value: Any, wanted: Any) -> bool | None:

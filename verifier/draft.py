@@ -61,8 +61,8 @@ def build(draft: dict[str, Any], *, issuer: str, now: int, serial: int = 1) -> P
     for name, defaults in _DEFAULTS.items():
         given = whole.get(name, {})
         whole[name] = {**defaults, **given} if isinstance(given, dict) else given
-    whole["allowed_tools"] = _rules(whole.get("allowed_tools", []), "allow")
-    whole["denied_tools"] = _rules(whole.get("denied_tools", []), "deny")
+    whole["allowed_tools"] = _rules(whole.get("allowed_tools", []), "allowed_tools", "allow")
+    whole["denied_tools"] = _rules(whole.get("denied_tools", []), "denied_tools", "deny")
     whole["tests"] = [
         {"facts": {}, **test} if isinstance(test, dict) else test for test in _list(whole["tests"], "tests")
     ]
@@ -85,10 +85,10 @@ def _list(value: Any, field: str) -> list[Any]:
     return value
 
 
-def _rules(rules: Any, name: str) -> list[Any]:
+def _rules(rules: Any, field: str, name: str) -> list[Any]:
     return [
         {"id": f"{name}-{number}", **_RULE, **rule} if isinstance(rule, dict) else rule
-        for number, rule in enumerate(_list(rules, f"{name}ed_tools"), start=1)
+        for number, rule in enumerate(_list(rules, field), start=1)
     ]
 
 
