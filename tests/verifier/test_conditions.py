@@ -1,0 +1,112 @@
+"""Conditions: four answers, and failing closed both ways."""
+
+import re
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from verifier.conditions import UNDISCLOSED, Truth, evaluate, glob_matches, holds, number
+from verifier.policy import Condition
+
+T, F, M, U = Truth.TRUE, Truth.FALSE, Truth.MISSING, Truth.UNDISCLOSED
+
+
+def judge(op: str, value: Any, wanted: Any) -> Truth:
+    """Evaluate one operator on one argument."""
+    return evaluate(Condition(attr="args.x", op=op, value=wanted), {"args": {"x": value}})
+
+
+@pytest.mark.parametrize(
+    ("op", "value", "wanted", "truth"),
+    [
+        ("eq", "a", "a", T), ("eq", "a", "A", F), ("eq", 1, 1, T), ("eq", Decimal("1.0"), 1, T), ("eq", 1, "1.0", T),
+        ("eq", "1", 1, M), ("eq", True, True, T), ("eq", True, False, F), ("eq", True, 1, M), ("eq", 1, True, M),
+        ("eq", "true", True, M), ("eq", None, "a", M), ("eq", ["a"], "a", M), ("eq", {}, "a", M), ("eq", 1, "a", M),
+        ("ne", "a", "b", T), ("ne", "a", "a", F), ("ne", None, "a", M), ("ne", 1, "a", M),
+        ("in", "a", ["a", "b"], T), ("in", "c", ["a", "b"], F), ("in", 1, ["a", 1], T), ("in", 1, ["a"], M), ("in", None, ["a"], M),
+        ("in", "a", [], M), ("not_in", "c", ["a"], T), ("not_in", "a", ["a"], F), ("not_in", None, ["a"], M),
+        ("lt", 1, 2, T), ("lt", 2, 2, F), ("le", 2, 2, T), ("gt", Decimal("2.5"), "2.4", T), ("ge", 2, 3, F),
+        ("lt", "1", 2, M), ("lt", 1, "x", M), ("lt", True, 2, M), ("lt", None, 2, M), ("lt", 1, True, M),
+        ("between", 2, [1, 2], T), ("between", 3, [1, 2], F), ("between", "2", [1, 2], M), ("between", 2, [1, "x"], M),
+        ("prefix", "abc", "ab", T), ("prefix", "abc", "bc", F), ("prefix", 1, "1", M),
+        ("suffix", "abc", "bc", T), ("suffix", "abc", "ab", F), ("suffix", None, "", M),
+        ("glob", "abc", "a*c", T), ("glob", "abd", "a*c", F), ("glob", ["abc"], "a*c", M),
+        ("exists", None, True, T), ("exists", 1, False, F),
+    ],
+)  # fmt: skip
+def test_an_operator_says_true_false_or_missing(op: str, value: Any, wanted: Any, truth: Truth) -> None:
+    assert judge(op, value, wanted) is truth
+
+
+def test_an_absent_argument_is_missing_and_does_not_exist() -> None:
+    for args in ({}, {"x": "text"}, {"x": []}):
+        assert evaluate(Condition(attr="args.x.y", op="eq", value=1), {"args": args}) is M
+        assert evaluate(Condition(attr="args.x.y", op="exists", value=True), {"args": args}) is F
+        assert evaluate(Condition(attr="args.x.y", op="exists", value=False), {"args": args}) is T
+    assert evaluate(Condition(attr="args.x", op="eq", value=1), {}) is M
+    assert evaluate(Condition(attr="tool.name", op="eq", value="x"), {}) is M
+    assert evaluate(Condition(attr="args.x.y", op="eq", value=1), {"args": {"x": {"y": 1}}}) is T
+
+
+def test_an_undisclosed_argument_is_undisclosed_for_every_operator() -> None:
+    for op, value in (("eq", 1), ("ne", 1), ("in", [1]), ("exists", True), ("lt", 1), ("between", [1, 2])):
+        assert evaluate(Condition(attr="args.x.y", op=op, value=value), {"args": UNDISCLOSED}) is U
+
+
+def test_labels_are_among_a_set_when_one_of_them_is() -> None:
+    def labels(op: str, *found: str) -> Truth:
+        return evaluate(Condition(attr="data.labels", op=op, value=["secrets"]), {"data.labels": found})
+
+    assert [labels("in", "internal", "secrets"), labels("in", "internal"), labels("in")] == [T, F, F]
+    assert [labels("not_in", "internal", "secrets"), labels("not_in", "internal"), labels("not_in")] == [F, T, T]
+
+
+ATTRIBUTES = {"job.type": "a", "args": UNDISCLOSED}
+KNOWN = {
+    T: Condition(attr="job.type", op="eq", value="a"),
+    F: Condition(attr="job.type", op="eq", value="b"),
+    M: Condition(attr="tool.name", op="eq", value="a"),
+    U: Condition(attr="args.x", op="eq", value=1),
+}
+
+
+@given(st.lists(st.sampled_from(list(Truth))))
+def test_a_list_is_false_when_one_is_and_true_when_all_are(truths: list[Truth]) -> None:
+    conditions = [KNOWN[each] for each in truths]
+    for denies in (False, True):
+        truth = holds(conditions, ATTRIBUTES, denies=denies)
+        assert (truth is F) == (F in truths)
+        assert (truth is T) == (set(truths) <= {T})
+
+
+def test_beside_a_missing_fact_an_undisclosed_one_can_save_from_a_denial_but_not_allow() -> None:
+    both = [KNOWN[M], KNOWN[U]]
+    assert holds(both, ATTRIBUTES) is M
+    assert holds(both, ATTRIBUTES, denies=True) is U
+
+
+@pytest.mark.parametrize(
+    ("value", "exact"),
+    [
+        (1, Decimal(1)), ("1.50", Decimal("1.5")), ("-2e3", Decimal(-2000)), (Decimal("0.1"), Decimal("0.1")),
+        ("9" * 34, Decimal("9" * 34)), ("9" * 35, None), (10**40, None), ("1e40", None), ("1e-40", None),
+        ("1_000", None), (" 1", None), ("+1", None), ("01", None), ("1.", None), (".5", None), ("١", None), ("NaN", None),
+        ("Infinity", None), ("1e99999999999999999999", None), ("", None), (True, None), (None, None), (1.5, None), ([], None),
+        (Decimal("NaN"), None), (Decimal("Infinity"), None),
+    ],
+)  # fmt: skip
+def test_a_number_is_an_exact_decimal_of_at_most_34_digits(value: object, exact: Decimal | None) -> None:
+    assert number(value) == exact
+
+
+@given(st.text("ab*/", max_size=8), st.text("ab/*\n", max_size=12))
+def test_a_glob_matches_what_its_regular_expression_matches(pattern: str, text: str) -> None:
+    expression = "".join(".*" if each == "*" else re.escape(each) for each in pattern)
+    assert glob_matches(pattern, text) == bool(re.fullmatch(expression, text, re.DOTALL))
+
+
+def test_a_glob_with_many_stars_takes_no_exponential_time() -> None:
+    assert not glob_matches("*a" * 60 + "b", "a" * 100_000)
