@@ -29,7 +29,7 @@ $(AUDITOR): $(READY) requirements/base.txt $(wildcard verifier/*.py)
 demo: $(READY) $(AUDITOR) ## run the main job end to end, with real processes; leaves demo-out/
 	@$(BIN)/python -m examples.demo
 
-test: $(READY) ## run all tests, and show what they cover
+test: $(READY) $(AUDITOR) ## run all tests, and show what they cover
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage report
 

@@ -7,6 +7,7 @@ Real processes, real sockets on loopback, real signatures, SQLite, the official 
 import argparse
 import asyncio
 import base64
+import io
 import json
 import secrets
 import shutil
@@ -253,9 +254,11 @@ class Demo:
     async def fetch(self, job: str, name: str) -> Path:
         """Fetch a bundle from the gateway."""
         receipts = ReceiptsClient(self.http, self.stage.url("receipts"), self.client("auditor", "receipts"))
-        with (self.out / name).open("wb") as file:
-            await receipts.bundle(job, file)
-        return self.out / name
+        content = io.BytesIO()
+        await receipts.bundle(job, content)
+        path = self.out / name
+        await asyncio.to_thread(path.write_bytes, content.getvalue())
+        return path
 
     async def audit(self, bundle: Path) -> None:
         """10. Verify with the base install alone and no network; then spoil copies and see each found out."""

@@ -1,0 +1,60 @@
+"""The README says what the program says."""
+
+import re
+import subprocess
+from io import BytesIO
+from pathlib import Path
+
+from tests.world import World
+from typer.testing import CliRunner
+
+from verifier import cli
+from verifier.codes import USAGE, Verdict
+from verifier.verify import verify
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"^```(\w*)\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_the_list_of_make_targets_is_what_make_prints() -> None:
+    said = next(block for kind, block in BLOCKS if kind == "text" and block.startswith("$ make help"))
+    printed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert said.removeprefix("$ make help\n") == printed
+
+
+def test_the_report_in_the_readme_is_what_verify_prints() -> None:
+    said = next(block for kind, block in BLOCKS if kind == "text" and block.startswith("PASS"))
+    world = World().story()
+    printed = cli.text(Path("demo-out/job.tally"), verify(BytesIO(world.bundle()), world.pin()))
+    first = re.sub(r"\x1b\[[0-9;]*m", "", printed).split("\n\n")[0] + "\n"
+    assert re.sub(r"(job-|sha256:)\S+", r"\1…", first) == said
+
+
+def test_four_shell_lines_come_first() -> None:
+    kind, block = BLOCKS[0]
+    assert kind == "sh"
+    assert len(block.strip().splitlines()) == 4
+    assert "make demo" in block
+
+
+def test_every_command_that_the_readme_names_exists() -> None:
+    cli._join()
+    named = {words.split("`")[0] for words in re.findall(r"`tally ([a-z][a-z ·]*)", README)}
+    for words in named:
+        group, *rest = words.replace("·", " ").split()
+        for command in rest or [""]:
+            result = CliRunner().invoke(cli.app, [group, *([command] if command else []), "--help"])
+            assert result.exit_code == 0, (group, command)
+
+
+def test_the_exit_statuses_are_the_programs() -> None:
+    said = re.search(r"Exit status of\s+`tally verify`: (.*?)\.", README, flags=re.DOTALL)
+    assert said is not None
+    statuses = {name: int(number) for number, name in re.findall(r"(\d+) (\w+)", said[1])}
+    assert statuses == {**{verdict.name: verdict.exit_code for verdict in Verdict}, "usage": USAGE}
+
+
+def test_every_file_that_the_readme_links_to_exists() -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", README):
+        assert (ROOT / target).exists(), target

@@ -1,0 +1,43 @@
+"""The main job with real processes, as `make demo` plays it: every row of its table has to be good."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def story(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict[str, object]], Path]:
+    out = tmp_path_factory.mktemp("story") / "out"
+    command = [sys.executable, "-m", "examples.demo", "--json", "--out", str(out)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env=dict(os.environ))
+    assert done.stdout, done.stderr
+    return json.loads(done.stdout), out
+
+
+def test_every_step_of_the_story_ends_as_it_has_to(story: tuple[list[dict[str, object]], Path]) -> None:
+    rows, _ = story
+    assert [row for row in rows if not row["good"]] == []
+    assert {row["step"] for row in rows} == set(range(1, 12))
+
+
+def test_the_story_leaves_bundles_and_pin_behind(story: tuple[list[dict[str, object]], Path]) -> None:
+    _, out = story
+    left = {path.name for path in out.iterdir()}
+    assert left == {
+        "pin.json", "other-pin.json", "job.tally", "revoked.tally", "lost.tally",
+        "flipped-time.tally", "dropped-receipt.tally", "no-seal.tally", "truncated.tally",
+    }  # fmt: skip
+
+
+def test_no_secret_is_left_behind(story: tuple[list[dict[str, object]], Path]) -> None:
+    _, out = story
+    for path in out.iterdir():
+        content = path.read_bytes()
+        assert b"seed" not in content
+        assert b"Bearer" not in content
