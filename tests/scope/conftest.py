@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,16 @@ from controls.client import Publisher, ServerRecord
 from scope import seals
 from scope.authority import Authority
 from scope.client import Head, JobRequest, LaneRequest, OpenedJob, RegisteredLane, ScopeClient
-from service import keystore, migrate
+from service import NAMES, keystore, migrate
+from service.app import now
 from service.clients import client_token
 from service.initialise import Plan, Urls, initialise
 from tests.conftest import START, Clock, seeded
 from verifier import leaf
 from verifier.checkpoint import sign_head
-from verifier.documents import Opened, open_seal
+from verifier.documents import Opened, open_grant, open_seal
 from verifier.draft import build, read_draft
-from verifier.encoding import b64, canonical, digest
+from verifier.encoding import b64, canonical
 from verifier.envelope import seal_up
 from verifier.grant import Grant
 from verifier.keys import Pin, Trust
@@ -43,7 +45,9 @@ TOOLS = ("export_customers", "get_case", "http_request", "search_customer")
 class Town:
     """One installation whose registry and scope are being served; the clock stands until it is told to move."""
 
-    def __init__(self, installation: Path, urls: Urls, session: aiohttp.ClientSession, clock: Clock) -> None:
+    def __init__(
+        self, installation: Path, urls: Urls, session: aiohttp.ClientSession, clock: Callable[[], int]
+    ) -> None:
         self.installation, self.urls, self.session, self.clock = installation, urls, session, clock
         self.url = urls.scope
         self.trust = Trust.establish(
@@ -88,7 +92,9 @@ class Town:
         """Register a server and approve its manifest; gives the manifest's digest."""
         await self.registry("registrar").register(server, RECORD)
         tools = [tool(name) for name in names]
-        manifest = Manifest(issuer="example.registrar", server=server, serial=1, issued_at=START, url=CRM, tools=tools)
+        manifest = Manifest(
+            issuer="example.registrar", server=server, serial=1, issued_at=self.clock(), url=CRM, tools=tools
+        )
         raw = seal_up("manifest", canonical(manifest), self.key("registrar", "registry"))
         return (await self.registry("registrar").approve(server, raw)).digest
 
@@ -108,9 +114,14 @@ class Town:
         self.lanes.append(lane)
         return lane
 
+    def pass_seconds(self, seconds: float) -> None:
+        """Let time pass, where it is ours."""
+        assert isinstance(self.clock, Clock)
+        self.clock.pass_seconds(seconds)
+
     async def advance(self, seconds: float = 0) -> None:
         """Let time pass, and do what it asks for."""
-        self.clock.pass_seconds(seconds)
+        self.pass_seconds(seconds)
         await seals.advance(self.authority, self.clock())
 
     async def sealed(self, job: str) -> Opened[Seal]:
@@ -138,11 +149,11 @@ class GatewayLane:
 
     def open(self) -> None:
         """Write the first receipt."""
-        listed = self.town.trust
+        trust = self.town.trust
         self._write(
             leaf.Open(
-                build="test", gateway=self.gateway, job=self.job.job, keys=listed.digest, keys_version=listed.listed.version,
-                kind="open", lane=self.name, policy=self.job.policy, revocations=0, seq=0, suite=SUITE, time=self.town.clock(),
+                build="test", gateway=self.gateway, job=self.job.job, keys=trust.digest, keys_version=1, kind="open",
+                lane=self.name, policy=self.job.policy, revocations=0, seq=0, suite=SUITE, time=self.town.clock(),
             )
         )  # fmt: skip
 
@@ -211,8 +222,6 @@ async def refusal(call: Awaitable[object]) -> str:
 
 def granted(job: OpenedJob, trust: Trust) -> Opened[Grant]:
     """Open a job's grant as an auditor does."""
-    from verifier.documents import open_grant
-
     return open_grant(trust, bytes(job.grant))
 
 
@@ -221,25 +230,36 @@ async def town(
     tmp_path: Path, database_url: str, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[Town, None]:
     """The users' example policy is published, one server has a manifest, scope runs on SQLite and on PostgreSQL."""
-    listeners = [socket.create_server(("127.0.0.1", 0)) for _ in range(3)]
-    urls = Urls(*(), **{
-        name: f"http://127.0.0.1:{each.getsockname()[1]}"
-        for name, each in zip(("controls", "scope", "receipts"), listeners, strict=True)
-    })  # fmt: skip
-    installation = tmp_path / "town"
-    initialise(installation, Plan(urls=urls, demo=True), START, seeded("town"))
+    async with running(tmp_path / "town", database_url, clock, monkeypatch) as made:
+        yield made
+
+
+@pytest.fixture
+async def today(tmp_path: Path, sqlite: str, monkeypatch: pytest.MonkeyPatch) -> AsyncGenerator[Town, None]:
+    """The same by the real clock, which the commands read."""
+    async with running(tmp_path / "today", sqlite, now, monkeypatch) as made:
+        yield made
+
+
+@asynccontextmanager
+async def running(
+    installation: Path, database_url: str, clock: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> AsyncGenerator[Town, None]:
+    """Make an installation whose addresses are real, and serve its registry and its scope."""
+    listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in NAMES}
+    urls = Urls(**{name: f"http://127.0.0.1:{each.getsockname()[1]}" for name, each in listeners.items()})
+    listeners.pop("receipts").close()
+    initialise(installation, Plan(urls=urls, demo=True), clock(), seeded("town"))
     if database_url.startswith("postgresql"):
         monkeypatch.setenv("TALLY_SCOPE_DATABASE", database_url.replace("postgresql+asyncpg://", "postgresql://"))
     else:
         database_url = f"sqlite+aiosqlite:///{installation / 'scope/scope.db'}"
     monkeypatch.setenv("TALLY_SCOPE_TICK_MILLISECONDS", "1000")  # tests advance time themselves
     await asyncio.to_thread(migrate.upgrade, "scope", database_url)
-    controls_db = f"sqlite+aiosqlite:///{installation / 'controls/controls.db'}"
-    await asyncio.to_thread(migrate.upgrade, "controls", controls_db)
+    await asyncio.to_thread(migrate.upgrade, "controls", f"sqlite+aiosqlite:///{installation / 'controls/controls.db'}")
     registry = controls.app.create(installation / "controls/settings.toml", clock=clock)
     app = scope.app.create(installation / "scope/settings.toml", clock=clock, random=seeded("scope"))
-    servers = [await _serve(each, listener) for each, listener in ((registry, listeners[0]), (app, listeners[1]))]
-    listeners[2].close()
+    stops = [await _serve(registry, listeners["controls"]), await _serve(app, listeners["scope"])]
     try:
         async with aiohttp.ClientSession() as session:
             made = Town(installation, urls, session, clock)
@@ -248,7 +268,7 @@ async def town(
             await made.offer()
             yield made
     finally:
-        await asyncio.gather(*(stop() for stop in servers))
+        await asyncio.gather(*(stop() for stop in stops))
 
 
 async def _serve(app: Any, listener: socket.socket) -> Callable[[], Awaitable[None]]:
@@ -265,6 +285,3 @@ async def _serve(app: Any, listener: socket.socket) -> Callable[[], Awaitable[No
         await task
 
     return stop
-
-
-__all__ = ["Town", "digest", "granted", "refusal"]

@@ -83,7 +83,7 @@ async def test_a_withdrawn_policy_is_pinned_by_no_new_job(town: Town) -> None:
 
 
 async def test_a_policy_out_of_force_is_pinned_by_no_job(town: Town) -> None:
-    town.clock.pass_seconds(91 * 86_400)
+    town.pass_seconds(91 * 86_400)
     assert await refusal(town.open()) == "policy-not-valid"
 
 

@@ -67,11 +67,11 @@ async def test_a_token_lives_as_long_as_asked_within_policy_and_grant(town: Town
     assert (await scope.token(job.job, 1)).expires_in == 1
     assert (await scope.token(job.job, 900)).expires_in == 900
     assert await refusal(scope.token(job.job, 901)) == "ttl-too-long"
-    town.clock.pass_seconds(800)
+    town.pass_seconds(800)
     last = claims((await scope.token(job.job, 900)).access_token)
     assert last.exp == job.expires // SECOND
     last.fits(granted(job, town.trust).value)
-    town.clock.pass_seconds(200)
+    town.pass_seconds(200)
     assert await refusal(scope.token(job.job)) == "job-not-open"
 
 
@@ -134,7 +134,7 @@ async def test_a_form_that_is_none_is_refused(town: Town) -> None:
 async def test_a_refresh_is_a_younger_token_of_the_same_scope(town: Town) -> None:
     job = await town.open()
     first = await town.scope().token(job.job)
-    town.clock.pass_seconds(200)
+    town.pass_seconds(200)
     second = await town.scope().refresh(first.access_token)
     old, young = claims(first.access_token), claims(second.access_token)
     assert (young.grant, young.scope_hash, young.txn) == (old.grant, old.scope_hash, old.txn)
@@ -152,7 +152,7 @@ async def test_what_is_no_living_token_is_not_refreshed(town: Town) -> None:
         assert await refusal(town.scope().refresh(bad)) == "bad-token"
     status, body = await ask(town, "/token", grant_type=TOKEN_EXCHANGE, subject_token=raw, subject_token_type="jwt")
     assert (status, body["code"]) == (400, "bad-request")
-    town.clock.pass_seconds(10)
+    town.pass_seconds(10)
     assert await refusal(town.scope().refresh(raw)) == "bad-token"
 
 
@@ -177,7 +177,7 @@ async def test_introspection_tells_the_claims_of_a_living_token(town: Town) -> N
     assert told.pop("active") is True
     assert told.pop("token_type") == "Bearer"
     assert told == msgspec.to_builtins(claims(raw))
-    town.clock.pass_seconds(30)
+    town.pass_seconds(30)
     assert await town.scope().introspect(raw) == {"active": False}
 
 

@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from scope import revoke
 from scope.client import RevocationRequest
 from tests.scope.conftest import Town, refusal
 from verifier.documents import open_heartbeat, open_revocation
@@ -98,8 +99,6 @@ async def test_a_target_that_could_fit_nothing_is_refused_and_takes_no_number(to
 
 async def test_a_snapshot_holds_at_most_a_thousand_and_says_that_there_is_more(town: Town) -> None:
     async with town.authority.engine.begin() as db:
-        from scope import revoke
-
         for n in range(1003):
             await revoke.write(db, town.authority, wanted("agent", f"a-{n}"), "responder")
     heartbeat, entries = await town.scope("receipts").snapshot(0)

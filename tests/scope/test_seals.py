@@ -6,7 +6,7 @@ import pytest
 
 from controls.client import ControlsClient
 from scope.client import OpenedJob, RevocationRequest
-from tests.scope.conftest import SECOND, GatewayLane, Town, refusal
+from tests.scope.conftest import SECOND, GatewayLane, Town, granted, refusal
 from verifier import bundle
 from verifier.documents import open_revocation
 from verifier.merkle import EMPTY, leaf_hash, root_of
@@ -31,7 +31,8 @@ async def audit(town: Town, job: OpenedJob) -> tuple[str, list[str]]:
     scope = town.scope("receipts")
     sealed = await scope.seal(job.job)
     documents = bundle.Documents(
-        job=job.job, suite=SUITE, keys=await scope.keys(), policies=[(await registry.policy(job.policy, job.opened)).raw],
+        job=job.job, suite=SUITE, keys=await scope.keys(),
+        policies=[(await registry.policy(job.policy, job.opened)).raw],
         manifests=[(await registry.manifest(await manifest(town, job), job.opened)).raw], grants=[bytes(job.grant)],
         revocations=await scope.revocations(job.job), seal=sealed,
     )  # fmt: skip
@@ -49,8 +50,6 @@ async def audit(town: Town, job: OpenedJob) -> tuple[str, list[str]]:
 
 async def manifest(town: Town, job: OpenedJob) -> str:
     """Name the manifest of the one server that the job's grant names."""
-    from tests.scope.conftest import granted
-
     return granted(job, town.trust).value.scope.manifests["crm-mcp"]
 
 
@@ -179,7 +178,7 @@ async def test_marks_say_what_scope_knew_and_when(town: Town) -> None:
     await at(80)
     await town.scope("responder").revoke(RevocationRequest(kind="tool", value="crm-mcp/x", reason="incident"))
     await at(85)
-    town.clock.pass_seconds(1.5)
+    town.pass_seconds(1.5)
     lane.note(7)
     await lane.report()
     lane.close()

@@ -1,0 +1,191 @@
+"""`tally job` and `tally revoke`: what orchestrators and incident responders do."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import aiohttp
+import msgspec
+import typer
+
+from scope.client import IssuedToken, JobRequest, JobStatus, Models, RevocationRequest, ScopeClient, Tools
+from service import keystore
+from service.clients import client_token
+from verifier.encoding import canonical, parse
+from verifier.refused import Refused
+
+app = typer.Typer(no_args_is_help=True)
+job = typer.Typer(help="Open jobs, get their tokens, close them.", no_args_is_help=True)
+app.add_typer(job, name="job")
+
+T = TypeVar("T")
+MAX_REQUEST = 1 << 20
+
+Name = Annotated[str, typer.Argument(metavar="JOB", help="As `tally job open` named it.")]
+Url = Annotated[str, typer.Option("--url", help="Base URL of scope.")]
+Client = Annotated[
+    Path, typer.Option("--client", help="Your directory: its name is your client id, it holds client.key.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Seconds = Annotated[int | None, typer.Option(min=1, help="In seconds.")]
+
+
+@job.command("open")
+def open_job(
+    *,
+    policy: Annotated[str, typer.Option(help="The digest that the job is pinned to: sha256:…")],
+    agent: Annotated[str, typer.Option(help="Who will act.")],
+    job_type: Annotated[str, typer.Option("--type", help="The type of job, as the policy admits it.")],
+    environment: Annotated[str, typer.Option(help="Where, as the policy admits it.")],
+    tool: Annotated[list[str] | None, typer.Option(help="server/tool; once for each. None: all.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="provider/pattern; once for each. None: all.")] = None,
+    calls: Annotated[int | None, typer.Option(min=0, help="At most so many calls.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=0, help="At most so many tokens of models.")] = None,
+    expires_in: Seconds = None,
+    grant: Annotated[Path | None, typer.Option(help="Keep the signed grant here.", dir_okay=False)] = None,
+    url: Url,
+    client: Client,
+    as_json: Json = False,
+) -> None:
+    """Open a job under one policy. With --tool or --model it gets exactly these, else all that the policy allows.
+
+    Example: tally job open --policy sha256:… --agent support-1 --type support --environment test
+    --url http://127.0.0.1:8702 --client orchestrator
+    """
+    asked: dict[str, Any] = {"agent": agent, "policy": policy, "job_type": job_type, "environment": environment}
+    limits = {name: value for name, value in (("calls", calls), ("tokens", tokens)) if value is not None}
+    asked |= {"limits": limits} | ({"expires_in": expires_in} if expires_in else {})
+    if tool or model:
+        asked["authorization_details"] = [*map(_tool, tool or ()), *([Models(models=model)] if model else [])]
+    request = parse(canonical(asked), JobRequest, limit=MAX_REQUEST)
+    opened = _as_client(url, client, lambda scope: scope.open(request))
+    if grant is not None:
+        grant.write_bytes(bytes(opened.grant))
+    facts = {
+        name: getattr(opened, name) for name in ("job", "grant_digest", "policy", "opened", "expires", "unavailable")
+    }
+    missing = f"not available: {', '.join(opened.unavailable)}" if opened.unavailable else "everything is available"
+    _say(as_json, facts, f"{opened.job} until {_when(opened.expires)}", f"grant {opened.grant_digest}", missing)
+
+
+@job.command("token")
+def token(
+    name: Name,
+    *,
+    ttl: Seconds = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A new file, of mode 0600.", dir_okay=False)] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the token itself.")] = False,
+    url: Url,
+    client: Client,
+    as_json: Json = False,
+) -> None:
+    """Get a token of a job of your own, into a private file; it is a secret, and lives for minutes.
+
+    Example: tally job token job-… --ttl 300 -o agent.token --url http://127.0.0.1:8702 --client orchestrator
+    """
+    if (out is None) != show:
+        raise Refused("usage", "a token goes into a file (--out) or is shown (--show)")
+    if out is not None and out.exists():
+        raise Refused("usage", f"{out} exists: a token never replaces a file")
+    issued = _as_client(url, client, lambda scope: scope.token(name, ttl))
+    if out is not None:
+        keystore.write_private(out, issued.access_token.encode())
+    _say(as_json, _shown(issued, out), issued.access_token if show else f"{out}: good for {issued.expires_in} s")
+
+
+@job.command("close")
+def close(name: Name, *, url: Url, client: Client, as_json: Json = False) -> None:
+    """Close a job of your own and wait for its seal.
+
+    Example: tally job close job-… --url http://127.0.0.1:8702 --client orchestrator
+    """
+
+    async def closed(scope: ScopeClient) -> JobStatus:
+        await scope.close(name)
+        await scope.wait_for_seal(name)
+        return await scope.status(name)
+
+    _tell(as_json, _as_client(url, client, closed))
+
+
+@job.command("status")
+def status(name: Name, *, url: Url, client: Client, as_json: Json = False) -> None:
+    """Show where a job stands.
+
+    Example: tally job status job-… --url http://127.0.0.1:8702 --client orchestrator
+    """
+    _tell(as_json, _as_client(url, client, lambda scope: scope.status(name)))
+
+
+@app.command("revoke")
+def revoke(
+    kind: Annotated[str, typer.Argument(help="jti, job, agent, client, policy, server, tool, model or all")],
+    value: Annotated[
+        str, typer.Argument(help="Which; a tool is server/name, a model provider/name, of all it is '*'.")
+    ],
+    *,
+    reason: Annotated[str, typer.Option(help="A code such as incident or key-leak.")],
+    ticket: Annotated[str | None, typer.Option(help="Where the story is told.")] = None,
+    note: Annotated[str | None, typer.Option(help="A sentence; it goes into proof bundles.")] = None,
+    url: Url,
+    client: Client,
+    as_json: Json = False,
+) -> None:
+    """Revoke, for ever; gateways refuse within seconds, and jobs that are ended begin to close.
+
+    Example: tally revoke job job-… --reason incident --ticket INC-7 --url http://127.0.0.1:8702 --client responder
+    """
+    asked = {"kind": kind, "value": value, "reason": reason}
+    asked |= {name: text for name, text in (("ticket", ticket), ("note", note)) if text is not None}
+    request = parse(canonical(asked), RevocationRequest, limit=MAX_REQUEST)
+    done = _as_client(url, client, lambda scope: scope.revoke(request))
+    sentence = f"revoked {kind} {value} at {_when(done.time)}: number {done.sequence}, {done.jobs} open jobs ended"
+    _say(as_json, msgspec.to_builtins(done), sentence)
+
+
+def _tool(text: str) -> Tools:
+    server, slash, name = text.partition("/")
+    if not slash or not name:
+        raise Refused("usage", f"{text!r} is not server/tool")
+    return Tools(server=server, tools=[name])
+
+
+def _shown(issued: IssuedToken, out: Path | None) -> dict[str, Any]:
+    """The secret itself only where it was asked for."""
+    secret = {"access_token": issued.access_token} if out is None else {"file": str(out)}
+    return {**secret, "token_type": issued.token_type, "expires_in": issued.expires_in}
+
+
+def _tell(as_json: bool, found: JobStatus) -> None:  # noqa: FBT001 - passes an option on
+    ended = "".join(f", {each}" for each in (found.reason, found.status) if each)
+    lanes = [f"  lane {lane.lane}: {lane.size} receipts{', closed' * lane.closed}" for lane in found.lanes]
+    sealed = [f"  seal {found.seal}"] if found.seal else []
+    heading = f"{found.job}: {found.state}{ended}, expires {_when(found.expires)}"
+    _say(as_json, msgspec.to_builtins(found), heading, *lanes, *sealed)
+
+
+def _as_client(url: str, client: Path, act: Callable[[ScopeClient], Awaitable[T]]) -> T:
+    """Act as the client whose directory this is; its tokens are for the scope at `url` and nobody else."""
+    key, name = keystore.load(client / "client.key", "client"), client.resolve().name
+
+    async def run() -> T:
+        async with aiohttp.ClientSession() as session:
+            return await act(ScopeClient(session, url, lambda: client_token(key, name, url.rstrip("/"), _now())))
+
+    return asyncio.run(run())
+
+
+def _say(as_json: bool, facts: dict[str, Any], *lines: str) -> None:  # noqa: FBT001 - passes an option on
+    for line in [msgspec.json.encode(facts).decode()] if as_json else lines:
+        typer.echo(line)
+
+
+def _when(time_us: int) -> str:
+    return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _now() -> int:
+    return time.time_ns() // 1000

@@ -1,0 +1,87 @@
+"""The road of an orchestrator and a responder by the commands that the manual shows."""
+
+import asyncio
+import json
+import stat
+from pathlib import Path
+from typing import Any
+
+import jwt
+import msgspec
+from typer.testing import CliRunner
+
+from scope.commands import app
+from tests.scope.conftest import Town
+from verifier.documents import open_grant
+from verifier.refused import Refused
+
+
+async def tally(town: Town, *words: object, client: str = "orchestrator", code: str = "") -> Any:
+    """Run a command as a client; gives what it said, as JSON where that was asked for."""
+    line = [*map(str, words), "--url", town.urls.scope, "--client", str(town.installation / client)]
+    result = await asyncio.to_thread(CliRunner().invoke, app, line)
+    if code:
+        assert isinstance(result.exception, Refused), result.output
+        assert result.exception.code == code
+        return result.exception.why
+    assert result.exit_code == 0, (result.output, result.exception)
+    return json.loads(result.stdout) if "--json" in words else result.stdout
+
+
+def opening(town: Town) -> list[str]:
+    """Write the command that opens a job."""
+    return ["job", "open", "--policy", town.policy, "--agent", "a-1", "--type", "support", "--environment", "test"]
+
+
+async def test_a_job_goes_from_open_to_sealed_by_commands(today: Town, tmp_path: Path) -> None:
+    grant, secret = tmp_path / "grant.json", tmp_path / "agent.token"
+    opened = await tally(today, *opening(today), "--calls", 5, "--grant", grant, "--json")
+    assert open_grant(today.trust, grant.read_bytes()).digest == opened["grant_digest"]
+    assert opened["unavailable"] == ["tickets-mcp"]
+    job = opened["job"]
+    said = await tally(today, "job", "token", job, "--ttl", 60, "--out", secret)
+    assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+    assert jwt.decode(secret.read_text(), options={"verify_signature": False})["txn"] == job
+    assert secret.read_text() not in said
+    assert "open" in await tally(today, "job", "status", job)
+    closed = await tally(today, "job", "close", job, "--json")
+    assert (closed["state"], closed["status"]) == ("sealed", "complete")
+    assert closed["seal"] in await tally(today, "job", "status", job)
+
+
+async def test_a_token_is_shown_only_when_asked_for_and_never_replaces_a_file(today: Town, tmp_path: Path) -> None:
+    job = (await tally(today, *opening(today), "--json"))["job"]
+    await tally(today, "job", "token", job, code="usage")
+    await tally(today, "job", "token", job, "--show", "--out", tmp_path / "t", code="usage")
+    (tmp_path / "t").write_text("mine")
+    await tally(today, "job", "token", job, "--out", tmp_path / "t", code="usage")
+    assert (tmp_path / "t").read_text() == "mine"
+    shown = (await tally(today, "job", "token", job, "--show")).strip()
+    assert (await tally(today, "job", "token", job, "--show", "--json"))["token_type"] == "Bearer"
+    quiet = await tally(today, "job", "token", job, "--out", tmp_path / "u", "--json")
+    assert "access_token" not in quiet
+    assert shown.count(".") == 2
+    await tally(today, "job", "token", job, "--ttl", 901, "--show", code="ttl-too-long")
+
+
+async def test_exact_tools_and_models_are_asked_for_by_name(today: Town, tmp_path: Path) -> None:
+    grant = tmp_path / "grant.json"
+    exact = ["--tool", "crm-mcp/get_case", "--model", "openrouter_via_fal/small-*", "--expires-in", 60]
+    await tally(today, *opening(today), *exact, "--grant", grant)
+    scope = open_grant(today.trust, grant.read_bytes()).value.scope
+    assert (scope.tools, scope.models) == (["mcp:crm-mcp/get_case"], ["openrouter_via_fal/small-*"])
+    await tally(today, *opening(today), "--tool", "crm-mcp/http_request", code="scope-too-wide")
+    await tally(today, *opening(today), "--tool", "get_case", code="usage")
+
+
+async def test_a_responder_revokes_and_learns_how_many_jobs_it_ended(today: Town) -> None:
+    job = (await tally(today, *opening(today), "--json"))["job"]
+    said = await tally(today, "revoke", "job", job, "--reason", "incident", "--ticket", "INC-7", client="responder")
+    assert "number 1, 1 open jobs ended" in said
+    assert (await tally(today, "job", "status", job, "--json"))["reason"] == "revoked"
+    await tally(today, "revoke", "job", job, "--reason", "incident", code="forbidden")
+    await tally(today, "revoke", "job", "nothing", "--reason", "incident", client="responder", code="unknown-job")
+    done = await tally(
+        today, "revoke", "all", "*", "--reason", "incident", "--note", "a drill", "--json", client="responder"
+    )
+    assert msgspec.convert(done["sequence"], int) == 2
