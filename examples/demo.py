@@ -263,13 +263,8 @@ class Demo:
     async def audit(self, bundle: Path) -> None:
         """10. Verify with the base install alone and no network; then spoil copies and see each found out."""
         await self.audited(10, "job.tally, base install, no network", bundle, 0, "PASS")
-        for name, (spoil, status, code) in tamper.SPOILT.items():
-            spoilt = self.out / f"{name}.tally"
-            spoilt.write_bytes(spoil(bundle.read_bytes()))
-            await self.audited(10, spoilt.name, spoilt, status, code)
-        other = self.out / "other-pin.json"
-        other.write_bytes(tamper.another_root(self.out / "pin.json"))
-        await self.audited(10, "job.tally under another root", bundle, 4, "unknown-root", other)
+        for spoilt, pin, status, code in tamper.spoil_all(bundle, self.out / "pin.json"):
+            await self.audited(10, f"{spoilt.name} under {pin.name}", spoilt, status, code, pin)
 
     async def audited(  # noqa: PLR0917 - a row of a table
         self, step: int, what: str, bundle: Path, status: int, code: str, pin: Path | None = None

@@ -1,6 +1,7 @@
 """Five ways to spoil an honest bundle; each must be found out by name."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from verifier.signing import KeyPair
@@ -46,3 +47,15 @@ SPOILT = {
     "no-seal": (remove_seal, 3, "no-seal"),
     "truncated": (truncate, 2, "truncated"),
 }
+
+
+def spoil_all(bundle: Path, pin: Path) -> Iterator[tuple[Path, Path, int, str]]:
+    """Write every spoilt copy beside the bundle; yield it with its pin, the exit status and the code that must come."""
+    honest = bundle.read_bytes()
+    for name, (spoil, status, code) in SPOILT.items():
+        spoilt = bundle.with_name(f"{name}.tally")
+        spoilt.write_bytes(spoil(honest))
+        yield spoilt, pin, status, code
+    other = bundle.with_name("other-pin.json")
+    other.write_bytes(another_root(pin))
+    yield bundle, other, 4, "unknown-root"
