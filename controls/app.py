@@ -2,7 +2,6 @@
 
 import os
 from pathlib import Path
-from typing import TypeVar
 
 from litestar import Litestar
 from litestar.di import Provide
@@ -31,33 +30,31 @@ STATUSES = {
 def create(settings_path: Path, *, clock: Clock = now) -> Litestar:
     """Build the registry from the directory that its settings lie in."""
     settings = load(Settings, "controls", settings_path, os.environ)
-    registry = read_registry(settings)
-    registry.trust.good_at(registry.trust.by_kid[registry.key.kid], clock())
+    registry = open_registry(settings, clock)
     return build(
         settings,
         ROUTES,
-        engine=open_engine(settings.engine_url),
+        engine=registry.engine,
         clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock),
-        dependencies={"registry": _given(registry), "now": Provide(clock, sync_to_thread=False)},
+        dependencies={"registry": Provide(lambda: registry, sync_to_thread=False)},
         statuses=STATUSES,
     )
 
 
-def read_registry(settings: Settings) -> Registry:
+def open_registry(settings: Settings, clock: Clock) -> Registry:
     """Read the registry's key and key list; a key that the list does not name as its own would sign in vain."""
-    directory = settings.directory
-    key_list = (directory / "keys.json").read_bytes()
-    trust = Trust.establish(Pin.parse((directory / "pin.json").read_bytes()), key_list)
-    key = keystore.load(directory / "registry.key", "registry")
-    listed = trust.by_kid.get(key.kid)
-    if listed is None or (listed.use, listed.owner) != ("registry", settings.issuer):
-        raise Refused("bad-settings", f"the key list names registry.key as no registry key of {settings.issuer}")
-    return Registry(settings.issuer, key, trust, key_list)
+    key_list = _file(settings, "keys.json")
+    trust = Trust.establish(Pin.parse(_file(settings, "pin.json")), key_list)
+    key = keystore.load(settings.directory / "registry.key", "registry")
+    if key.kid not in trust.by_kid:
+        raise Refused("bad-settings", "the key list does not name registry.key")
+    trust.signer(frozenset({key.kid}), "registry", settings.issuer, clock())
+    engine = open_engine(settings.engine_url)
+    return Registry(issuer=settings.issuer, key=key, trust=trust, key_list=key_list, engine=engine, clock=clock)
 
 
-V = TypeVar("V")
-
-
-def _given(value: V) -> Provide:
-    """Give every request the same value."""
-    return Provide(lambda: value, sync_to_thread=False)
+def _file(settings: Settings, name: str) -> bytes:
+    try:
+        return (settings.directory / name).read_bytes()
+    except OSError as error:
+        raise Refused("bad-settings", f"{name} cannot be read: {error.strerror}") from error

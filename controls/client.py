@@ -6,6 +6,7 @@ trust, as the verifier does, before it returns it. Documents by digest never cha
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
+from io import BytesIO
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import quote
 
@@ -127,7 +128,8 @@ class Connection:
     async def call(self, method: str, path: str, body: bytes | None = None, *, public: bool = False) -> bytes:
         """Send a request. Raises `Refused` with the registry's own code, or controls-unavailable."""
         headers = {} if public else self._authorization()
-        sent: dict[str, Any] = {"headers": headers, "data": body, "allow_redirects": False, "timeout": TIMEOUT}
+        data = None if body is None else BytesIO(body)
+        sent: dict[str, Any] = {"headers": headers, "data": data, "allow_redirects": False, "timeout": TIMEOUT}
         try:
             async with self._session.request(method, self._url + path, **sent) as answer:
                 content = await _read(answer)

@@ -5,11 +5,15 @@
 Nothing is stored unless all of it holds; what is stored is never changed.
 """
 
+from contextlib import AbstractAsyncContextManager
+
 from msgspec import Struct
-from sqlalchemy.ext.asyncio import AsyncConnection
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
 from controls import store
 from controls.store import Head, StoredPolicy
+from service.clients import Clock
+from service.engine import reading
 from verifier.documents import open_draft_policy, open_policy
 from verifier.draft import run_tests
 from verifier.encoding import canonical
@@ -21,13 +25,23 @@ from verifier.refused import Refused
 from verifier.signing import KeyPair
 
 
-class Registry(Struct, frozen=True):
-    """Who this registry is: its base URL, its `registry` key, the key list that it believes and serves."""
+class Registry(Struct, frozen=True, kw_only=True):
+    """This registry: its base URL, its key, the key list that it believes and serves, its database and clock."""
 
     issuer: str
     key: KeyPair
     trust: Trust
     key_list: bytes
+    engine: AsyncEngine
+    clock: Clock
+
+    def writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Open a transaction: committed at the end of the block, rolled back on any error."""
+        return self.engine.begin()
+
+    def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Open one consistent view of the database."""
+        return reading(self.engine).connect()
 
 
 class Published(Struct, frozen=True):

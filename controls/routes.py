@@ -1,4 +1,8 @@
-"""The registry over HTTP (specs/http.md §1): documents by digest are public for ever, all else asks who calls."""
+"""The registry over HTTP (specs/http.md §1): documents by digest are public for ever, all else asks who calls.
+
+A route opens its transaction itself, when caller and body are known: the framework resolves dependencies side by side,
+and one that raises would leave the connection of another open.
+"""
 
 from typing import Annotated, Any, TypeVar, get_args
 
@@ -6,7 +10,6 @@ from litestar import Controller, Request, Response, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter, RawBody
 from litestar.types import ControllerRouterHandler
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controls import publish, register, store
 from controls.client import PolicyEntry, PolicyPage, PolicyStatus, ServerEntry, ServerPage, ServerRecord, Withdrawal
@@ -24,10 +27,8 @@ MAX_RECORD = 1 << 14
 MAX_PAGE = 100
 
 Ask = Request[Any, Any, Any]
-Db = NamedDependency[AsyncConnection]
 By = NamedDependency[Caller]
 Here = NamedDependency[Registry]
-Now = NamedDependency[int]
 T = TypeVar("T")
 DIGEST, NAME, SAFE_TEXT = (get_args(kind)[1].pattern for kind in (Digest, Name, SafeText))
 At = Annotated[str, PathParameter(pattern=DIGEST)]
@@ -45,44 +46,50 @@ class Policies(Controller):
     tags = ("policies",)
 
     @put("/{digest:str}", summary="Publish a signed policy")
-    async def publish(
-        self, *, digest: At, body: RawBody, caller: By, db: Db, registry: Here, now: Now
-    ) -> Response[bytes]:
+    async def publish(self, *, digest: At, body: RawBody, caller: By, registry: Here) -> Response[bytes]:
         """Publish a signed policy; 201 the first time, 200 with the same frozen envelope after."""
         caller.require("author")
-        done = await publish.publish(db, body, digest, registry, by=caller.client, now=now)
+        async with registry.writing() as db:
+            done = await publish.publish(db, body, digest, registry, by=caller.client, now=registry.clock())
         return _stored(done.envelope, done.digest, new=done.new)
 
     @get("/{digest:str}", summary="A published policy, byte for byte")
-    async def policy(self, digest: At, request: Ask, reader: Db) -> Response[bytes]:
+    async def policy(self, digest: At, request: Ask, registry: Here) -> Response[bytes]:
         """Serve the exact bytes of a published policy."""
-        return _document(request, (await publish.find(reader, digest)).envelope, digest, FOR_EVER)
+        async with registry.reading() as db:
+            found = await publish.find(db, digest)
+        return _document(request, found.envelope, digest, FOR_EVER)
 
     @get("/{digest:str}/status", summary="Whether a new job may pin a policy")
-    async def status(self, digest: At, caller: By, reader: Db) -> Response[PolicyStatus]:  # noqa: ARG002 - any caller may ask
+    async def status(self, digest: At, caller: By, registry: Here) -> Response[PolicyStatus]:  # noqa: ARG002 - any caller may ask
         """Tell published from withdrawn."""
-        return Response(_status(await publish.find(reader, digest)), headers={"Cache-Control": "no-store"})
+        async with registry.reading() as db:
+            found = await publish.find(db, digest)
+        return Response(_status(found), headers={"Cache-Control": "no-store"})
 
     @post("/{digest:str}/withdraw", status_code=200, summary="Withdraw a policy from new jobs")
-    async def withdraw(self, digest: At, body: RawBody, caller: By, db: Db, now: Now) -> PolicyStatus:
+    async def withdraw(self, digest: At, body: RawBody, caller: By, registry: Here) -> PolicyStatus:
         """Withdraw a policy; the first withdrawal stays as it was."""
         caller.require("author", "responder")
         reason = _read(body, Withdrawal).reason
-        return _status(await publish.withdraw(db, digest, by=caller.client, reason=reason, now=now))
+        async with registry.writing() as db:
+            found = await publish.withdraw(db, digest, by=caller.client, reason=reason, now=registry.clock())
+        return _status(found)
 
     @get("/", summary="The history of policies")
     async def history(
         self,
         *,
         caller: By,  # noqa: ARG002 - any caller may ask
-        reader: Db,
+        registry: Here,
         name: OfName = None,
         issuer: OfIssuer = None,
         before: Before = None,
         limit: Page = 50,
     ) -> PolicyPage:
         """List policies, the newest first, of one name or issuer when asked."""
-        found = await store.history(reader, name=name, issuer=issuer, before=before, limit=limit + 1)
+        async with registry.reading() as db:
+            found = await store.history(db, name=name, issuer=issuer, before=before, limit=limit + 1)
         more = found[limit - 1].position if len(found) > limit else None
         return PolicyPage([_entry(each) for each in found[:limit]], more)
 
@@ -92,13 +99,12 @@ class Policies(Controller):
         *,
         name: Named,
         caller: By,  # noqa: ARG002 - any caller may ask
-        reader: Db,
         registry: Here,
-        now: Now,
         issuer: OfIssuer = None,
     ) -> Response[bytes]:
         """Say, signed and with the time, which policy of a name is the newest."""
-        raw = await publish.latest(reader, name, issuer, registry, now=now)
+        async with registry.reading() as db:
+            raw = await publish.latest(db, name, issuer, registry, now=registry.clock())
         return Response(raw, media_type=ENVELOPE, headers={"Cache-Control": "no-store"})
 
 
@@ -109,49 +115,57 @@ class Servers(Controller):
     tags = ("servers",)
 
     @put("/{name:str}", summary="Register a server")
-    async def register(self, name: Named, body: RawBody, caller: By, db: Db, now: Now) -> Response[ServerEntry]:
+    async def register(self, name: Named, body: RawBody, caller: By, registry: Here) -> Response[ServerEntry]:
         """Register a server, or replace its record: 201 the first time, 200 after."""
         caller.require("registrar")
-        found, new = await register.register(db, name, _read(body, ServerRecord), by=caller.client, now=now)
+        record = _read(body, ServerRecord)
+        async with registry.writing() as db:
+            found, new = await register.register(db, name, record, by=caller.client, now=registry.clock())
         return Response(_server(found), status_code=201 if new else 200)
 
     @get("/", summary="The registered servers")
-    async def servers(self, caller: By, reader: Db, after: OfName = None, limit: Page = 50) -> ServerPage:  # noqa: ARG002 - any caller may ask
+    async def servers(self, caller: By, registry: Here, after: OfName = None, limit: Page = 50) -> ServerPage:  # noqa: ARG002 - any caller may ask
         """List servers by name."""
-        found = await store.list_servers(reader, after=after or "", limit=limit + 1)
+        async with registry.reading() as db:
+            found = await store.list_servers(db, after=after or "", limit=limit + 1)
         items = [_server(register.registered(each)) for each in found[:limit]]
         return ServerPage(items, items[-1].name if len(found) > limit else None)
 
     @get("/{name:str}", summary="One server")
-    async def server(self, name: Named, caller: By, reader: Db) -> ServerEntry:  # noqa: ARG002 - any caller may ask
+    async def server(self, name: Named, caller: By, registry: Here) -> ServerEntry:  # noqa: ARG002 - any caller may ask
         """Show one server's record."""
-        return _server(await register.find(reader, name))
+        async with registry.reading() as db:
+            return _server(await register.find(db, name))
 
     @put("/{name:str}/manifests/{digest:str}", summary="Approve a signed tool manifest")
-    async def approve(
-        self, *, name: Named, digest: At, body: RawBody, caller: By, db: Db, registry: Here, now: Now
-    ) -> Response[bytes]:
+    async def approve(self, *, name: Named, digest: At, body: RawBody, caller: By, registry: Here) -> Response[bytes]:
         """Approve a manifest for a server: 201 the first time, 200 with the same bytes after."""
         caller.require("registrar")
-        done = await register.approve(db, body, name, digest, registry.trust, by=caller.client, now=now)
+        async with registry.writing() as db:
+            done = await register.approve(
+                db, body, name, digest, registry.trust, by=caller.client, now=registry.clock()
+            )
         return _stored(done.envelope, done.digest, new=done.new)
 
     @get("/{name:str}/manifest", summary="The manifest that a new job gets")
-    async def approved(self, name: Named, request: Ask, caller: By, reader: Db) -> Response[bytes]:  # noqa: ARG002 - any caller may ask
+    async def approved(self, name: Named, request: Ask, caller: By, registry: Here) -> Response[bytes]:  # noqa: ARG002 - any caller may ask
         """Serve a server's newest manifest, while the server is active and has not moved."""
-        found = await register.approved(reader, name)
+        async with registry.reading() as db:
+            found = await register.approved(db, name)
         return _document(request, found.envelope, found.digest, ASK_AGAIN)
 
 
 @get("/manifests/{digest:str}", tags=["servers"], summary="An approved manifest, byte for byte")
-async def manifest(digest: At, request: Ask, reader: Db) -> Response[bytes]:
+async def manifest(digest: At, request: Ask, registry: Here) -> Response[bytes]:
     """Serve the exact bytes of an approved manifest."""
-    return _document(request, (await register.find_manifest(reader, digest)).envelope, digest, FOR_EVER)
+    async with registry.reading() as db:
+        found = await register.find_manifest(db, digest)
+    return _document(request, found.envelope, digest, FOR_EVER)
 
 
 @get("/keys", tags=["keys"], summary="The signed key list")
 async def keys(request: Ask, registry: Here) -> Response[bytes]:
-    """Serve the key list that this registry believes; a reader opens it with a pin of its own."""
+    """Serve the key list that this registry believes; whoever reads it opens it with a pin of their own."""
     return _document(request, registry.key_list, key_list_digest(registry.key_list), ASK_AGAIN)
 
 
