@@ -42,7 +42,7 @@ STATUSES = {
     "unknown-call": 404,
     "unknown-job": 404,
     "not-sealed": 404,
-    "token-revoked": 403,
+    "revoked": 403,
     "stale-revocations": 503,
     "ledger-unavailable": 503,
     "scope-unavailable": 503,
@@ -91,11 +91,7 @@ def create(
             **{name: _provide(name) for name in PARTS},
         },
         statuses=STATUSES,
-        checks={
-            "ledger": ledger.check,
-            "tasks": lambda: _check_tasks(site.state),
-            "revocations": lambda: site.state.revocations.check(),
-        },
+        checks={"ledger": ledger.check, "running": lambda: _check_running(site.state)},
         lifespan=[running],
     )
 
@@ -156,11 +152,12 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
     stack.push_async_callback(_cancel, state.tasks)
 
 
-async def _check_tasks(state: State) -> None:
-    """Raise when one of the tasks that never end has ended (`/readyz`)."""
+async def _check_running(state: State) -> None:
+    """Raise when one of the tasks that never end has ended, or scope has not been heard yet (`/readyz`)."""
     for task in state.tasks:
         if task.done():
             task.result()
+    state.revocations.require_heard()
 
 
 async def _cancel(tasks: list[asyncio.Task[None]]) -> None:

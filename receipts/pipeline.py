@@ -1,8 +1,8 @@
 """The way of one call, the same for models and tools.
 
-authenticate, revocation and freshness, read, tie, decide, purse, `begin`, forward, `end`, deliver: in this order. Nothing
-is sent before `begin` is durable, nothing delivered before `end`. From the first look at the lane's state to `begin`
-there is no await, so what was decided is what is recorded.
+Authenticate, revocation and freshness, read, tie, decide, purse, `begin`, forward, `end`, deliver: in this order.
+Nothing is sent before `begin` is durable, nothing delivered before `end`. From the first look at the lane's state to
+`begin` there is no await, so what was decided is what is recorded.
 """
 
 import asyncio

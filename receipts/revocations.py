@@ -47,7 +47,7 @@ class Revocations:
                 await self.poll()
             except Refused as refused:
                 log.warning("revocations", code=refused.code, why=refused.why)
-            except Exception:  # noqa: BLE001 - a feed that ended would stop the gateway for ever
+            except Exception:
                 log.exception("bug", task="revocations")
             await asyncio.sleep(every)
 
@@ -81,8 +81,8 @@ class Revocations:
         self._revoked.setdefault(revocation.target.kind, set()).add(revocation.target.value)
         self.sequence = revocation.sequence
 
-    async def check(self) -> None:
-        """Raise when scope has never been heard (`/readyz`): every call would be refused."""
+    def require_heard(self) -> None:
+        """Raise `Refused` stale-revocations when scope has never been heard: every call would be refused."""
         if not self.heard:
             raise Refused("stale-revocations", "scope has not been heard yet")
 

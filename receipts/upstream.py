@@ -7,6 +7,7 @@ redirect is followed, no cookie kept, no proxy of the environment used, no reque
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from io import BytesIO
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 import aiohttp
@@ -20,6 +21,7 @@ CONNECT_SECONDS = 10
 # An idle connection is dropped before common servers drop it: a request on a dead one would count as sent.
 KEEP_SECONDS = 3
 DNS_SECONDS = 30
+LARGE = 1 << 20  # from here on aiohttp wants a file, to give others a turn between its pieces
 _NAT64 = IPv6Network("64:ff9b::/96")
 
 
@@ -121,6 +123,7 @@ class Upstream:
     @asynccontextmanager
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send one request; the answer is read inside. Raises `UpstreamFailed` for whatever goes wrong on the way."""
+        data = body if len(body) < LARGE else BytesIO(body)
         sent = {
             "User-Agent": "tallystick",
             "Accept-Encoding": "identity",
@@ -129,7 +132,7 @@ class Upstream:
         }
         try:
             async with self._session.post(
-                URL(url, encoded=True), data=body, headers=sent, allow_redirects=False
+                URL(url, encoded=True), data=data, headers=sent, allow_redirects=False
             ) as answer:
                 if answer.headers.get("Content-Encoding", "identity") != "identity":
                     raise UpstreamFailed(

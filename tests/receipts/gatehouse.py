@@ -1,10 +1,11 @@
-"""A whole installation on real sockets: registry, scope, gateway, one upstream that does as it is told, official clients."""
+"""A whole installation on real sockets: registry, scope, gateway, an upstream that does as it is told, clients."""
 
 import asyncio
 import json
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -143,7 +144,7 @@ class Gatehouse:
 
     async def ready(self) -> None:
         """Wait until the gateway has heard scope."""
-        while (await self.session.get(f"{self.gateway}/readyz")).status != 200:
+        while (await self.session.get(f"{self.gateway}/readyz")).status != 200:  # noqa: ASYNC110 - as an operator asks
             await asyncio.sleep(0.02)
 
     async def revoke(self, kind: Any, value: str) -> None:
@@ -168,7 +169,7 @@ class Gatehouse:
         raw = body if isinstance(body, bytes) else json.dumps(body).encode()
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         sent = {"Authorization": f"Bearer {self.token}", "Content-Type": "application/json", **named}
-        async with self.session.post(self.gateway + path, data=raw, headers=sent) as answer:
+        async with self.session.post(self.gateway + path, data=BytesIO(raw), headers=sent) as answer:
             content = await answer.read()
             return answer.status, answer.headers, json.loads(content) if content else None
 
@@ -253,7 +254,7 @@ def completion(*tools: str) -> bytes:
 
 
 @asynccontextmanager
-async def gatehouse(tmp_path: Path, serve: Serve, **policy: Any) -> AsyncIterator[Gatehouse]:
+async def gatehouse(tmp_path: Path, serve: Serve, *, crm: str = "", **policy: Any) -> AsyncIterator[Gatehouse]:
     """Run everything, with the example policy published and a job open."""
     listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in ("controls", "scope", "receipts")}
     urls = Urls(**{name: f"http://127.0.0.1:{each.getsockname()[1]}" for name, each in listeners.items()})
@@ -271,13 +272,12 @@ async def gatehouse(tmp_path: Path, serve: Serve, **policy: Any) -> AsyncIterato
                 app: Any = module.create(directory / name / "settings.toml", clock=clock)
                 stops.append(await _serve(app, listeners[name]))
                 if name == "scope":
-                    await house.publish(f"{address}/mcp", **policy)
+                    await house.publish(crm or f"{address}/mcp", **policy)
             await house.ready()
             await house.open()
             yield house
         finally:
-            for stop in reversed(stops):
-                await stop()
+            await asyncio.gather(*(stop() for stop in stops))
 
 
 def _configure(directory: Path, model_url: str) -> None:
