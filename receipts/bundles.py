@@ -73,12 +73,19 @@ class Bundles:
         async with self._turns:
             documents = await self._documents(seal, raw_seal)
             file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - whoever sends it closes it
-            async with self._reader.connect() as reader:
-                await reader.run_sync(self._write, file, documents, seal)
-            size = file.tell()
-            file.seek(0)
-            report = await asyncio.to_thread(verify, file, self._trust.pin)
-            file.seek(0)
+            try:
+                return await self._judged(file, documents, seal)
+            except BaseException:
+                file.close()
+                raise
+
+    async def _judged(self, file: BinaryIO, documents: Documents, seal: Seal) -> Bundle:
+        async with self._reader.connect() as reader:
+            await reader.run_sync(self._write, file, documents, seal)
+        size = file.tell()
+        file.seek(0)
+        report = await asyncio.to_thread(verify, file, self._trust.pin)
+        file.seek(0)
         return Bundle(file, size, report.verdict)
 
     async def _documents(self, seal: Seal, raw_seal: bytes) -> Documents:

@@ -54,12 +54,13 @@ DAY = 86_400_000_000
 
 
 class Job(Struct, frozen=True):
-    """An open job with a token's claims."""
+    """An open job with a token and its claims."""
 
     name: str
     grant: Grant
     policy: Policy
     claims: Token
+    token: str
 
 
 class Town:
@@ -103,7 +104,7 @@ class Town:
         grant = Grant.parse(Envelope.parse(bytes(opened.grant), "grant").content())
         controls_client = ControlsClient(self.session, self.urls.controls, self.identity.trust)
         policy = (await controls_client.policy(grant.scope.policy, grant.opened)).value
-        return Job(opened.job, grant, policy, claims)
+        return Job(opened.job, grant, policy, claims, issued.access_token)
 
     def _credential(self, client: str, audience: str) -> Callable[[], str]:
         key = keystore.load(self.directory / client / "client.key", "client")
@@ -295,7 +296,7 @@ async def town(tmp_path: Path) -> AsyncGenerator[Town, None]:
         await asyncio.to_thread(migrate.upgrade, name, url)
     apps = {"controls": controls.app.create, "scope": scope.app.create}
     running = [
-        await _serve(create(directory / name / "settings.toml"), listeners[name]) for name, create in apps.items()
+        await serve_on(create(directory / name / "settings.toml"), listeners[name]) for name, create in apps.items()
     ]
     async with aiohttp.ClientSession() as session:
         made = Town(directory, urls, session)
@@ -306,7 +307,8 @@ async def town(tmp_path: Path) -> AsyncGenerator[Town, None]:
         await task
 
 
-async def _serve(app: object, listener: socket.socket) -> tuple[uvicorn.Server, asyncio.Task[None]]:
+async def serve_on(app: object, listener: socket.socket) -> tuple[uvicorn.Server, asyncio.Task[None]]:
+    """Serve an application on a socket that listens already."""
     server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
