@@ -33,9 +33,8 @@ test: $(READY) $(AUDITOR) ## run all tests, and show what they cover
 	@$(BIN)/coverage run -m pytest
 	@$(BIN)/coverage report
 
-up: $(READY) ## start the three services in .tally (made when missing)
-	@test -d .tally || $(BIN)/tally init .tally
-	@$(BIN)/tally up --dir .tally
+up: $(READY) ## start the three services in .tally (made when missing), with one signed example policy
+	@$(BIN)/python -m examples.up
 
 check: format lint types vectors test ## format, lint, types, vectors, tests
 

@@ -373,10 +373,13 @@ def main() -> int:
                 console.print(f"  {words}")
 
         rows = asyncio.run(play(stage, options.out, tick))
+        _, report = stage.audit(options.out / "job.tally", options.out / "pin.json")
     if options.json:
         print(json.dumps([row._asdict() for row in rows]))
     else:
         Console().print(_table(rows))
+        Console().print("\nWhat the auditor read of job.tally:\n", highlight=False)
+        print(report)
         Console().print(
             f"Left in {options.out.name}/: {', '.join(sorted(path.name for path in options.out.iterdir()))}"
         )
