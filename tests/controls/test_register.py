@@ -1,6 +1,7 @@
 """Servers are registered, their manifests approved: by the registrar, at the registered address, serials growing."""
 
 import asyncio
+from typing import Any
 
 import msgspec
 
@@ -39,7 +40,8 @@ BAD_RECORDS: list[tuple[str, object, str]] = [
 
 async def test_a_record_of_the_wrong_form_is_refused(world: World) -> None:
     for field, value, code in BAD_RECORDS:
-        answer = await world.register(**{field: value})
+        fields: dict[str, Any] = {field: value}
+        answer = await world.register(**fields)
         assert (answer.status, answer.code) == (400, code), field
     assert (await world.ask("GET", "/servers", "auditor")).json == {"items": []}
 
