@@ -89,6 +89,14 @@ def test_a_refusal_names_the_place() -> None:
         read(b'{"count":1,"name":"a","tags":["b",2]}', Thing, limit=100)
 
 
+def test_a_refusal_quotes_little_and_no_control_characters() -> None:
+    with pytest.raises(Refused) as caught:
+        read(canonical({"\x1b[31m\u202e" + "x" * 1000: 1, "count": 1, "name": "a"}), Thing, limit=2000)
+    assert caught.value.code == "unknown-field"
+    assert caught.value.why.isprintable()
+    assert len(caught.value.why) <= 160
+
+
 def test_duplicate_keys_are_named_and_not_called_tampering() -> None:
     with pytest.raises(Refused, match="'count' appears twice"):
         read(b'{"count":1,"count":2,"name":"a"}', Thing, limit=100)

@@ -1,0 +1,230 @@
+"""What a lane adds up to: the purse, the rates, the open calls, and who asked for which tool call."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from tests.world import NOW, SECOND, World
+from verifier import leaf
+from verifier.draft import build
+from verifier.fold import WINDOW, Fold, ModelCalls, Purse, matches
+from verifier.grant import Budget
+from verifier.leaf import Begin, End, Parent, Reservation, Target, ToolCall, Usage
+
+STORY = [leaf.decode(raw) for raw in World().story().lanes[0].raws]
+BEGIN = next(each for each in STORY if isinstance(each, Begin))
+END = next(each for each in STORY if isinstance(each, End))
+TOOL, MODEL = Target(server="crm", tool="get"), Target(provider="p", model="m", operation="chat.completions")
+NO_LIMIT = Budget()
+
+
+def purse(share: Budget = NO_LIMIT, **draft: Any) -> Purse:
+    """Start a purse under a policy with one rule."""
+    rule = {"kind": "mcp", "server": "crm", "tools": ["*"], "limits": draft.pop("limits", None)}
+    rule = {name: value for name, value in rule.items() if value is not None}
+    return Purse(build({"policy_name": "p", "allowed_tools": [rule]} | draft, issuer="t", now=NOW), share, NOW)
+
+
+def begin(target: Target = TOOL, time: int = NOW, call: str = "call-1", **changes: Any) -> Begin:
+    """Begin some call."""
+    return replace(BEGIN, call=call, target=target, time=time, rule="allow-1", parent=None, **changes)
+
+
+def end(call: str = "call-1", **changes: Any) -> End:
+    """End some call."""
+    return replace(END, call=call, **({"tool_calls": [], "usage": None} | changes))
+
+
+@pytest.mark.parametrize(
+    ("spend", "code"),
+    [
+        (purse(Budget(calls=2)), "budget-calls"),
+        (purse(limits={"calls_per_job": 2}), "limit-calls"),
+        (purse(limits={"calls_per_minute": 2}), "limit-rate"),
+        (purse(budgets={"calls_per_minute": 2}), "budget-rate"),
+        (purse(budgets={"per_tool": {"crm/get": 2}}), "budget-tool"),
+    ],
+)
+def test_a_limit_of_two_calls_covers_two_calls(spend: Purse, code: str) -> None:
+    fold = Fold(spend)
+    assert spend.limited
+    for number in range(2):
+        assert spend.refusal("allow-1", TOOL, 0, NOW) is None
+        fold.add(begin(call=f"call-{number}"))
+    assert spend.refusal("allow-1", TOOL, 0, NOW) == code
+
+
+@pytest.mark.parametrize(
+    ("spend", "code"),
+    [
+        (purse(Budget(calls=0)), "budget-calls"),
+        (purse(limits={"calls_per_job": 0}), "limit-calls"),
+        (purse(limits={"calls_per_minute": 0}), "limit-rate"),
+        (purse(budgets={"calls_per_minute": 0}), "budget-rate"),
+        (purse(budgets={"per_tool": {"crm/get": 0}}), "budget-tool"),
+        (purse(Budget(tokens=0)), "budget-tokens"),
+    ],
+)
+def test_a_limit_of_nothing_covers_nothing(spend: Purse, code: str) -> None:
+    assert spend.refusal("allow-1", TOOL, 1, NOW) == code
+
+
+def test_a_purse_without_limits_counts_nothing_and_refuses_nothing() -> None:
+    spend = purse()
+    assert not spend.limited
+    assert spend.refusal("allow-1", TOOL, 2**62, 2**62) is None
+
+
+def test_a_limit_of_another_rule_or_tool_is_not_this_ones() -> None:
+    spend = purse(limits={"calls_per_job": 1, "calls_per_minute": 1}, budgets={"per_tool": {"crm/put": 1}})
+    spend.begin(replace(begin(), rule="other"), 0)
+    assert spend.refusal("allow-1", TOOL, 0, NOW) is None
+
+
+@pytest.mark.parametrize("spend", [purse(limits={"calls_per_minute": 1}), purse(budgets={"calls_per_minute": 1})])
+def test_a_rate_is_over_any_minute(spend: Purse) -> None:
+    spend.begin(begin(), 0)
+    assert spend.refusal("allow-1", TOOL, 0, NOW + 60 * SECOND - 1)
+    assert spend.refusal("allow-1", TOOL, 0, NOW + 60 * SECOND) is None
+
+
+def test_time_is_spent_from_the_opening_of_the_job() -> None:
+    spend = purse(Budget(wall_seconds=10))
+    assert spend.refusal("allow-1", TOOL, 0, NOW + 10 * SECOND) is None
+    assert spend.refusal("allow-1", TOOL, 0, NOW + 10 * SECOND + 1) == "budget-time"
+
+
+@pytest.mark.parametrize(
+    ("changes", "left"),
+    [
+        ({"usage": Usage(input=10, output=20)}, 70),
+        ({"usage": None}, 50),
+        ({"usage": Usage(input=10, output=20), "status": "lost"}, 50),
+        ({"usage": Usage(input=60, output=0)}, 40),
+    ],
+)
+def test_a_reservation_is_replaced_by_what_was_used(changes: dict[str, Any], left: int) -> None:
+    fold = Fold(purse(Budget(tokens=100)))
+    fold.add(begin(MODEL, reservation=Reservation(tokens=50)))
+    assert fold.purse.refusal("model-1", MODEL, 51, NOW) == "budget-tokens"
+    fold.add(end(**changes))
+    assert fold.purse.refusal("model-1", MODEL, left, NOW) is None
+    assert fold.purse.refusal("model-1", MODEL, left + 1, NOW) == "budget-tokens"
+
+
+def test_what_a_purse_says_is_what_it_spent_whatever_the_order_of_ends() -> None:
+    fold = Fold(purse(Budget(calls=100, tokens=10_000)))
+    for number in range(6):
+        fold.add(begin(MODEL, call=f"call-{number}", reservation=Reservation(tokens=100)))
+    for number in (4, 2, 0, 5, 1):
+        fold.add(end(f"call-{number}", usage=Usage(input=number, output=1)))
+    assert (fold.purse.calls, fold.purse.tokens) == (6, 100 + 12 + 5)
+    assert list(fold.open_calls) == ["call-3"]
+
+
+def asked(*names: str, call: str = "model-1", seq: int = 1) -> End:
+    """End a model call that asks for tools."""
+    return end(call, seq=seq, tool_calls=[ToolCall(id=f"id-{number}", name=name) for number, name in enumerate(names)])
+
+
+@pytest.mark.parametrize(
+    ("name", "tool", "same"),
+    [
+        ("get", "get", True), ("crm__get", "get", True), ("crm.get", "get", True), ("crm/get", "get", True), ("a__b__get", "get", True),
+        ("crm_get", "get", False), ("crmget", "get", False), ("get", "crm__get", False), ("get__x", "get", False), ("", "get", False),
+        ("GET", "get", False), ("a.__get", "get", True),
+    ],
+)  # fmt: skip
+def test_a_models_name_for_a_tool_is_the_tools_or_ends_in_it(name: str, tool: str, same: bool) -> None:  # noqa: FBT001
+    assert matches(name, tool) is same
+
+
+def test_the_oldest_unused_tool_call_is_found_and_used_once() -> None:
+    calls = ModelCalls()
+    calls.asked(asked("get", "put", "get"))
+    assert calls.find("get", 2) == Parent(call="model-1", id="id-0")
+    calls.use(Parent(call="model-1", id="id-0"))
+    assert calls.find("get", 2) == Parent(call="model-1", id="id-2")
+    assert not calls.answers(Parent(call="model-1", id="id-0"), "get", 2)
+    assert not calls.answers(Parent(call="model-1", id="id-1"), "get", 2)
+    assert calls.answers(Parent(call="model-1", id="id-1"), "put", 2)
+    assert calls.find("delete", 2) is None
+    assert not calls.answers(Parent(call="model-2", id="id-1"), "put", 2)
+
+
+@pytest.mark.parametrize("changes", [{"status": "upstream_error"}, {"tool_error": True}])
+def test_a_tool_call_comes_back_only_after_an_error(changes: dict[str, Any]) -> None:
+    for bent, free in ((changes, True), ({}, False), ({"status": "lost"}, False), ({"tool_error": False}, False)):
+        fold = Fold(purse())
+        fold.add(begin(MODEL, call="model-1"))
+        fold.add(asked("get"))
+        parent = fold.model_calls.find("get", 2)
+        assert parent
+        fold.add(replace(begin(call="tool-1"), parent=parent))
+        fold.add(end("tool-1", **bent))
+        assert fold.model_calls.answers(parent, "get", 4) is free
+
+
+def test_a_model_call_neither_uses_nor_gives_back_a_tool_call() -> None:
+    fold = Fold(purse())
+    fold.add(begin(MODEL, call="model-1"))
+    fold.add(asked("get"))
+    parent = Parent(call="model-1", id="id-0")
+    fold.add(replace(begin(MODEL, call="model-2"), parent=parent))
+    assert fold.model_calls.answers(parent, "get", 3)
+    fold.model_calls.use(parent)
+    fold.add(end("model-2", status="upstream_error"))
+    assert not fold.model_calls.answers(parent, "get", 4)
+
+
+def test_a_tools_answer_asks_for_nothing() -> None:
+    fold = Fold(purse())
+    fold.add(begin(call="tool-1"))
+    fold.add(asked("get", call="tool-1"))
+    assert fold.model_calls.find("get", 2) is None
+
+
+def test_an_end_without_its_begin_adds_nothing() -> None:
+    fold = Fold(purse(Budget(tokens=1)))
+    fold.add(asked("get", call="never"))
+    fold.add(STORY[0])
+    assert fold.model_calls.find("get", 2) is None
+    assert fold.purse.tokens == 0
+
+
+def test_a_tool_call_is_forgotten_after_the_window_and_cannot_come_back() -> None:
+    calls = ModelCalls()
+    calls.asked(asked("get", seq=1))
+    parent = Parent(call="model-1", id="id-0")
+    assert calls.answers(parent, "get", WINDOW + 1)
+    assert not calls.answers(parent, "get", WINDOW + 2)
+    calls.release(parent)
+    assert calls.find("get", WINDOW + 2) is None
+
+
+def test_the_memory_of_model_calls_is_bounded_though_no_tool_is_ever_called() -> None:
+    calls = ModelCalls()
+    for seq in range(3 * WINDOW):
+        calls.asked(asked("get", call=f"model-{seq}", seq=seq))
+        calls.asked(asked("get", call="model-again", seq=seq))
+    assert len(calls._asked) <= WINDOW + 2
+    assert len(calls._free) <= WINDOW + 2
+
+
+@given(st.lists(st.sampled_from(["ask", "use", "fail"]), max_size=30))
+def test_no_order_of_events_answers_a_tool_call_twice(events: list[str]) -> None:
+    """A model of the tie: as many answers as questions, and one more for each answer that was an error."""
+    fold, questions, answers, failures = Fold(purse()), 0, 0, 0
+    for seq, event in enumerate(events):
+        if event == "ask":
+            fold.add(begin(MODEL, call=f"m-{seq}"))
+            fold.add(asked("get", call=f"m-{seq}", seq=seq))
+            questions += 1
+        elif (parent := fold.model_calls.find("get", seq)) is not None:
+            fold.add(replace(begin(call=f"t-{seq}"), parent=parent))
+            fold.add(end(f"t-{seq}", tool_error=True if event == "fail" else None))
+            answers, failures = answers + 1, failures + (event == "fail")
+        assert answers <= questions + failures
