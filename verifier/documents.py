@@ -36,7 +36,8 @@ def open_policy(trust: Trust, raw: bytes, at: int) -> Opened[Policy]:
     """Open a published policy: it counts with the author's and the registry's signatures. `at` is the grant's time."""
     signed = trust.open(raw, "policy")
     opened = _policy(trust, signed, at)
-    trust.signer(signed.kids, "registry", None, at)
+    if trust.signer(signed.kids, "registry", None, at).owner == opened.value.issuer:
+        raise Refused("wrong-owner", "author and registry are one owner: nobody else has seen this policy")
     return opened
 
 
@@ -45,6 +46,8 @@ def _policy(trust: Trust, signed: Signed, at: int) -> Opened[Policy]:
     if trust.listed.author_quorum.get(policy.issuer, 1) > 1:
         raise Refused("unsupported", f"an author quorum of {policy.issuer} is not judged by this version")
     trust.signer(signed.kids, "policy", policy.issuer, at)
+    if trust.listed.author_quorum.get(policy.issuer, 1) > 1:
+        raise Refused("unsupported", "an author_quorum above 1 is not judged by this version", field="author_quorum")
     policy.in_force(at)
     return Opened(policy, signed.digest, signed.payload)
 

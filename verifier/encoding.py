@@ -142,16 +142,16 @@ def _difference(raw: bytes) -> str:
 
 
 def _depth(raw: bytes) -> int:
-    """Count the deepest nesting of brackets outside strings, without parsing, in linear time, whatever the bytes."""
+    """Count the deepest nesting of brackets outside strings, without parsing, in one pass over hostile bytes."""
+    unescaped = raw.replace(b"\\\\", b"").replace(b'\\"', b"")
     depth = deepest = 0
-    for bracket in _strings.sub(b"", raw):
-        if bracket in b"[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif bracket in b"]}":
-            depth -= 1
+    for bracket in b"".join(unescaped.split(b'"')[::2]).translate(None, _NO_BRACKETS):
+        depth += 1 if bracket in b"[{" else -1
+        deepest = max(deepest, depth)
     return deepest
 
+
+_NO_BRACKETS = bytes(each for each in range(256) if each not in b"[]{}")
 
 _REASONS = (
     ("unknown field", "unknown-field"),
@@ -166,7 +166,7 @@ _REASONS = (
 
 
 def _explain(raw: bytes, error: Exception) -> NoReturn:
-    """Turn the decoder's complaint into a stable code. Its words may quote the document: only so much, and no controls."""
+    """Turn the decoder's complaint into a stable code. It may quote the document: only so much, and no controls."""
     if _depth(raw) > MAX_DEPTH:
         raise Refused("too-deep", f"nested deeper than {MAX_DEPTH} levels") from error
     if isinstance(error, UnicodeDecodeError):

@@ -19,6 +19,10 @@ from verifier.report import Report
 from verifier.revocation import Revocation
 from verifier.seal import SealedLane
 
+# What one lane may make the verifier remember; honest lanes stay far below.
+MAX_OPEN = 1 << 16
+MAX_TOKENS = 100_000
+
 
 class LaneCheck:
     """The judge of one lane. Feed it every receipt in order, then `finish`."""
@@ -178,7 +182,9 @@ class LaneCheck:
     def _token(self, leaf: Token) -> None:
         grant = self.evidence.grants.get(leaf.grant)
         sealed = self.sealed_tokens.get(leaf.jti)
-        if grant is None:
+        if len(self.tokens) >= MAX_TOKENS:
+            self.add("too-large", 8, f"more than {MAX_TOKENS} tokens in one lane", leaf.seq, "jti")
+        elif grant is None:
             self.add("missing-document", 8, "the token names a grant that is not in the bundle", leaf.seq, "grant")
         elif self.sealed is not None and (
             sealed is None or (sealed.grant, sealed.iat, sealed.exp) != (leaf.grant, leaf.iat, leaf.exp)
@@ -199,7 +205,7 @@ class LaneCheck:
                 "wrong-grant", 8, "the token begins before or outlives its grant, or stands twice", leaf.seq, "exp"
             )
         else:
-            self.tokens[leaf.jti] = TokenUse(grant, leaf.iat * SECOND, leaf.exp * SECOND, {})
+            self.tokens[leaf.jti] = TokenUse(grant, leaf.grant, leaf.iat * SECOND, leaf.exp * SECOND)
 
     def _use(self, leaf: Begin | Deny) -> TokenUse | None:
         """Find the token of a call and hold the call against its time."""
@@ -214,7 +220,10 @@ class LaneCheck:
 
     def _begin(self, leaf: Begin) -> None:
         self._check_begin(leaf)
-        self.fold.begin(leaf)
+        if len(self.fold.open_calls) < MAX_OPEN:
+            self.fold.begin(leaf)
+        else:
+            self.add("too-large", 7, f"more than {MAX_OPEN} calls open at once", leaf.seq, "call")
 
     def _check_begin(self, leaf: Begin) -> None:
         seq = leaf.seq

@@ -22,12 +22,12 @@ MAX_MEMO = 4096
 
 
 class TokenUse(Struct, frozen=True):
-    """A token as a lane may use it, times in microseconds; `memo` keeps what cannot depend on the time of a call."""
+    """A token as a lane may use it, times in microseconds."""
 
     grant: Grant
+    grant_digest: str
     iat: int
     exp: int
-    memo: dict[tuple[Any, ...], "Judged"]
 
 
 class Judged(Struct, frozen=True):
@@ -47,6 +47,7 @@ class Replay:
         self._policy = policy
         self._manifests = manifests
         self._timeless = not reads_time(policy)
+        self._memo: dict[tuple[Any, ...], Judged] = {}  # what cannot depend on the time of a call
 
     def judge(self, leaf: Begin | Deny, token: TokenUse) -> Judged:
         """Decide a recorded call again. Raises `Refused`: wrong-target, wrong-manifest, wrong-facts."""
@@ -57,12 +58,12 @@ class Replay:
             allowed, target.server, target.tool, target.provider, target.model, target.operation,
             leaf.manifest, *labels,
         )  # fmt: skip
-        judged = token.memo.get(key)
+        judged = self._memo.get(key)
         if judged is None:
             rebuilt = self._rebuild(leaf, target, token.grant, labels)
             judged = self._ask(rebuilt, token, leaf.time)
-            if self._timeless and len(token.memo) < MAX_MEMO:
-                token.memo[key] = judged
+            if self._timeless and len(self._memo) < MAX_MEMO:
+                self._memo[key] = judged
         return judged
 
     def _ask(self, rebuilt: ToolTarget | ModelTarget, token: TokenUse, time: int) -> Judged:

@@ -35,6 +35,7 @@ from verifier.signing import SUITE
 
 # A head line: its note is at most 16 KiB, and JSON writes a newline as two bytes.
 MAX_LANE_LINE = 4 * MAX_LEAF
+MAX_LANES = 1000
 
 
 def verify(source: BinaryIO | Path | str, pin: Pin, at: int | None = None, *, max_bytes: int = MAX_BYTES) -> Report:
@@ -134,6 +135,8 @@ class Audit:
             if head.lane in seen or head.lane < max(seen, default=""):
                 self.report.add("bad-line", 1, "lanes stand in order, none twice", line=number, lane=head.lane)
             seen.add(head.lane)
+            if len(seen) > MAX_LANES:
+                raise Refused("too-large", f"more than {MAX_LANES} lanes")
             check = LaneCheck(head, evidence, self.report, number)
             raw = self._receipts(check)
             check.finish()
