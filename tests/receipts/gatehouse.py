@@ -33,6 +33,7 @@ from verifier.encoding import canonical
 from verifier.envelope import seal_up
 from verifier.leaf import Leaf
 from verifier.manifest import Manifest, Tool
+from verifier.signing import KeyPair, PublicPair
 
 ROOT = Path(__file__).parents[2]
 MINIMAL = ROOT / "examples" / "policies" / "minimal.json"
@@ -107,6 +108,8 @@ class Gatehouse:
         self.directory, self.urls, self.session, self.clock, self.upstream = directory, urls, session, clock, upstream
         self.gateway = urls.receipts
         self.policy = self.job = self.token = ""
+        self.stops: dict[str, Callable[[], Awaitable[None]]] = {}
+        self.gateway_key: PublicPair = self.key("receipts", "gateway").public
 
     def scope(self, client: str = "orchestrator") -> ScopeClient:
         """Ask scope as somebody."""
@@ -124,7 +127,7 @@ class Gatehouse:
         draft |= {name: {**draft.get(name, {}), **value} for name, value in policy.items()}
         built = canonical(build(draft, issuer="example.author", now=self.clock() - SECOND, serial=serial))
         author = Publisher(self.session, self.urls.controls, self._credential("author", self.urls.controls))
-        self.policy = (await author.publish(seal_up("policy", built, self._key("author", "policy")))).digest
+        self.policy = (await author.publish(seal_up("policy", built, self.key("author", "policy")))).digest
         if serial == 1:
             await self._offer(crm)
 
@@ -139,7 +142,7 @@ class Gatehouse:
             issuer="example.registrar", server="crm-mcp", serial=1, issued_at=self.clock() - SECOND, url=crm,
             tools=[tool("export_customers"), tool("get_case", CASE), tool("http_request"), tool("search_customer")],
         )  # fmt: skip
-        raw = seal_up("manifest", canonical(manifest), self._key("registrar", "registry"))
+        raw = seal_up("manifest", canonical(manifest), self.key("registrar", "registry"))
         await registrar.approve("crm-mcp", raw)
 
     async def ready(self) -> None:
@@ -159,6 +162,12 @@ class Gatehouse:
             items = msgspec.json.decode(await answer.read(), type=dict[str, Any])["items"]
         found: list[Leaf] = [leaf.decode(msgspec.json.Encoder(order="sorted").encode(each["leaf"])) for each in items]
         return [each for each in found if not kinds or each.kind in kinds]
+
+    async def bundle(self) -> bytes:
+        """Fetch the job's bundle as the auditor."""
+        headers = {"Authorization": f"Bearer {self._credential('auditor', self.gateway)()}"}
+        async with self.session.get(f"{self.gateway}/bundles/{self.job}", headers=headers) as answer:
+            return await answer.read()
 
     async def last(self) -> Any:
         """Return the newest receipt."""
@@ -218,11 +227,16 @@ class Gatehouse:
             async with Client(transport, mode=mode, cache=None) as client:
                 yield client
 
-    def _key(self, holder: str, use: str) -> Any:
+    async def stop(self, service: str) -> None:
+        """End one service."""
+        await self.stops.pop(service)()
+
+    def key(self, holder: str, use: str) -> KeyPair:
+        """Load somebody's key."""
         return keystore.load(self.directory / holder / f"{use}.key", use)
 
     def _credential(self, client: str, audience: str) -> Callable[[], str]:
-        key = self._key(client, "client")
+        key = self.key(client, "client")
         return lambda: client_token(key, client, audience, self.clock())
 
 
@@ -254,15 +268,16 @@ def completion(*tools: str) -> bytes:
 
 
 @asynccontextmanager
-async def gatehouse(tmp_path: Path, serve: Serve, *, crm: str = "", **policy: Any) -> AsyncIterator[Gatehouse]:
+async def gatehouse(
+    tmp_path: Path, serve: Serve, *, crm: str = "", model: str = "", **policy: Any
+) -> AsyncIterator[Gatehouse]:
     """Run everything, with the example policy published and a job open."""
     listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in ("controls", "scope", "receipts")}
     urls = Urls(**{name: f"http://127.0.0.1:{each.getsockname()[1]}" for name, each in listeners.items()})
     directory, clock, upstream = tmp_path / "house", Clock(), Upstream()
     address = await serve(upstream)
     initialise(directory, Plan(urls=urls, demo=True), clock() - 60 * SECOND, seeded("gatehouse"))
-    _configure(directory / "receipts", f"{address}/v1")
-    stops: list[Callable[[], Awaitable[None]]] = []
+    _configure(directory / "receipts", model or f"{address}/v1")
     async with aiohttp.ClientSession() as session:
         house = Gatehouse(directory, urls, session, clock, upstream)
         try:
@@ -270,14 +285,14 @@ async def gatehouse(tmp_path: Path, serve: Serve, *, crm: str = "", **policy: An
                 database = f"sqlite+aiosqlite:///{directory / name}/{name}.db"
                 await asyncio.to_thread(migrate.upgrade, name, database)
                 app: Any = module.create(directory / name / "settings.toml", clock=clock)
-                stops.append(await _serve(app, listeners[name]))
+                house.stops[name] = await _serve(app, listeners[name])
                 if name == "scope":
                     await house.publish(crm or f"{address}/mcp", **policy)
             await house.ready()
             await house.open()
             yield house
         finally:
-            await asyncio.gather(*(stop() for stop in stops))
+            await asyncio.gather(*(stop() for stop in house.stops.values()))
 
 
 def _configure(directory: Path, model_url: str) -> None:

@@ -1,0 +1,315 @@
+"""The model path over real sockets: side doors, budgets, streams, broken answers."""
+
+import asyncio
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conftest import Serve
+from tests.receipts.gatehouse import MODEL_KEY, PROVIDER, Gatehouse, completion, gatehouse
+from verifier.checkpoint import Proof
+from verifier.encoding import unb64
+from verifier.leaf import Target, ToolCall
+
+pytestmark = pytest.mark.anyio
+EVENTS = "text/event-stream"
+
+
+@pytest.fixture
+async def house(tmp_path: Path, serve: Serve) -> AsyncGenerator[Gatehouse, None]:
+    async with gatehouse(tmp_path, serve) as made:
+        made.upstream.say(completion())
+        yield made
+
+
+def code(answer: tuple[int, Any, Any]) -> str:
+    found: str = answer[2]["error"]["code"]
+    return found
+
+
+def said(**part: Any) -> dict[str, Any]:
+    """Say one thing in one part."""
+    return {"messages": [{"role": "user", "content": [part]}]}
+
+
+def chunk(delta: dict[str, Any] | None = None, **more: Any) -> bytes:
+    """One event of a stream; without a delta it has no choice."""
+    choices = [] if delta is None else [{"index": 0, "delta": delta, "finish_reason": None}]
+    head = {"id": "chatcmpl-1", "object": "chat.completion.chunk", "created": 1, "model": "small-1"}
+    return b"data: " + json.dumps({**head, "choices": choices, **more}).encode() + b"\n\n"
+
+
+CALLS = [{"index": number, "id": f"call_{number}", "function": {"name": "f"}} for number in range(65)]
+DONE = b"data: [DONE]\n\n"
+USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+
+
+async def stream(house: Gatehouse, *pieces: bytes, **asked: Any) -> list[bytes]:
+    """Let the provider stream this; return the events that the caller gets."""
+    house.upstream.say(*pieces, content_type=EVENTS)
+    body = {"model": "small-1", "stream": True, "messages": [{"role": "user", "content": "hi"}], **asked}
+    headers = {"Authorization": f"Bearer {house.token}", "Content-Type": "application/json"}
+    url = f"{house.gateway}/v1/chat/completions"
+    async with house.session.post(url, json=body, headers=headers) as answer:
+        assert (answer.status, answer.content_type) == (200, EVENTS)
+        return [each + b"\n\n" for each in (await answer.read()).split(b"\n\n") if each]
+
+
+async def test_a_chat_goes_through_under_our_own_key_and_leaves_two_receipts(house: Gatehouse) -> None:
+    status, headers, body = await house.chat("hello", temperature=0.7)
+    assert (status, body["choices"][0]["message"]["content"]) == (200, "hi")
+    sent, raw = house.upstream.requests[-1]
+    assert sent["authorization"] == f"Bearer {MODEL_KEY}"
+    assert house.token.encode() not in raw + json.dumps(sent).encode()
+    assert raw == b'{"model":"small-1","temperature":0.7,"messages":[{"role":"user","content":"hello"}]}'
+    begin, end = await house.leaves("begin", "end")
+    assert (begin.call, end.call, begin.rule) == (headers["tally-receipt"], headers["tally-receipt"], "model-1")
+    assert begin.target == Target(provider=PROVIDER, model="small-1", operation="chat.completions")
+    assert (end.status, end.usage.input, end.usage.output, end.upstream_id) == ("ok", 3, 2, "chatcmpl-1")
+    assert (begin.sent.n, end.recv.n, end.dlv.n) == (3, 1, 1)
+
+
+async def test_the_proof_in_the_header_proves_the_end_under_the_gateways_key(house: Gatehouse) -> None:
+    _, headers, _ = await house.chat()
+    proof = Proof.parse(unb64(headers["tally-proof"]).decode())
+    proof.check(house.gateway_key)
+    assert json.loads(proof.extra)["call"] == headers["tally-receipt"]
+
+
+async def test_a_plain_model_name_means_the_grants_single_provider(house: Gatehouse) -> None:
+    assert (await house.chat(model="other/name-2"))[0] == 200
+    assert (await house.last()).model == "small-1"
+    assert (await house.leaves("begin"))[-1].target.model == "other/name-2"
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason", "by"),
+    [
+        ({"tools": [{"type": "web_search"}]}, "hosted-tool", "policy"),
+        ({"tools": [{"type": "function", "function": {"name": "f"}}, {"type": "python"}]}, "hosted-tool", "policy"),
+        ({"web_search_options": {}}, "hosted-tool", "policy"),
+        ({"store": True}, "provider-state", "policy"),
+        ({"previous_response_id": "resp_1"}, "provider-state", "policy"),
+        ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "provider-state", "policy"),
+        (said(type="image_url", image_url={"url": "https://x.example/y.png"}), "remote-content", "policy"),
+        (said(type="file", file={"file_id": "f"}), "remote-content", "policy"),
+        (said(type="video_url"), "unknown-field", "gateway"),
+        ({"plugins": [{"id": "web"}]}, "unknown-field", "gateway"),
+        ({"functions": []}, "unknown-field", "gateway"),
+        ({"messages": "hi"}, "bad-value", "gateway"),
+        ({"tools": [{"function": {}}]}, "bad-value", "gateway"),
+        ({"stream": 1}, "bad-value", "gateway"),
+        ({"max_tokens": -1}, "bad-value", "gateway"),
+        ({"max_tokens": 1, "max_completion_tokens": 2}, "bad-value", "gateway"),
+        ({"model": "a model"}, "bad-value", "gateway"),
+    ],
+)
+async def test_side_doors_and_unknown_fields_are_refused(
+    house: Gatehouse, changes: dict[str, Any], reason: str, by: str
+) -> None:
+    answer = await house.chat(**changes)
+    denied = await house.last()
+    assert (code(answer), denied.kind, denied.code, denied.by) == (reason, "deny", reason, by)
+    assert answer[0] == (403 if by == "policy" else 400)
+    assert house.upstream.requests == []
+
+
+async def test_a_picture_that_the_request_carries_itself_is_no_side_door(house: Gatehouse) -> None:
+    picture = said(type="image_url", image_url={"url": "data:image/png;base64,AAAA"})
+    assert (await house.chat(**picture, store=False))[0] == 200
+
+
+async def test_duplicate_keys_never_reach_the_provider(house: Gatehouse) -> None:
+    raw = b'{"model":"small-1","messages":[],"tools":[],"tools":[{"type":"web_search"}]}'
+    answer = await house.post("/v1/chat/completions", raw)
+    assert (answer[0], code(answer)) == (400, "duplicate-key")
+    assert house.upstream.requests == []
+
+
+async def test_the_policys_longest_answer_is_asked_for_and_never_more(tmp_path: Path, serve: Serve) -> None:
+    egress = {"models": [{"max_output_tokens": 100}]}
+    async with gatehouse(tmp_path, serve, model_egress=egress) as house:
+        house.upstream.say(completion())
+        await house.chat()
+        assert json.loads(house.upstream.requests[-1][1])["max_completion_tokens"] == 100
+        await house.chat(n=2)
+        assert json.loads(house.upstream.requests[-1][1])["max_completion_tokens"] == 50
+        await house.chat(max_tokens=100)
+        assert "max_completion_tokens" not in json.loads(house.upstream.requests[-1][1])
+        assert code(await house.chat(max_tokens=101)) == "max-output-tokens"
+        assert code(await house.chat(max_tokens=100, n=2)) == "max-output-tokens"
+
+
+async def test_a_spent_budget_refuses_by_policy_before_anything_is_sent(tmp_path: Path, serve: Serve) -> None:
+    async with gatehouse(tmp_path, serve, budgets={"calls": 2}) as house:
+        house.upstream.say(completion())
+        assert [(await house.chat())[0] for _ in range(2)] == [200, 200]
+        assert code(await house.chat()) == "budget-calls"
+        assert ((await house.last()).by, (await house.last()).rule) == ("policy", "model-1")
+        assert len(house.upstream.requests) == 2
+
+
+async def test_many_calls_at_once_spend_a_budget_once(tmp_path: Path, serve: Serve) -> None:
+    async with gatehouse(tmp_path, serve, budgets={"calls": 3}) as house:
+        house.upstream.say(completion())
+        answers = await asyncio.gather(*(house.chat() for _ in range(12)))
+        assert sorted(answer[0] for answer in answers) == [200] * 3 + [403] * 9
+        assert len(house.upstream.requests) == 3
+
+
+async def test_a_token_budget_reserves_before_and_counts_the_providers_figures_after(
+    tmp_path: Path, serve: Serve
+) -> None:
+    async with gatehouse(tmp_path, serve, budgets={"tokens": 20_000}) as house:
+        house.upstream.say(completion())
+        assert (await house.chat())[0] == 200
+        begin = (await house.leaves("begin"))[-1]
+        assert begin.reservation.tokens == len(house.upstream.requests[-1][1]) + 16_384
+        assert (await house.chat())[0] == 200
+        assert code(await house.chat(max_tokens=19_990)) == "budget-tokens"
+
+
+async def test_a_stream_goes_out_event_by_event_and_ends_with_its_proof(house: Gatehouse) -> None:
+    deltas = [{"role": "assistant", "content": ""}, {"content": "hi"}]
+    events = await stream(house, *(chunk(each, usage=None) for each in deltas), chunk(usage=USAGE), DONE)
+    assert [json.loads(each[6:])["choices"][0]["delta"] for each in events[:2]] == deltas
+    assert b"usage" not in b"".join(events[:2])
+    mark, call, proof = events[2].removeprefix(b": ").decode().split()
+    end = await house.last()
+    assert (mark, call, events[3:]) == ("tally-receipt", end.call, [DONE])
+    Proof.parse(unb64(proof).decode()).check(house.gateway_key)
+    assert (end.status, end.stream, end.usage.input, end.recv.n, end.dlv.n) == ("ok", "complete", 3, 4, 3)
+    assert json.loads(house.upstream.requests[-1][1])["stream_options"] == {"include_usage": True}
+
+
+async def test_a_caller_that_asks_for_usage_gets_it(house: Gatehouse) -> None:
+    asked = {"stream_options": {"include_usage": True}}
+    events = await stream(house, chunk({"content": "hi"}), chunk(usage=USAGE), DONE, **asked)
+    assert json.loads(events[1][6:])["usage"] == USAGE
+
+
+async def test_tool_calls_of_a_stream_are_recorded_once(house: Gatehouse) -> None:
+    start = {"index": 0, "id": "call_a", "type": "function", "function": {"name": "get_case", "arguments": ""}}
+    more = {"index": 0, "function": {"arguments": "{}"}}
+    other = {"index": 1, "id": "call b", "type": "function", "function": {"name": "search", "arguments": "{}"}}
+    await stream(house, *(chunk({"tool_calls": [each]}) for each in (start, more, other)), DONE)
+    calls = (await house.last()).tool_calls
+    assert calls[0] == ToolCall(id="call_a", name="get_case")
+    assert calls[1].id.startswith("sha256:")
+
+
+async def test_the_last_event_waits_for_the_receipt_and_the_others_do_not(house: Gatehouse) -> None:
+    house.upstream.hold = asyncio.Event()
+    house.upstream.say(chunk({"content": "early"}), DONE, content_type=EVENTS)
+    body = {"model": "small-1", "stream": True, "messages": []}
+    headers = {"Authorization": f"Bearer {house.token}"}
+    async with house.session.post(f"{house.gateway}/v1/chat/completions", json=body, headers=headers) as answer:
+        assert b"early" in await answer.content.readuntil(b"\n\n")
+        assert (await house.leaves())[-1].kind == "begin"
+        house.upstream.hold.set()
+        rest = await answer.read()
+    assert rest.endswith(DONE)
+    assert (await house.last()).kind == "end"
+
+
+@pytest.mark.parametrize(
+    ("pieces", "said"),
+    [
+        ([chunk({"content": "hi"})], "broken-stream"),
+        ([chunk({"content": "hi"}), b'data: {"error":{"message":"out"}}\n\n'], "upstream-answer"),
+        ([chunk({"content": "hi"}), b'data: {"id":"a","id":"b"}\n\n'], "upstream-answer"),
+        ([chunk({"content": "hi"}), b"data: {\n\n"], "upstream-answer"),
+        ([chunk({"tool_calls": CALLS})], "too-many-tool-calls"),
+    ],
+)
+async def test_a_stream_that_breaks_says_so_and_ends_its_receipt(
+    house: Gatehouse, pieces: list[bytes], said: str
+) -> None:
+    events = await stream(house, *pieces)
+    assert json.loads(events[-1][6:])["error"]["code"] == said
+    end = await house.last()
+    assert (end.kind, end.code, end.stream, end.tool_calls) == ("end", said, "cut", [])
+    assert end.status == ("policy_cut" if said == "too-many-tool-calls" else "upstream_error")
+
+
+async def test_a_client_that_leaves_a_stream_gets_its_end(house: Gatehouse) -> None:
+    house.upstream.hold = asyncio.Event()
+    house.upstream.say(chunk({"content": "early"}), DONE, content_type=EVENTS)
+    body = {"model": "small-1", "stream": True, "messages": []}
+    headers = {"Authorization": f"Bearer {house.token}"}
+    async with house.session.post(f"{house.gateway}/v1/chat/completions", json=body, headers=headers) as answer:
+        await answer.content.readuntil(b"\n\n")
+        answer.close()
+    while (await house.last()).kind != "end":  # noqa: ASYNC110 - the ledger is asked as an auditor asks it
+        await asyncio.sleep(0.02)
+    end = await house.last()
+    assert (end.status, end.stream, end.dlv.n) == ("client_abort", "cut", 1)
+    house.upstream.hold.set()
+
+
+async def test_an_answer_with_more_tool_calls_than_a_receipt_holds_is_withheld(house: Gatehouse) -> None:
+    house.upstream.say(completion(*["f"] * 65))
+    assert code(await house.chat()) == "too-many-tool-calls"
+    assert ((await house.last()).status, (await house.last()).tool_calls) == ("policy_cut", [])
+    house.upstream.say(completion(*["f"] * 64))
+    assert (await house.chat())[0] == 200
+    assert len((await house.last()).tool_calls) == 64
+
+
+@pytest.mark.parametrize(
+    ("status", "given", "headers"),
+    [(429, 429, {}), (503, 503, {}), (401, 502, {}), (403, 502, {}), (302, 502, {"location": "http://127.0.0.1:1/"})],
+)
+async def test_a_providers_refusal_gets_a_receipt_and_tells_nothing_of_our_key(
+    house: Gatehouse, status: int, given: int, headers: dict[str, str]
+) -> None:
+    house.upstream.say(f'{{"error":{{"message":"bad key {MODEL_KEY}"}}}}'.encode(), status=status, **headers)
+    answer = await house.chat()
+    assert (answer[0], code(answer)) == (given, "upstream-status")
+    assert MODEL_KEY not in json.dumps(answer[2])
+    assert ((await house.last()).status, len(house.upstream.requests)) == ("upstream_error", 1)
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"no", b"[]", b'{"choices":1}', b'{"usage":{"prompt_tokens":-1}}', b'{"id":"a","id":"b"}', b'{"error":{}}'],
+)
+async def test_an_answer_of_another_shape_is_withheld(house: Gatehouse, raw: bytes) -> None:
+    house.upstream.say(raw)
+    answer = await house.chat()
+    assert (answer[0], code(answer), (await house.last()).status) == (502, "upstream-answer", "upstream_error")
+
+
+async def test_embeddings_go_through_text_by_text(house: Gatehouse) -> None:
+    house.upstream.say(b'{"object":"list","data":[],"model":"small-1","usage":{"prompt_tokens":4,"total_tokens":4}}')
+    status, _, _ = await house.post("/v1/embeddings", {"model": "small-1", "input": ["one", "two"]})
+    begin, end = await house.leaves("begin", "end")
+    assert (status, begin.target.operation, begin.sent.n, end.usage.input) == (200, "embeddings", 5, 4)
+    assert code(await house.post("/v1/embeddings", {"model": "m", "input": "x", "store": True})) == "unknown-field"
+
+
+async def test_models_are_listed_from_the_grant_without_a_receipt(house: Gatehouse) -> None:
+    headers = {"Authorization": f"Bearer {house.token}"}
+    async with house.session.get(f"{house.gateway}/v1/models", headers=headers) as answer:
+        assert [each["id"] for each in (await answer.json())["data"]] == [f"{PROVIDER}/*"]
+    assert await house.leaves() == []
+
+
+async def test_what_this_version_does_not_serve_is_not_found(house: Gatehouse) -> None:
+    for path in ("/v1/responses", "/v1/messages", "/v1/files"):
+        answer = await house.post(path, {})
+        assert (answer[0], code(answer)) == (404, "not-found")
+    async with house.session.get(f"{house.gateway}/v1/chat/completions") as answer:
+        assert answer.status == 405
+
+
+async def test_past_sixty_denials_a_minute_one_note_stands_for_the_rest(house: Gatehouse) -> None:
+    for _ in range(70):
+        assert code(await house.chat(store=True)) == "provider-state"
+    assert len(await house.leaves("deny")) == 60
+    await house.scope().close(house.job)
+    await house.scope().wait_for_seal(house.job)
+    assert [(each.code, each.count) for each in await house.leaves("note")] == [("denials", 10)]
