@@ -23,7 +23,7 @@ T = TypeVar("T")
 Credential = Callable[[], str]
 
 MAX_ANSWER = 1 << 24
-MAX_HEADS = 1000
+MAX_HEADS = 500  # closing heads with their proofs stay below the largest body that a service reads
 TIMEOUT = aiohttp.ClientTimeout(total=10)
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a name of RFC 8693
@@ -158,7 +158,7 @@ class Head(_Request, frozen=True, kw_only=True):
 
 
 class HeadsReport(_Request, frozen=True, kw_only=True):
-    """All lanes of one gateway that moved, at most a thousand."""
+    """Lanes of one gateway that moved; what is more than a report holds goes into the next."""
 
     heads: Annotated[list[Head], Meta(max_length=MAX_HEADS)]
 

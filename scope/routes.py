@@ -43,7 +43,7 @@ FOR_EVER = "public, max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
 PRIVATE = {"Cache-Control": "no-store"}
 MAX_REQUEST = 1 << 20
-MAX_REPORT = 1 << 24
+MAX_REPORT = 1 << 22
 
 
 class Jobs(Controller):

@@ -3,8 +3,9 @@
 import msgspec
 import pytest
 
-from scope.client import Models, RevocationRequest, Tools
-from tests.scope.conftest import SECOND, Town, granted, refusal
+from scope.client import Models, RevocationRequest, ScopeClient, Tools
+from tests.conftest import free_port
+from tests.scope.conftest import RECORD, SECOND, Town, granted, refusal
 from verifier.encoding import digest
 from verifier.grant import Budget
 
@@ -172,3 +173,25 @@ async def test_the_api_describes_itself(town: Town) -> None:
     status, _, body = await town.ask("GET", "/openapi/openapi.json")
     assert status == 200
     assert {"/jobs", "/token", "/heads", "/revocations", "/grants/{digest}"} <= set(msgspec.json.decode(body)["paths"])
+
+
+async def test_a_suspended_server_is_unavailable_and_by_name_refused(town: Town) -> None:
+    await town.registry("registrar").register("crm-mcp", msgspec.structs.replace(RECORD, status="suspended"))
+    job = await town.open()
+    assert job.unavailable == ["crm-mcp", "tickets-mcp"]
+    assert granted(job, town.trust).value.scope.tools == []
+    asked = [Tools(server="crm-mcp", tools=["get_case"])]
+    assert await refusal(town.open(authorization_details=asked)) == "server-not-active"
+
+
+async def test_a_policy_without_tools_opens_jobs_of_models_alone(town: Town) -> None:
+    town.policy = await town.publish(policy_name="models", allowed_tools=[])
+    job = await town.open()
+    scope = granted(job, town.trust).value.scope
+    assert (scope.tools, scope.models, job.unavailable) == ([], ["openrouter_via_fal/*"], [])
+
+
+async def test_a_scope_that_is_away_is_named(town: Town) -> None:
+    nobody = ScopeClient(town.session, f"http://127.0.0.1:{free_port()}", lambda: town.credential("orchestrator"))
+    assert await refusal(nobody.open(town.job())) == "scope-unavailable"
+    assert await refusal(nobody.grant("sha256:" + "0" * 64)) == "scope-unavailable"

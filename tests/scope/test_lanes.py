@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 from sqlalchemy import select
 
 from scope.client import LaneRequest, RevocationRequest
@@ -47,6 +48,8 @@ async def test_a_lane_of_another_gateway_key_or_origin_is_refused(town: Town) ->
     assert await code(job.job, lane.request(gateway="https://another.example")) == "wrong-gateway"
     assert await code(job.job, lane.request(origin="another.example/tally/x/y")) == "wrong-origin"
     assert await code(other.job, lane.request()) == "wrong-origin"
+    unknown = GatewayLane(town, msgspec.structs.replace(job, job="job-unknown"), "lane-1")
+    assert await code("job-unknown", unknown.request()) == "unknown-job"
     assert await code(job.job, lane.request(kid="0" * 32)) == "unknown-signer"
     assert await code(job.job, lane.request(kid=town.key("scope", "seal").kid)) == "wrong-use"
     await gateway.register_lane(job.job, lane.request())
@@ -96,6 +99,18 @@ async def test_a_head_that_does_not_extend_the_last_is_an_incident_and_changes_n
     assert await report(lane) == "accepted"
     (known,) = (await town.scope().status(lane.job.job)).lanes
     assert known.size == 6
+
+
+async def test_a_head_of_another_lane_or_of_an_impossible_empty_tree_is_an_incident(town: Town) -> None:
+    job = await town.open()
+    lane, other = await town.lane(job, "lane-1"), await town.lane(job, "lane-2")
+    other.note()
+    lane.note()
+    assert await report(lane, note=other.head().note) == "inconsistent-head"
+    assert await report(lane, note=lane.signed(0, bytes(32))) == "inconsistent-head"
+    assert await report(lane, consistency=[b64(bytes(32))]) == "inconsistent-head"
+    assert await report(lane, consistency=["QQ"]) == "bad-base64"
+    assert await report(lane) == "accepted"
 
 
 async def test_one_bad_head_does_not_spoil_the_others(town: Town) -> None:
