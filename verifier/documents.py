@@ -44,10 +44,10 @@ def open_policy(trust: Trust, raw: bytes, at: int) -> Opened[Policy]:
 def _policy(trust: Trust, signed: Signed, at: int) -> Opened[Policy]:
     policy = Policy.parse(signed.payload)
     if trust.listed.author_quorum.get(policy.issuer, 1) > 1:
-        raise Refused("unsupported", f"an author quorum of {policy.issuer} is not judged by this version")
+        raise Refused(
+            "unsupported", f"an author quorum of {policy.issuer} is not judged by this version", field="author_quorum"
+        )
     trust.signer(signed.kids, "policy", policy.issuer, at)
-    if trust.listed.author_quorum.get(policy.issuer, 1) > 1:
-        raise Refused("unsupported", "an author_quorum above 1 is not judged by this version", field="author_quorum")
     policy.in_force(at)
     return Opened(policy, signed.digest, signed.payload)
 
