@@ -66,7 +66,9 @@ def test_what_no_rule_names_is_denied(changes: dict[str, str]) -> None:
 
 
 def test_a_tool_of_a_class_that_no_rule_names_is_denied() -> None:
-    assert decide(policy(allowed_tools=allow(classes=["read"])), tool(tool_class="write")) == Denied("default", "not-allowed")
+    assert decide(policy(allowed_tools=allow(classes=["read"])), tool(tool_class="write")) == Denied(
+        "default", "not-allowed"
+    )
 
 
 def test_deny_beats_allow_whatever_the_order_and_the_width() -> None:
@@ -232,7 +234,9 @@ def test_what_was_decided_of_a_model_is_among_what_a_replay_thinks_possible(rule
 
 @settings(max_examples=300)
 @given(TOOL_RULES, TOOL_RULES, ARGUMENTS)
-def test_a_denying_rule_more_never_allows_more(allowed: list[Any], denied: list[Any], arguments: dict[str, Any]) -> None:
+def test_a_denying_rule_more_never_allows_more(
+    allowed: list[Any], denied: list[Any], arguments: dict[str, Any]
+) -> None:
     without = decide(policy(allowed_tools=allowed), tool(arguments=arguments))
     beside = decide(policy(allowed_tools=allowed, denied_tools=denied), tool(arguments=arguments))
     assert beside == without or beside.__class__ is Denied

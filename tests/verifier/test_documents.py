@@ -217,7 +217,9 @@ def test_a_policy_of_an_author_with_a_quorum_is_not_judged() -> None:
     listed = replace(TRUST.listed, author_quorum={AUTHOR: 2})
     with refused("unsupported"):
         documents.open_policy(
-            replace(TRUST, listed=listed), seal_up("policy", WORLD.policy_payload, pair("author"), pair("registry")), NOW
+            replace(TRUST, listed=listed),
+            seal_up("policy", WORLD.policy_payload, pair("author"), pair("registry")),
+            NOW,
         )
 
 

@@ -152,9 +152,7 @@ def test_the_document_does_not_choose_its_algorithm(algorithm: str) -> None:
 
 def test_a_key_without_a_second_half_has_no_second_signature() -> None:
     half = KeyPair(bytes(32))
-    raw = Envelope(
-        b64(b"{}"), payload_type("latest"), [Signature(f"{half.kid}/ml-dsa-44", b64(bytes(2420)))]
-    ).encode()
+    raw = Envelope(b64(b"{}"), payload_type("latest"), [Signature(f"{half.kid}/ml-dsa-44", b64(bytes(2420)))]).encode()
     with refused("unknown-signer"):
         Envelope.parse(raw, "latest").open("latest", {half.kid: half.public})
 

@@ -165,7 +165,9 @@ def test_a_receipt_of_any_depth_is_refused_and_nothing_else_happens(depth: int) 
 
 
 def _digests_of(value: Any) -> list[str]:
-    return [field for field in ("grant", "hold", "keys", "manifest", "policy", "scope_hash") if getattr(value, field, None)]
+    return [
+        field for field in ("grant", "hold", "keys", "manifest", "policy", "scope_hash") if getattr(value, field, None)
+    ]
 
 
 @pytest.mark.parametrize("bad", ["sha256:" + "A" * 64, "sha512:" + "a" * 64, "a" * 71])

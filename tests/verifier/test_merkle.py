@@ -115,7 +115,14 @@ def test_a_bent_consistency_proof_is_refused(second: int, data: st.DataObject) -
     first = data.draw(st.integers(1, second - 1))
     roots = root_of(HASHES[:first]), root_of(HASHES[:second])
     proof = consistency_proof(HASHES[:second], first)
-    for bent in ([], proof[:-1], [*proof, HASHES[0]], [HASHES[0], *proof], [each + b"\0" for each in proof], proof[::-1]):
+    for bent in (
+        [],
+        proof[:-1],
+        [*proof, HASHES[0]],
+        [HASHES[0], *proof],
+        [each + b"\0" for each in proof],
+        proof[::-1],
+    ):
         if bent != proof:
             with refused("bad-proof"):
                 check_consistency(first, second, bent, *roots)

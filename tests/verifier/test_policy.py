@@ -47,7 +47,9 @@ def test_a_published_policy_has_no_implicit_value() -> None:
 
 def test_a_provider_alone_means_any_of_its_models_and_no_provider_means_none() -> None:
     models = built(model_egress={"provider": "x"}).model_egress.models
-    assert [(rule.id, rule.provider, rule.models, rule.hosted_tools) for rule in models] == [("model-1", "x", ["*"], [])]
+    assert [(rule.id, rule.provider, rule.models, rule.hosted_tools) for rule in models] == [
+        ("model-1", "x", ["*"], [])
+    ]
     assert not models[0].remote_content
     assert not models[0].provider_state
 
@@ -180,7 +182,10 @@ MODEL = {"provider": "x", "model": "m"}
     ],
 )
 def test_a_policys_own_test_holds(test: dict[str, Any]) -> None:
-    many = [{"attr": "args.amount", "op": "exists", "value": True}, {"attr": "args.amount", "op": "gt", "value": "1000"}]
+    many = [
+        {"attr": "args.amount", "op": "exists", "value": True},
+        {"attr": "args.amount", "op": "gt", "value": "1000"},
+    ]
     made = built(
         allowed_tools=[RULE],
         denied_tools=[RULE | {"when": many}],

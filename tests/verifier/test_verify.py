@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from tests.world import AUTHOR, GATEWAY, NOW, REGISTRY, SCHEMA, SCOPE, SECOND, Lane, World, key, pair, root
-from verifier import bundle, seal, verify as audit
+from tests.world import GATEWAY, NOW, SCHEMA, SECOND, Lane, World, key, pair, root
+from verifier import bundle, seal
+from verifier import verify as audit
 from verifier.checkpoint import sign_head
 from verifier.codes import CODES
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
 from verifier.grant import Budget
-from verifier.leaf import Echo, Hold, Note, Parent, Reservation, Target, Token, ToolCall, Usage
+from verifier.leaf import Echo, Facts, Hold, Note, Parent, Reservation, Target, ToolCall, Usage, decode
 from verifier.manifest import Tool
+from verifier.merkle import leaf_hash
 from verifier.policy import DAY
 from verifier.report import MAX_FINDINGS, Report
-from verifier.seal import Mark, SealedToken
+from verifier.seal import Mark
 from verifier.verify import verify
 
 ZERO = "sha256:" + "0" * 64
@@ -35,7 +37,7 @@ def says(report: Report, code: str, step: int, **place: Any) -> None:
     for name, value in place.items():
         assert value in [getattr(each, name) for each in found], found
     assert all(each.hint and each.why for each in found)
-    assert report.verdict == max((CODES[each.code].verdict for each in report.findings)).name
+    assert report.verdict == max(CODES[each.code].verdict for each in report.findings).name
     assert report.proved == []
 
 
@@ -90,7 +92,11 @@ def test_many_lanes_pass() -> None:
 def test_a_file_is_verified_by_its_path(tmp_path: Path) -> None:
     world = World().story()
     (tmp_path / "job.tally").write_bytes(world.bundle())
-    assert verify(tmp_path / "job.tally", world.pin()) == verify(str(tmp_path / "job.tally"), world.pin()) == world.verify()
+    assert (
+        verify(tmp_path / "job.tally", world.pin())
+        == verify(str(tmp_path / "job.tally"), world.pin())
+        == world.verify()
+    )
     with pytest.raises(OSError, match="missing"):
         verify(tmp_path / "missing", world.pin())
 
@@ -127,7 +133,9 @@ HEAD = next(number for number, line in enumerate(LINES) if line.startswith(b'{"h
         (b"".join([*LINES[: HEAD + 2], b"x" * (1 << 15) + b"\n", *LINES[HEAD + 2 :]]), "too-large", None),
     ],
 )
-def test_a_file_that_is_no_bundle_is_malformed_or_untrusted_at_its_line(raw: bytes, code: str, line: int | None) -> None:
+def test_a_file_that_is_no_bundle_is_malformed_or_untrusted_at_its_line(
+    raw: bytes, code: str, line: int | None
+) -> None:
     report = STORY.verify(raw)
     says(report, code, 1 if line is not None else report.findings[0].step, **({} if line is None else {"line": line}))
     assert report.verdict in {"MALFORMED", "UNTRUSTED"}
@@ -223,7 +231,9 @@ def test_a_policy_without_its_author_and_the_registry_is_refused(signers: list[s
 
 def test_a_policy_that_was_not_in_force_when_the_job_opened_is_refused() -> None:
     says(World(policy={"valid_until": NOW}).story().verify(), "policy-not-valid", 3, line=3)
-    says(World(policy={"valid_from": NOW + 1, "valid_until": NOW + DAY}).story().verify(), "policy-not-valid", 3, line=3)
+    says(
+        World(policy={"valid_from": NOW + 1, "valid_until": NOW + DAY}).story().verify(), "policy-not-valid", 3, line=3
+    )
 
 
 def test_a_policy_or_manifest_that_nothing_names_is_malformed() -> None:
@@ -232,7 +242,12 @@ def test_a_policy_or_manifest_that_nothing_names_is_malformed() -> None:
     report = with_documents(world, policies=policies + other.documents(None).policies)
     only(report, "unnamed-document", 3, field="policy")
     assert report.verdict == "MALFORMED"
-    only(with_documents(world, manifests=manifests + other.documents(None).manifests), "unnamed-document", 3, field="manifest")
+    only(
+        with_documents(world, manifests=manifests + other.documents(None).manifests),
+        "unnamed-document",
+        3,
+        field="manifest",
+    )
 
 
 def test_a_document_that_stands_twice_is_malformed() -> None:
@@ -281,7 +296,9 @@ def test_a_manifest_pinned_for_another_server_fails() -> None:
     world = World(scope={"tools": []})
     moved = replace(world.manifest, server="tickets-mcp")
     world.manifest, world.manifest_payload = moved, canonical(moved)
-    world.grant = replace(world.grant, scope=replace(world.grant.scope, manifests={"crm-mcp": digest(canonical(moved))}))
+    world.grant = replace(
+        world.grant, scope=replace(world.grant.scope, manifests={"crm-mcp": digest(canonical(moved))})
+    )
     world.grant_payload = canonical(world.grant)
     world.grant_digest = digest(world.grant_payload)
     only(world.verify(), "wrong-manifest", 4, field="manifests")
@@ -333,11 +350,6 @@ def test_a_job_still_open_without_a_seal_says_that_its_lane_was_cut() -> None:
     assert report.verdict == "INCOMPLETE"
 
 
-def _other_scope(world: World) -> dict[str, Any]:
-    world.listed = replace(world.listed, keys=[*world.listed.keys, key("seal-2", "seal", "https://scope2.example")])
-    return {}
-
-
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
@@ -381,7 +393,11 @@ def test_a_revocation_that_the_seal_does_not_name_is_malformed() -> None:
     world = World().story()
     made = world.revoke("agent", "agent-9", NOW)
     only(sealed(world, revocations=[]), "unnamed-document", 5, field="revocation")
-    says(with_documents(world, revocations=[seal_up("revocation", canonical(made), pair("attacker"))]), "unknown-signer", 10)
+    says(
+        with_documents(world, revocations=[seal_up("revocation", canonical(made), pair("attacker"))]),
+        "unknown-signer",
+        10,
+    )
 
 
 def test_a_seal_signed_by_the_gateway_is_untrusted() -> None:
@@ -392,7 +408,10 @@ def test_a_seal_signed_by_the_gateway_is_untrusted() -> None:
 
 
 def test_a_seal_by_a_key_that_was_compromised_is_untrusted() -> None:
-    keys = [replace(each, revoked_at=NOW + 365 * DAY, reason="compromise") if each.use == "seal" else each for each in World().listed.keys]
+    keys = [
+        replace(each, revoked_at=NOW + 365 * DAY, reason="compromise") if each.use == "seal" else each
+        for each in World().listed.keys
+    ]
     says(World(keys=keys).story().verify(), "key-revoked", 5)
 
 
@@ -504,7 +523,9 @@ def test_a_gateway_with_two_keys_may_use_either_when_no_seal_names_one() -> None
 def test_without_a_seal_the_receipts_are_held_against_the_head(change: str) -> None:
     world = World().story()
     raw = world.bundle(world.documents(None)).splitlines(keepends=True)
-    bent = {"drop": raw[:-1], "add": [*raw, raw[-1]], "note": [*raw[:-1], raw[-1].replace(b"closed", b"closer")]}[change]
+    bent = {"drop": raw[:-1], "add": [*raw, raw[-1]], "note": [*raw[:-1], raw[-1].replace(b"closed", b"closer")]}[
+        change
+    ]
     says(world.verify(b"".join(bent)), "wrong-root" if change == "note" else "wrong-size", 6, lane="lane-1")
 
 
@@ -539,8 +560,6 @@ def receipts(play: Callable[[Lane], Any], *, close: bool = True, **documents: An
 
 def raw_receipt(lane: Lane, raw: bytes) -> None:
     """Append bytes that no honest gateway would write."""
-    from verifier.merkle import leaf_hash  # noqa: PLC0415
-
     lane.raws.append(raw)
     lane.tree.append(leaf_hash(raw))
 
@@ -589,7 +608,10 @@ def test_receipts_out_of_place_or_without_their_pair_are_found(
 
 
 def test_a_note_claims_nothing_and_passes() -> None:
-    assert receipts(lambda lane: lane.write(lambda seq, time: Note(code="x", kind="note", seq=seq, time=time))).verdict == "PASS"
+    assert (
+        receipts(lambda lane: lane.write(lambda seq, time: Note(code="x", kind="note", seq=seq, time=time))).verdict
+        == "PASS"
+    )
 
 
 def test_a_close_that_counts_other_receipts_than_there_are_fails() -> None:
@@ -607,8 +629,6 @@ def test_a_lane_begins_with_open_and_has_one() -> None:
 
 
 def _opening(lane: Lane) -> Any:
-    from verifier.leaf import decode  # noqa: PLC0415
-
     return decode(lane.raws[0])
 
 
@@ -653,8 +673,6 @@ def test_an_older_key_list_at_the_lanes_beginning_is_fine() -> None:
 
 def retoken(lane: Lane, **changes: Any) -> None:
     """Write a second token receipt that says something else."""
-    from verifier.leaf import decode  # noqa: PLC0415
-
     token = decode(lane.raws[1])
     lane.write(lambda seq, time: replace(token, seq=seq, time=time, **changes))
 
@@ -706,7 +724,9 @@ def test_a_token_lives_inside_its_grant_although_scope_sealed_it(changes: dict[s
         ({"hold": ZERO}, "unsupported", 14),
     ],
 )
-def test_a_call_that_grant_manifest_or_policy_do_not_carry_is_found(changes: dict[str, Any], code: str, step: int) -> None:
+def test_a_call_that_grant_manifest_or_policy_do_not_carry_is_found(
+    changes: dict[str, Any], code: str, step: int
+) -> None:
     def play(lane: Lane) -> None:
         lane.model("call-1", "get_case", "export_customers", "no_such_tool")
         lane.begin("call-2", **({"target": TOOL} | changes))
@@ -715,10 +735,10 @@ def test_a_call_that_grant_manifest_or_policy_do_not_carry_is_found(changes: dic
     only(receipts(play), code, step, lane="lane-1", seq=4, line=HEAD + 6)
 
 
-@pytest.mark.parametrize("labels", [[], ["other"], ["customer_provided", "a"], ["customer_provided", "customer_provided"]])
+@pytest.mark.parametrize(
+    "labels", [[], ["other"], ["customer_provided", "a"], ["customer_provided", "customer_provided"]]
+)
 def test_labels_that_contradict_the_manifest_are_found(labels: list[str]) -> None:
-    from verifier.leaf import Facts  # noqa: PLC0415
-
     def play(lane: Lane) -> None:
         lane.model("call-1", "get_case")
         lane.tool("call-2", facts=Facts(labels=labels))
@@ -824,7 +844,12 @@ def test_a_call_beyond_the_share_is_found_and_its_denial_is_right() -> None:
         lane.deny("call-9", MODEL, code="budget-calls", rule="model-1")
 
     assert receipts(denied, **LIMITS).verdict == "PASS"
-    only(receipts(lambda lane: lane.deny("call-9", MODEL, code="budget-calls", rule="model-1"), **LIMITS), "wrong-decision", 9, seq=2)
+    only(
+        receipts(lambda lane: lane.deny("call-9", MODEL, code="budget-calls", rule="model-1"), **LIMITS),
+        "wrong-decision",
+        9,
+        seq=2,
+    )
 
 
 def test_a_denial_for_want_of_tokens_is_right_when_some_reservation_would_not_fit() -> None:
@@ -863,9 +888,12 @@ def test_a_full_replay_is_what_a_pin_may_ask_for() -> None:
 # Step 10: time and revocation -----------------------------------------------------------------------------------------
 
 
-def marked(world: World, *marks: tuple[int, int], **changes: Any) -> Report:
+def marked(world: World, *marks: tuple[float, int]) -> Report:
     """Verify a world whose lane has these marks: seconds after NOW, size."""
-    return laned(world, marks=[Mark(time=NOW + int(time * SECOND), size=size) for time, size in marks], **changes)
+    made = [Mark(time=NOW + int(time * SECOND), size=size) for time, size in marks]
+    honest = world.sealed()
+    closed = max(honest.closed, made[-1].time)
+    return sealed(world, lanes=[replace(honest.lanes[0], marks=made)], closed=closed)
 
 
 def test_receipts_between_their_marks_pass() -> None:
@@ -945,7 +973,14 @@ def test_a_held_call_is_not_judged_and_so_not_passed() -> None:
     def play(lane: Lane) -> None:
         lane.write(
             lambda seq, time: Hold(
-                call="call-1", jti="token-1", kind="hold", req=lane.commit("call-1", "req"), rule="allow-1", seq=seq, target=TOOL, time=time
+                call="call-1",
+                jti="token-1",
+                kind="hold",
+                req=lane.commit("call-1", "req"),
+                rule="allow-1",
+                seq=seq,
+                target=TOOL,
+                time=time,
             )
         )
 
@@ -972,7 +1007,9 @@ def test_a_tool_call_answered_twice_is_found() -> None:
 def test_without_the_tie_a_tool_needs_no_model_but_a_named_parent_is_checked() -> None:
     free = {"policy": {"model_egress": {"require_proxy_receipts": False}}}
     assert receipts(lambda lane: lane.tool("call-1"), **free).verdict == "PASS"
-    only(receipts(lambda lane: lane.tool("call-1", parent=Parent(call="x", id="y")), **free), "no-model-call", 12, seq=2)
+    only(
+        receipts(lambda lane: lane.tool("call-1", parent=Parent(call="x", id="y")), **free), "no-model-call", 12, seq=2
+    )
 
 
 # The report -----------------------------------------------------------------------------------------------------------
@@ -1010,6 +1047,3 @@ def test_a_tool_of_a_server_that_a_wild_card_allows_is_judged_by_its_own_manifes
     read_only = [{"kind": "mcp", "server": "*", "tools": ["*"], "classes": ["read"]}]
     world = World(policy={"allowed_tools": read_only}, tools=[tool], scope={"tools": ["mcp:crm-mcp/wipe"]})
     only(world.verify(), "scope-too-wide", 4)
-
-
-__all__ = ["AUTHOR", "REGISTRY", "SCOPE", "SealedToken", "Token"]
