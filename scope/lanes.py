@@ -5,8 +5,10 @@ last one; what cannot be is an incident, kept beside the lane that it concerns, 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from typing import cast
 
+import msgspec
+from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import revoke, store
@@ -15,9 +17,9 @@ from scope.client import Closing, Head, HeadsAnswer, LaneRequest, Reason, Refuse
 from scope.store import Job, Lane
 from service.clients import Caller
 from verifier.checkpoint import Checkpoint
+from verifier.encoding import canonical, unb64
 from verifier.encoding import read as read_canonical
-from verifier.encoding import unb64
-from verifier.grant import Scope
+from verifier.grant import Budget, Scope
 from verifier.merkle import EMPTY, check_consistency
 from verifier.refused import Refused
 from verifier.seal import origin
@@ -28,7 +30,7 @@ INCIDENTS = {"inconsistent-head", "bad-signature", "unknown-signer", "missing-si
 
 
 async def register(authority: Authority, caller: Caller, job: str, wanted: LaneRequest) -> RegisteredLane:
-    """Register a lane of an open job and give it its share, in this version the whole budget.
+    """Register a lane of an open job and give it its share: the first gets the whole purse, a later one nothing of it.
 
     The same request again is answered the same. Raises `Refused`: unknown-job, job-not-open, wrong-gateway,
     wrong-origin, lane-taken, and the codes of a key that is no gateway's.
@@ -41,10 +43,8 @@ async def register(authority: Authority, caller: Caller, job: str, wanted: LaneR
         found = await store.job(db, job, lock=True)
         if found is None:
             raise Refused("unknown-job", "there is no such job")
-        share = RegisteredLane(share=_scope(found).limits, opened=found.opened)
-        if not await _is_registered(db, caller, job, wanted):
-            await _add(db, authority, caller, found, wanted)
-    return share
+        lane = await _known(db, caller, job, wanted) or await _add(db, authority, caller, found, wanted)
+    return RegisteredLane(share=msgspec.json.decode(lane.share, type=Budget), opened=found.opened)
 
 
 async def report(authority: Authority, caller: Caller, heads: Sequence[Head]) -> HeadsAnswer:
@@ -64,25 +64,37 @@ async def report(authority: Authority, caller: Caller, heads: Sequence[Head]) ->
     return HeadsAnswer(closing=[Closing(job=job, reason=cast("Reason", why)) for job, why in closing], refused=refused)
 
 
-async def _add(db: AsyncConnection, authority: Authority, caller: Caller, job: Job, wanted: LaneRequest) -> None:
+async def _add(db: AsyncConnection, authority: Authority, caller: Caller, job: Job, wanted: LaneRequest) -> Lane:
     now = authority.clock()
     if job.state != "open" or now >= job.expires:
         raise Refused("job-not-open", "the job is closed, revoked or over")
     authority.gateway_key(wanted.kid, wanted.gateway, now)
-    row: dict[str, Any] = {"lane": wanted.lane, "job": job.job, "client": caller.client, "gateway": wanted.gateway}
-    row |= {"kid": wanted.kid, "origin": wanted.origin, "size": 0, "root": EMPTY, "marked": now, "closed": False}
-    await store.add_lane(db, row)
+    share = _scope(job).limits
+    if await store.lanes_of(db, job.job):
+        share = _spent(share)
+    lane = Lane(
+        wanted.lane, job.job, caller.client, wanted.gateway, wanted.kid, wanted.origin,
+        size=0, root=EMPTY, note=None, marked=now, closed=False, share=canonical(share),
+    )  # fmt: skip
+    await store.add_lane(db, structs.asdict(lane))
     await store.mark_lane(db, wanted.lane, now, 0)
+    return lane
 
 
-async def _is_registered(db: AsyncConnection, caller: Caller, job: str, wanted: LaneRequest) -> bool:
+def _spent(purse: Budget) -> Budget:
+    """What an earlier lane leaves of a purse that it got whole: nothing that can be divided."""
+    nothing = {name: 0 for name in ("calls", "tokens") if getattr(purse, name) is not None}
+    return structs.replace(purse, **nothing)
+
+
+async def _known(db: AsyncConnection, caller: Caller, job: str, wanted: LaneRequest) -> Lane | None:
     known = (await store.lanes_named(db, [wanted.lane])).get(wanted.lane)
     if known is None:
-        return False
+        return None
     said = (job, caller.client, wanted.gateway, wanted.kid, wanted.origin)
     if said != (known.job, known.client, known.gateway, known.kid, known.origin):
         raise Refused("lane-taken", "another lane has this name", field="lane")
-    return True
+    return known
 
 
 async def _own_lanes(db: AsyncConnection, caller: Caller, heads: Sequence[Head]) -> dict[str, Lane]:

@@ -5,6 +5,7 @@ The gateway cannot write a seal and `scope` cannot write a receipt. A job is sea
 
 import asyncio
 
+import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import store
@@ -13,7 +14,7 @@ from scope.store import Job, Lane, UsedToken
 from service.engine import reading
 from verifier.encoding import canonical, digest, read
 from verifier.envelope import seal_up
-from verifier.grant import MAX_GRANT, Scope
+from verifier.grant import MAX_GRANT, Budget, Scope
 from verifier.refused import Refused
 from verifier.revocation import Revocation
 from verifier.seal import Mark, Seal, SealedLane, SealedToken, Status
@@ -66,7 +67,7 @@ async def _seal(db: AsyncConnection, authority: Authority, job: Job, last: int, 
     lanes = await store.lanes_of(db, job.job)
     scope = read(job.scope, Scope, limit=MAX_GRANT)
     tokens, marks = await store.tokens_of(db, job.job), await store.marks_of(db, job.job)
-    sealed = [_lane(lane, scope, tokens.get(lane.lane, []), marks[lane.lane]) for lane in lanes]
+    sealed = [_lane(lane, tokens.get(lane.lane, []), marks[lane.lane]) for lane in lanes]
     jtis = frozenset(token.jti for lane in sealed for token in lane.tokens)
     near = await store.revocations_near(db, job, last)
     return Seal(
@@ -84,7 +85,7 @@ async def _seal(db: AsyncConnection, authority: Authority, job: Job, last: int, 
     )
 
 
-def _lane(lane: Lane, scope: Scope, tokens: list[UsedToken], marks: list[tuple[int, int]]) -> SealedLane:
+def _lane(lane: Lane, tokens: list[UsedToken], marks: list[tuple[int, int]]) -> SealedLane:
     return SealedLane(
         lane=lane.lane,
         origin=lane.origin,
@@ -92,7 +93,7 @@ def _lane(lane: Lane, scope: Scope, tokens: list[UsedToken], marks: list[tuple[i
         kid=lane.kid,
         size=lane.size,
         root="sha256:" + lane.root.hex(),
-        share=scope.limits,
+        share=msgspec.json.decode(lane.share, type=Budget),
         tokens=[SealedToken(jti=jti, grant=grant, iat=iat, exp=exp) for jti, grant, iat, exp in tokens],
         marks=[Mark(time=time, size=size) for time, size in marks],
     )

@@ -75,6 +75,7 @@ class Lane(Struct, frozen=True):
     note: str | None
     marked: int
     closed: bool
+    share: bytes
 
 
 async def sequence(db: AsyncConnection) -> int:

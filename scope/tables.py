@@ -87,6 +87,7 @@ lanes = Table(
     Column("note", Text),
     Column("marked", BigInteger, nullable=False),
     Column("closed", Boolean, nullable=False),
+    Column("share", LargeBinary, nullable=False),
 )
 
 lane_tokens = Table(

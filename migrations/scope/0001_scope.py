@@ -98,6 +98,7 @@ def upgrade() -> None:
         sa.Column("note", sa.Text(), nullable=True),
         sa.Column("marked", sa.BigInteger(), nullable=False),
         sa.Column("closed", sa.Boolean(), nullable=False),
+        sa.Column("share", sa.LargeBinary(), nullable=False),
         sa.ForeignKeyConstraint(["job"], ["jobs.job"], name="fk_lanes_job"),
         sa.PrimaryKeyConstraint("lane", name="pk_lanes"),
     )

@@ -37,6 +37,13 @@ async def test_a_lane_gets_the_whole_budget_and_the_same_request_the_same_answer
     assert (known.lane, known.size, known.closed) == ("lane-1", 0, False)
 
 
+async def test_a_second_lane_gets_nothing_of_a_purse_that_the_first_has_whole(town: Town) -> None:
+    job = await town.open(limits=Budget(calls=5, wall_seconds=60))
+    await town.lane(job)
+    second = await town.scope("receipts").register_lane(job.job, GatewayLane(town, job, "lane-2").request())
+    assert second.share == Budget(calls=0, wall_seconds=60)
+
+
 async def test_a_lane_of_another_gateway_key_or_origin_is_refused(town: Town) -> None:
     job, other = await town.open(), await town.open()
     lane = GatewayLane(town, job, "lane-1")
