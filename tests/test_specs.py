@@ -240,7 +240,7 @@ def test_every_section_that_is_cited_exists() -> None:
 def test_the_steps_are_numbered_as_in_the_code() -> None:
     text = (SPECS / "verification.md").read_text()
     steps = {
-        int(node.args[1].value)  # type: ignore[attr-defined]
+        int(node.args[1].value)
         for path in (ROOT / "verifier").rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text()))
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") in {"add", "refuse"} and len(node.args) > 1

@@ -1,10 +1,16 @@
 """Step 8: calls and their tokens, targets, manifests."""
 
+from msgspec.structs import replace
+
 from tests.vectors.bundles.make import MODEL, dishonest
-from tests.vectors.case import Made, case
-from tests.world import NOW, SECOND, Lane, World
+from tests.vectors.case import PASS, Made, case
+from tests.world import NOW, SECOND, Lane, World, pair
+from verifier.encoding import canonical, digest
+from verifier.envelope import seal_up
+from verifier.grant import Grant
 from verifier.leaf import Target, Token
 from verifier.merkle import Tree, leaf_hash
+from verifier.seal import SealedToken
 
 MADE: Made = {}
 
@@ -57,6 +63,45 @@ def token_of_another_scope() -> bytes:
 @case(MADE, "FAIL wrong-target", "a call to a tool that the grant does not name")
 def call_outside_grant() -> bytes:
     return dishonest(lambda _, lane: lane.tool("call-1", "export_customers", parent=None))
+
+
+def _two_tokens(again: Grant, exp: int) -> bytes:
+    """Let a lane use one tool by one token, then by a second one."""
+    world = World()
+    lane = world.lane()
+    named = digest(canonical(again))
+    second = SealedToken(jti="token-2", grant=named, iat=world.iat, exp=exp)
+    lane.write(lambda seq, time: Token(
+        exp=exp, grant=named, iat=world.iat, jti="token-2", kind="token", scope_hash=again.scope.hash(),
+        seq=seq, time=time,
+    ))  # fmt: skip
+    lane.model("call-1", "get_case", "get_case")
+    lane.tool("call-2")
+    lane.tool("call-3", jti="token-2")
+    lane.close()
+    grants = sorted({world.grant_digest, named})
+    honest = world.sealed(grants=grants)
+    sealed = replace(honest, lanes=[replace(honest.lanes[0], tokens=[*honest.lanes[0].tokens, second])])
+    documents = world.documents(sealed)
+    more = [seal_up("grant", canonical(again), pair("grant"))] if named != world.grant_digest else []
+    return world.bundle(replace(documents, grants=[*documents.grants, *more]))
+
+
+@case(MADE, PASS, "a refreshed token of the same grant")
+def honest_refreshed_token() -> bytes:
+    return _two_tokens(World().grant, World().exp)
+
+
+@case(MADE, "FAIL wrong-target", "a narrower token used where the wider one beside it would do")
+def call_by_narrower_token() -> bytes:
+    grant = World().grant
+    narrower = replace(grant, scope=replace(grant.scope, tools=["mcp:crm-mcp/search_customer"]))
+    return _two_tokens(narrower, World().exp)
+
+
+@case(MADE, "FAIL wrong-decision", "a token that lives longer than the policy allows, beside one that does not")
+def call_by_long_lived_token() -> bytes:
+    return _two_tokens(World().grant, World().iat + 901)
 
 
 @case(MADE, "FAIL wrong-target", "a call to a model of another provider")
