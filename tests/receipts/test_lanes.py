@@ -5,7 +5,8 @@ import asyncio
 import pytest
 
 from receipts.log import Appended
-from scope.client import RevocationRequest
+from scope.client import RevocationRequest, ScopeClient
+from tests.conftest import free_port
 from tests.receipts.conftest import MODEL, Calls, Epoch, Job, Town
 from verifier.checkpoint import Proof
 from verifier.leaf import Close, Deny, Note, Open, Token, decode
@@ -181,3 +182,41 @@ async def test_a_lost_answer_of_scope_does_not_lose_the_lane(epoch: Epoch, town:
     calls.model()
     await epoch.finish(job)
     assert epoch.verify(await epoch.bundle(job)).verdict == "PASS"
+
+
+async def test_scope_may_be_away_for_a_while(epoch: Epoch, town: Town) -> None:
+    job, calls = await opened(epoch, town)
+    calls.model()
+    await asyncio.sleep(0.05)
+    there = epoch.reporter._scope
+    epoch.reporter._scope = ScopeClient(town.session, f"http://127.0.0.1:{free_port()}", lambda: "token")
+    with pytest.raises(Refused, match="scope-unavailable"):
+        await epoch.reporter.report()
+    reporting = asyncio.create_task(epoch.reporter.run())
+    await asyncio.sleep(0.05)
+    assert calls.lane.witnessed is None
+    epoch.reporter._scope = there
+    reporting.cancel()
+    await epoch.finish(job)
+    assert epoch.verify(await epoch.bundle(job)).verdict == "PASS"
+
+
+async def test_a_lane_that_was_sealed_without_us_takes_no_more_calls(epoch: Epoch, town: Town) -> None:
+    job, calls = await opened(epoch, town)
+    await town.scope("orchestrator").close(job.name)
+    await town.scope("orchestrator").wait_for_seal(job.name)
+    await epoch.reporter.report()
+    with pytest.raises(Refused, match="lane-closed"):
+        calls.begin(MODEL, "model-1")
+    with pytest.raises(Refused, match="job-not-open"):
+        await epoch.lanes.of(job.grant, job.policy)
+
+
+async def test_a_first_call_while_scope_is_away_is_refused_and_the_next_tries_again(epoch: Epoch, town: Town) -> None:
+    job = await town.job()
+    there = epoch.lanes._scope
+    epoch.lanes._scope = ScopeClient(town.session, f"http://127.0.0.1:{free_port()}", lambda: "token")
+    with pytest.raises(Refused, match="scope-unavailable"):
+        await epoch.lanes.of(job.grant, job.policy)
+    epoch.lanes._scope = there
+    assert (await epoch.lanes.of(job.grant, job.policy)).job == job.name

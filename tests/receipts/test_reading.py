@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import AsyncGenerator
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -18,6 +19,7 @@ from scope.client import RevocationRequest
 from service import keystore
 from service.app import now
 from service.clients import client_token
+from tests.conftest import free_port
 from tests.receipts.conftest import Calls, Epoch, Job, Town, serve_on
 from verifier.checkpoint import Proof
 from verifier.commitment import commit
@@ -196,3 +198,26 @@ async def test_a_bundle_that_is_refused_leaves_no_file(archive: Archive, tmp_pat
     assert isinstance(done.exception, Refused)
     assert done.exception.code == "not-sealed"
     assert not out.exists()
+
+
+async def test_a_gateway_that_is_not_there_is_a_refusal(town: Town) -> None:
+    asks = ReceiptsClient(town.session, f"http://127.0.0.1:{free_port()}", lambda: "token")
+    with pytest.raises(Refused, match="receipts-unavailable"):
+        await asks.receipt("call")
+
+
+@pytest.mark.parametrize("answer", [b"", b"[]", b"not json"])
+@pytest.mark.parametrize("status", [200, 500])
+async def test_an_answer_that_is_none_is_a_refusal(town: Town, answer: bytes, status: int) -> None:
+    async def strange(scope: Any, _receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await send({"type": "http.response.start", "status": status, "headers": []})
+            await send({"type": "http.response.body", "body": answer})
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    server, task = await serve_on(strange, listener)
+    asks = ReceiptsClient(town.session, f"http://127.0.0.1:{listener.getsockname()[1]}", lambda: "token")
+    with pytest.raises(Refused, match="receipts-unavailable"):
+        await asks.receipt("call")
+    server.should_exit = True
+    await task

@@ -123,3 +123,9 @@ async def test_a_ledger_that_came_back_shorter_closes_nothing(epoch: Epoch, next
     await town.scope("orchestrator").wait_for_seal(job.name)
     report = next_epoch.verify(await next_epoch.bundle(job))
     assert (report.verdict, report.status) == ("FAIL", "interrupted")
+
+
+async def test_a_lane_of_another_gateway_key_is_left_alone(epoch: Epoch, next_epoch: Epoch, town: Town) -> None:
+    await interrupted(epoch, town)
+    change(town, "UPDATE lanes SET kid = 'another'")
+    assert await next_epoch.recover() == 0
