@@ -16,9 +16,7 @@ from verifier.refused import Refused
 class Reporter:
     """Reports lanes to scope and closes them when scope says so. `add` gives it what recovery closed."""
 
-    def __init__(
-        self, lanes: Lanes, ledger: Ledger, scope: ScopeClient, log: EventLog, *, every: float = 1.0
-    ) -> None:
+    def __init__(self, lanes: Lanes, ledger: Ledger, scope: ScopeClient, log: EventLog, *, every: float = 1.0) -> None:
         """Take the parts; `every` in seconds."""
         self._lanes = lanes
         self._ledger = ledger
