@@ -95,6 +95,7 @@ class Exchange:
         self.usage: Usage | None = None
         self._recv = Committing(self.keys["recv"])
         self._dlv = Committing(self.keys["dlv"])
+        self.stopped = False  # by the client or by the lane, rather than by its own course
         self._received = False
 
     def received(self, content: bytes) -> None:

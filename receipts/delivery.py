@@ -1,7 +1,7 @@
 """After `begin`: the call is sent, its end recorded, its answer delivered with the proof, in this order always."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 import structlog
 from msgspec import Struct
@@ -13,7 +13,7 @@ from receipts.log import Appended
 from receipts.request import Answer, Request
 from receipts.stream import comment, event
 from receipts.upstream import UpstreamFailed
-from verifier.commitment import SIDES, Side, call_key
+from verifier.commitment import Side
 from verifier.encoding import b64
 from verifier.leaf import Status
 from verifier.refused import Refused
@@ -34,11 +34,12 @@ class Begun(Struct, frozen=True):
 
 
 class Receipt(Struct, frozen=True):
-    """A durable leaf that answers a call: an `end` or a `deny`."""
+    """A durable leaf that answers a call: an `end` or a `deny`; `keys` open the commitments that it holds."""
 
     call: str
     lane: Lane
     appended: Appended
+    keys: Mapping[Side, bytes]
 
     def proof(self) -> str:
         """Return the tlog-proof in base64, as header and comment carry it."""
@@ -52,9 +53,7 @@ def key_header(keys: Mapping[Side, bytes]) -> str:
 
 def with_receipt(answer: Answer, receipt: Receipt) -> Answer:
     """Add the proof headers to an answer."""
-    sides: tuple[Side, ...] = SIDES if receipt.appended.leaf.kind == "end" else ("req",)
-    keys = {side: call_key(receipt.lane.key, receipt.call, side) for side in sides}
-    headers = {**answer.headers, "tally-receipt": receipt.call, "tally-call-keys": key_header(keys)}
+    headers = {**answer.headers, "tally-receipt": receipt.call, "tally-call-keys": key_header(receipt.keys)}
     proof = receipt.proof()
     if len(proof) <= MAX_PROOF_HEADER:
         headers["tally-proof"] = proof
@@ -78,7 +77,7 @@ async def finish(request: Request, path: Path, begun: Begun) -> None:
         if not request.started:
             await request.answer(path.refusal(refused, None))
         return
-    receipt = Receipt(exchange.call, lane, appended)
+    receipt = Receipt(exchange.call, lane, appended, exchange.keys)
     if request.started:
         await request.write(comment(f"tally-receipt {receipt.call} {receipt.proof()}") + last, last=True)
     else:
@@ -86,38 +85,44 @@ async def finish(request: Request, path: Path, begun: Begun) -> None:
 
 
 async def _forward(request: Request, path: Path, begun: Begun) -> UpstreamFailed | None:
-    """Send the call, until its answer is there, its client leaves or its lane is cut."""
-    exchange = begun.exchange
+    """Send the call, until its answer is there, its client leaves or its lane is cut; every failure becomes a value."""
+    exchange, here = begun.exchange, asyncio.current_task()
+    assert here is not None
     if begun.cut.is_set():
         exchange.fail("policy_cut", "job-closed")
         return UpstreamFailed("job-closed", "the job ended before the call was sent", 403)
-    work = asyncio.create_task(_outcome(path, begun))
-    gone, cut = asyncio.create_task(request.gone()), asyncio.create_task(begun.cut.wait())
+    watching = [
+        asyncio.create_task(_stop(here, exchange, request.gone, "client_abort", "client-gone")),
+        asyncio.create_task(_stop(here, exchange, begun.cut.wait, "policy_cut", "job-closed")),
+    ]
     try:
-        await asyncio.wait({work, gone, cut}, return_when=asyncio.FIRST_COMPLETED)
-        if work.done():
-            return work.result()
-        status: Status = "policy_cut" if cut.done() else "client_abort"
-        exchange.fail(status, "job-closed" if cut.done() else "client-gone")
-        return UpstreamFailed("job-closed", "the job ended while the call was under way", 403)
-    finally:
-        for task in (work, gone, cut):
-            task.cancel()
-        await asyncio.gather(work, gone, cut, return_exceptions=True)
-
-
-async def _outcome(path: Path, begun: Begun) -> UpstreamFailed | None:
-    """Turn every failure into a value: a call that began must end, be the fault ours."""
-    try:
-        await path.forward(begun.asked, begun.exchange)
+        await path.forward(begun.asked, exchange)
     except UpstreamFailed as failure:
-        begun.exchange.fail("upstream_error", failure.code)
+        exchange.fail("upstream_error", failure.code)
         return failure
+    except asyncio.CancelledError:
+        if not exchange.stopped:
+            raise  # the gateway itself stops: recovery will say that the call was lost
+        here.uncancel()
+        return UpstreamFailed("job-closed", "the job ended while the call was under way", 403)
     except Exception:
-        log.exception("bug", call=begun.exchange.call)
-        begun.exchange.fail("upstream_error", "internal-error")
+        log.exception("bug", call=exchange.call)
+        exchange.fail("upstream_error", "internal-error")
         return UpstreamFailed("internal-error", "this is our fault; the server's log says more", 500)
+    finally:
+        for each in watching:
+            each.cancel()
     return None
+
+
+async def _stop(
+    work: asyncio.Task[object], exchange: Exchange, event: Callable[[], Awaitable[object]], status: Status, code: str
+) -> None:
+    """Stop a call when something else happens first."""
+    await event()
+    exchange.stopped = True
+    exchange.fail(status, code)
+    work.cancel()
 
 
 def _no_answer() -> UpstreamFailed:

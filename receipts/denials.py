@@ -64,7 +64,7 @@ class Denials:
         if appended is None:
             return None
         await lane.durable(appended)
-        return Receipt(call, lane, appended)
+        return Receipt(call, lane, appended, {"req": call_key(lane.key, call, "req")})
 
     def _leaf(
         self, refused: Refused, session: Session, known: Known, *, lane: Lane, call: str, seq: int, time: int
