@@ -56,7 +56,7 @@ def table(rows: list[Row]) -> Table:
 
 
 def _figure(value: float) -> str:
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"  # noqa: PLR2004 - from here on digits are noise
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"
 
 
 def _verdict(row: Row) -> str:
@@ -65,7 +65,9 @@ def _verdict(row: Row) -> str:
 
 def main() -> int:
     """Measure and print; 1 when a target was missed."""
-    parser = argparse.ArgumentParser(prog="python -m tests.bench", description="Measure verification, decision, gateway.")
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.bench", description="Measure verification, decision, gateway."
+    )
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all when none is named")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
     options = parser.parse_args()
