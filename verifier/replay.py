@@ -55,8 +55,8 @@ class Replay:
         labels = leaf.facts.labels if leaf.facts else []
         allowed = leaf.kind == "begin"
         key = (
-            allowed, token.grant_digest, token.exp - token.iat, target.server, target.tool, target.provider, target.model,
-            target.operation, leaf.manifest, *labels,
+            allowed, token.grant_digest, token.exp - token.iat, target.server, target.tool,
+            target.provider, target.model, target.operation, leaf.manifest, *labels,
         )  # fmt: skip
         judged = self._memo.get(key)
         if judged is None:
