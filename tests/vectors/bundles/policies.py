@@ -2,7 +2,7 @@
 
 from tests.vectors.bundles.make import Bend, bent, signed, story
 from tests.vectors.case import Made, case
-from tests.world import NOW, World, key, pair
+from tests.world import AUTHOR, NOW, World, key, pair
 from verifier.envelope import seal_up
 
 MADE: Made = {}
@@ -29,6 +29,13 @@ def policy_without_author() -> bytes:
 @case(MADE, "UNTRUSTED wrong-owner", "a policy in the name of another author", also="missing-document")
 def policy_of_another_author() -> bytes:
     return World(policy={"issuer": "finance-team"}).story().bundle()
+
+
+@case(MADE, "UNTRUSTED wrong-owner", "author and registry are one owner: nobody else saw it", also="missing-document")
+def policy_published_by_its_author() -> bytes:
+    world = World(keys=[*World().listed.keys, key("registry-2", "registry", AUTHOR)])
+    world.story()
+    return signed(world, policies=[seal_up("policy", world.policy_payload, pair("author"), pair("registry-2"))])
 
 
 @case(
