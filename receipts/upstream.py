@@ -7,6 +7,7 @@ redirect is followed, no cookie kept, no proxy of the environment used, no reque
 import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from functools import lru_cache
 from io import BytesIO
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -21,6 +22,7 @@ CONNECT_SECONDS = 10
 # An idle connection is dropped before common servers drop it: a request on a dead one would count as sent.
 KEEP_SECONDS = 3
 DNS_SECONDS = 30
+MAX_JUDGED = 1024
 LARGE = 1 << 20  # from here on aiohttp wants a file, to give others a turn between its pieces
 _NAT64 = IPv6Network("64:ff9b::/96")
 
@@ -97,6 +99,7 @@ class Upstream:
     ) -> None:
         """Open no connection yet; belongs to one event loop."""
         self._allowed = allowed
+        self._reachable = lru_cache(MAX_JUDGED)(self._judge)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 resolver=GuardedResolver(resolver or aiohttp.ThreadedResolver(), allowed),
@@ -112,13 +115,14 @@ class Upstream:
 
     def require_reachable(self, url: str) -> None:
         """Refuse a literal address before anything begins: aiohttp asks no resolver about one. Raises `Refused`."""
-        host = URL(url).host or ""
-        try:
-            reachable = may_reach(host, self._allowed)
-        except ValueError:
-            return  # a name, which the resolver judges
-        if not reachable:
+        if not self._reachable(url):
             raise Refused("upstream-forbidden", "the upstream lies in a network that the gateway may not reach")
+
+    def _judge(self, url: str) -> bool:
+        try:
+            return may_reach(URL(url).host or "", self._allowed)
+        except ValueError:
+            return True  # a name, which the resolver judges
 
     @asynccontextmanager
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:
