@@ -21,7 +21,6 @@ from verifier.refused import Refused
 
 MAX_INT = 2**53 - 1
 MAX_DEPTH = 32
-MAX_WORDS = 160
 
 T = TypeVar("T")
 
@@ -166,7 +165,7 @@ _REASONS = (
 
 
 def _explain(raw: bytes, error: Exception) -> NoReturn:
-    """Turn the decoder's complaint into a stable code. It may quote the document: only so much, and no controls."""
+    """Turn the decoder's complaint into a stable code; its words may quote the document."""
     if _depth(raw) > MAX_DEPTH:
         raise Refused("too-deep", f"nested deeper than {MAX_DEPTH} levels") from error
     if isinstance(error, UnicodeDecodeError):
@@ -174,7 +173,6 @@ def _explain(raw: bytes, error: Exception) -> NoReturn:
     words = str(error)
     if isinstance(error, msgspec.ValidationError):
         said, _, place = words.rpartition(" - at `") if " - at `" in words else (words, "", "")
-        said = "".join(each if each.isprintable() else "?" for each in said[:MAX_WORDS])
         code = next((code for mark, code in _REASONS if mark in said), "bad-value")
         raise Refused(code, said[0].lower() + said[1:], field=place.removesuffix("`").removeprefix("$.")) from error
     if "truncated" in words:
