@@ -6,8 +6,8 @@ MAX_WHY = 300
 class Refused(Exception):  # noqa: N818 - a refusal is an outcome with a code, not a defect of the program
     """A document or a request is refused.
 
-    `code` is public and stable (specs/errors.md); `why` is one sentence without secrets, short and printable though
-    it may quote the document; `hint` says what to do next; `field` is the place inside the document, where there is one.
+    `code` is public and stable (specs/errors.md); `why` is one sentence without secrets, short and printable
+    though it may quote the document; `hint` says what to do next; `field` is the place inside it, where there is one.
     """
 
     def __init__(self, code: str, why: str, *, hint: str = "", field: str = "") -> None:
