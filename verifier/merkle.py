@@ -75,7 +75,7 @@ def check_inclusion(hashed: bytes, index: int, size: int, proof: Sequence[bytes]
         raise Refused("bad-proof", "the index lies outside the tree")
     inner = (index ^ (size - 1)).bit_length()
     border = (index >> inner).bit_count()
-    if len(proof) != inner + border or any(len(each) != HASH_BYTES for each in proof):
+    if len(proof) != inner + border or any(len(each) != HASH_BYTES for each in (hashed, root, *proof)):
         raise Refused("bad-proof", "a proof of the wrong length for this index and size")
     for level, sibling in enumerate(proof[:inner]):
         hashed = node_hash(sibling, hashed) if index >> level & 1 else node_hash(hashed, sibling)
@@ -103,7 +103,7 @@ def _subproof(hashes: Sequence[bytes], first: int, *, whole: bool) -> list[bytes
 
 def check_consistency(first: int, second: int, proof: Sequence[bytes], first_root: bytes, second_root: bytes) -> None:
     """Check that a tree of `second` leaves extends one of `first` (RFC 9162 §2.1.4.2). Raises `Refused` bad-proof."""
-    if not 0 < first <= second or any(len(each) != HASH_BYTES for each in proof):
+    if not 0 < first <= second or any(len(each) != HASH_BYTES for each in (first_root, second_root, *proof)):
         raise Refused("bad-proof", "sizes out of order, or a hash of the wrong length")
     if first == second:
         if proof or first_root != second_root:
