@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import msgspec
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -17,6 +18,7 @@ from tests.bench import decision, gateway, verification
 from tests.bench.installation import Installation
 from tests.bench.measure import Row
 
+WIDTH = 160
 PARTS = ("verification", "decision", "gateway")
 
 
@@ -44,7 +46,9 @@ def measure(parts: list[str], progress: Console) -> Iterator[Row]:
 
 def table(rows: list[Row]) -> Table:
     """Lay the rows out for people."""
-    made = Table(title=f"Measured side by side; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores")
+    made = Table(
+        box=SIMPLE_HEAD, title=f"Measured side by side; load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores"
+    )
     for name in ("what", "", "beside", "target"):
         made.add_column(name, justify="right" if not name else "left", overflow="fold")
     for part in dict.fromkeys(row.part for row in rows):
@@ -77,7 +81,7 @@ def main() -> int:
     if options.json:
         sys.stdout.write(msgspec.json.format(msgspec.json.encode(rows)).decode() + "\n")
     else:
-        Console().print(table(rows))
+        Console(width=WIDTH).print(table(rows))
     return int(any(row.holds is False for row in rows))
 
 

@@ -29,7 +29,7 @@ def rows(house: Installation) -> list[Row]:
 
     chats = {DIRECT: _timed(straight, chat()), BARE: _timed(bare, chat()), GATEWAY: _timed(caller, chat())}
     calls = {DIRECT: _timed(straight, call("/mcp")), BARE: _timed(bare, call("/mcp")), GATEWAY: tools}
-    return [*_path("chat completion", chats, flush), *_path("MCP tools/call", calls, flush)]
+    return [*_path("chat", chats, flush), *_path("tools/call", calls, flush)]
 
 
 def _timed(caller: Caller, message: Message) -> Callable[[], list[float]]:
