@@ -106,6 +106,7 @@ class Gateway:
         """List what the token may name; nothing is called, so there is no receipt."""
         try:
             session = await self._pipeline.admit(request)
+            self._pipeline.require_fresh(session)
         except Refused as refused:
             await request.answer(completion.refusal(refused))
             return
