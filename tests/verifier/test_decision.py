@@ -112,6 +112,7 @@ def test_a_local_rule_is_about_no_tool_of_a_server() -> None:
 )
 def test_what_holds_for_all_rules_comes_first(draft: dict[str, Any], changes: dict[str, Any], decision: object) -> None:
     assert decide(policy(**draft), tool(**changes)) == decision
+    assert outcomes(policy(**draft), tool(**changes)) == (decision,)
 
 
 def egress(*rules: dict[str, Any]) -> Policy:

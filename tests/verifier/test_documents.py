@@ -7,7 +7,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.refusal import refused
-from tests.world import AUTHOR, GATEWAY, NOW, REGISTRY, SCHEMA, SCOPE, SECOND, World, pair
+from tests.world import AUTHOR, GATEWAY, NOW, REGISTRY, SCHEMA, SCOPE, SECOND, World, key, pair
 from verifier import documents
 from verifier.admission import admits, expand, subject_of, within
 from verifier.encoding import canonical, digest
@@ -211,6 +211,13 @@ def test_a_document_opens_with_the_keys_of_its_use_and_no_others(
 def test_a_policy_without_the_registrys_signature_is_not_published() -> None:
     with refused("wrong-use"):
         documents.open_policy(TRUST, seal_up("policy", WORLD.policy_payload, pair("author")), NOW)
+
+
+def test_a_policy_that_only_its_author_signed_under_two_hats_is_not_published() -> None:
+    listed = replace(TRUST.listed, keys=[*TRUST.listed.keys, key("hat", "registry", AUTHOR)])
+    two_hats = replace(TRUST, listed=listed, by_kid={each.kid: each for each in listed.keys})
+    with refused("wrong-owner"):
+        documents.open_policy(two_hats, seal_up("policy", WORLD.policy_payload, pair("author"), pair("hat")), NOW)
 
 
 def test_a_policy_of_an_author_with_a_quorum_is_not_judged() -> None:

@@ -19,7 +19,7 @@ from verifier.conditions import Truth, evaluate, number
 from verifier.decision import Call, Subject, ToolTarget, decide
 from verifier.draft import arguments, build, read_draft, run_tests
 from verifier.encoding import canonical, parse, read, reject_duplicates, unb64
-from verifier.envelope import Envelope, seal_up
+from verifier.envelope import Envelope
 from verifier.grant import Grant, Token, authorization_details
 from verifier.keys import KeyList, Pin, Trust
 from verifier.latest import Latest
@@ -173,7 +173,27 @@ def member(raw: bytes, at: int, _: int, dice: random.Random) -> bytes:
         place, steps = parent[name], steps + 1
     if name is None:
         return raw + b"x"
-    odd = dice.choice([None, True, -1, 0, 2**53, 2**70, 1.5, "", "a b", "*", "\0", [], {}, [place, place], {"a": place}, "drop", [[[[]]]]])
+    odd = dice.choice(
+        [
+            None,
+            True,
+            -1,
+            0,
+            2**53,
+            2**70,
+            1.5,
+            "",
+            "a b",
+            "*",
+            "\0",
+            [],
+            {},
+            [place, place],
+            {"a": place},
+            "drop",
+            [[[[]]]],
+        ]
+    )
     if odd == "drop":
         del parent[name]
     else:

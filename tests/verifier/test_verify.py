@@ -10,7 +10,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.world import GATEWAY, NOW, SCHEMA, SECOND, Lane, World, key, pair, root
-from verifier import bundle, seal
+from verifier import bundle, lane, seal
 from verifier import verify as audit
 from verifier.checkpoint import sign_head
 from verifier.codes import CODES
@@ -153,6 +153,16 @@ def test_the_limits_of_the_command_line_hold() -> None:
     says(verify(io.BytesIO(HONEST), STORY.pin(), max_bytes=10), "too-large", 1)
     endless = verify(io.BytesIO(b"x" * (1 << 23)), STORY.pin(), max_bytes=1 << 22)
     says(endless, "too-large", 1)
+
+
+@pytest.mark.parametrize(
+    ("module", "limit", "step"), [(audit, "MAX_LANES", 1), (lane, "MAX_TOKENS", 8), (lane, "MAX_OPEN", 7)]
+)
+def test_what_an_audit_keeps_in_memory_is_bounded(
+    module: Any, limit: str, step: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, limit, 0)
+    says(STORY.verify(HONEST), "too-large", step)
 
 
 def test_documents_before_the_lanes_are_bounded_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
