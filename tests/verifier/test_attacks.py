@@ -1,4 +1,4 @@
-"""Attacks that verifiers of today accept (the protocol's list and the field's table): each is a claim that ours does not.
+"""Attacks that verifiers of today accept (the protocol's list, the field's table): each is a claim that ours does not.
 
 The attacker holds the keys that the claim says, signs whatever those can sign, and rebuilds whatever those can rebuild.
 """
@@ -369,7 +369,7 @@ def test_a_policy_that_inherits_is_refused_and_never_read_without_its_parent() -
 
 
 def test_a_missing_attribute_in_a_deny_condition_denies() -> None:
-    """A deny rule whose condition cannot be evaluated must not be skipped: no call of that tool can be replayed as allowed."""
+    """A deny rule whose condition cannot be evaluated is not skipped: no call of that tool is replayed as allowed."""
     when = [{"attr": "model.name", "op": "eq", "value": "never"}]
     rule = {"kind": "mcp", "server": "crm-mcp", "tools": ["get_case"], "when": when}
     world = World(policy={"denied_tools": [rule]}, scope={"tools": ["mcp:crm-mcp/get_case"]}).story()

@@ -92,7 +92,7 @@ LINE = lines(RUNNING)[0]
         RUNNING.replace("\n7\n", "\n07\n"),
         RUNNING.replace("\n7\n", "\n-7\n"),
         RUNNING.replace("\n7\n", "\n7 \n"),
-        RUNNING.replace("\n7\n", "\n٧\n"),
+        RUNNING.replace("\n7\n", "\n\u0667\n"),
         RUNNING.replace("\n7\n", "\n" + "9" * 17 + "\n"),
         f"\n7\n{b64(ROOT)}\n\n{LINE}",
         f"{ORIGIN}\n7\n{b64(ROOT[:31])}\n\n{LINE}",

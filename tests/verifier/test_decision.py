@@ -1,4 +1,4 @@
-"""The one decision: deny wins, what is missing fails closed both ways, and a replay knows every decision that could be."""
+"""The one decision: deny wins, what is missing fails closed both ways, a replay knows every decision that could be."""
 
 from decimal import Decimal
 from typing import Any
@@ -174,19 +174,29 @@ def test_a_replay_without_the_body_knows_the_doors_that_can_be_shut_and_no_other
 def test_a_policy_that_asks_for_the_time_says_so() -> None:
     assert not reads_time(policy())
     assert reads_time(policy(denied_tools=allow({"attr": "time.now", "op": "gt", "value": 1})))
-    assert set(outcomes(policy(allowed_tools=allow({"attr": "time.now", "op": "gt", "value": 1})), tool(time=UNDISCLOSED))) == {
-        Allowed("allow-1"), Denied("default", "not-allowed"),
-    }  # fmt: skip
+    assert set(
+        outcomes(policy(allowed_tools=allow({"attr": "time.now", "op": "gt", "value": 1})), tool(time=UNDISCLOSED))
+    ) == {
+        Allowed("allow-1"),
+        Denied("default", "not-allowed"),
+    }
 
 
 CONDITIONS = st.lists(
-    st.sampled_from([
-        X1, MISSING,
-        {"attr": "args.x", "op": "exists", "value": False}, {"attr": "args.y.z", "op": "prefix", "value": "a"},
-        {"attr": "args.x", "op": "gt", "value": 0}, {"attr": "tool.class", "op": "eq", "value": "read"},
-        {"attr": "job.type", "op": "ne", "value": "support"}, {"attr": "data.labels", "op": "in", "value": ["internal"]},
-    ]), max_size=3,
-)  # fmt: skip
+    st.sampled_from(
+        [
+            X1,
+            MISSING,
+            {"attr": "args.x", "op": "exists", "value": False},
+            {"attr": "args.y.z", "op": "prefix", "value": "a"},
+            {"attr": "args.x", "op": "gt", "value": 0},
+            {"attr": "tool.class", "op": "eq", "value": "read"},
+            {"attr": "job.type", "op": "ne", "value": "support"},
+            {"attr": "data.labels", "op": "in", "value": ["internal"]},
+        ]
+    ),
+    max_size=3,
+)
 TOOL_RULES = st.lists(
     st.builds(
         lambda tools, when: {"kind": "mcp", "server": "crm", "tools": tools, "when": when},
@@ -197,19 +207,33 @@ ARGUMENTS = st.fixed_dictionaries(
     {}, optional={"x": st.sampled_from([0, 1, 2, "1", None]), "y": st.sampled_from([{"z": "ab"}, {"z": 1}, {}, "a"])}
 )
 BODIES = st.builds(
-    ModelBody, max_output_tokens=st.sampled_from([None, 5, 50]), hosted_tools=st.sampled_from([(), ("web",), ("code", "web")]),
-    remote_content=st.booleans(), provider_state=st.booleans(),
-)  # fmt: skip
+    ModelBody,
+    max_output_tokens=st.sampled_from([None, 5, 50]),
+    hosted_tools=st.sampled_from([(), ("web",), ("code", "web")]),
+    remote_content=st.booleans(),
+    provider_state=st.booleans(),
+)
 MODEL_RULES = st.lists(
-    st.fixed_dictionaries({}, optional={
-        "models": st.sampled_from([["small-*"], ["large"]]), "max_output_tokens": st.sampled_from([10, 100]),
-        "hosted_tools": st.sampled_from([["*"], ["web"]]), "remote_content": st.booleans(), "provider_state": st.booleans(),
-        "when": st.sampled_from([
-            [{"attr": "model.max_output_tokens", "op": "le", "value": 10}], [{"attr": "model.name", "op": "eq", "value": "x"}],
-            [{"attr": "args.x", "op": "exists", "value": False}],
-        ]),
-    }), min_size=1, max_size=3,
-)  # fmt: skip
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "models": st.sampled_from([["small-*"], ["large"]]),
+            "max_output_tokens": st.sampled_from([10, 100]),
+            "hosted_tools": st.sampled_from([["*"], ["web"]]),
+            "remote_content": st.booleans(),
+            "provider_state": st.booleans(),
+            "when": st.sampled_from(
+                [
+                    [{"attr": "model.max_output_tokens", "op": "le", "value": 10}],
+                    [{"attr": "model.name", "op": "eq", "value": "x"}],
+                    [{"attr": "args.x", "op": "exists", "value": False}],
+                ]
+            ),
+        },
+    ),
+    min_size=1,
+    max_size=3,
+)
 
 
 @settings(max_examples=400)

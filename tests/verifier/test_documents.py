@@ -103,10 +103,20 @@ def token(**changes: Any) -> Token:
     """Write the claims of an honest token, with some replaced."""
     scope = GRANT.scope
     made = Token(
-        iss=scope.iss, sub=scope.agent, aud=scope.audience, client_id=scope.client, iat=WORLD.iat, nbf=WORLD.iat,
-        exp=WORLD.exp, jti=WORLD.jti, txn=scope.job, policy_hash=scope.policy, scope_hash=scope.hash(), grant=WORLD.grant_digest,
+        iss=scope.iss,
+        sub=scope.agent,
+        aud=scope.audience,
+        client_id=scope.client,
+        iat=WORLD.iat,
+        nbf=WORLD.iat,
+        exp=WORLD.exp,
+        jti=WORLD.jti,
+        txn=scope.job,
+        policy_hash=scope.policy,
+        scope_hash=scope.hash(),
+        grant=WORLD.grant_digest,
         authorization_details=authorization_details(scope),
-    )  # fmt: skip
+    )
     return replace(made, **changes)
 
 
@@ -172,12 +182,20 @@ def test_everything_is_revoked_by_one_name_alone(kind: Any, value: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "value", "ends", "touches"),
     [
-        ("job", "job-1", True, True), ("job", "job-2", False, False), ("agent", "agent-1", True, True),
-        ("client", "orchestrator-1", True, True), ("policy", WORLD.policy_digest, True, True), ("all", "*", True, True),
-        ("jti", "token-1", False, True), ("jti", "token-2", False, False), ("server", "crm-mcp", False, True),
-        ("tool", "crm-mcp/get_case", False, True), ("model", "provider/small", False, True), ("agent", "agent-2", False, False),
+        ("job", "job-1", True, True),
+        ("job", "job-2", False, False),
+        ("agent", "agent-1", True, True),
+        ("client", "orchestrator-1", True, True),
+        ("policy", WORLD.policy_digest, True, True),
+        ("all", "*", True, True),
+        ("jti", "token-1", False, True),
+        ("jti", "token-2", False, False),
+        ("server", "crm-mcp", False, True),
+        ("tool", "crm-mcp/get_case", False, True),
+        ("model", "provider/small", False, True),
+        ("agent", "agent-2", False, False),
     ],
-)  # fmt: skip
+)
 def test_a_revocation_ends_grants_or_touches_calls(kind: Any, value: str, ends: bool, touches: bool) -> None:  # noqa: FBT001
     made = Revocation.parse(canonical(replace(REVOKED, target=Target(kind, value))))
     assert made.ends(GRANT.scope) is ends
@@ -298,9 +316,14 @@ def test_the_widest_scope_is_inside_its_policy_and_says_what_is_unavailable() ->
         (LIMITED, {"limits": replace(SMALL, wall_seconds=61)}, "scope-too-wide", "limits"),
         (replace(WORLD.policy, jobs=replace(WORLD.policy.jobs, agents=["other-*"])), {}, "not-admitted", "jobs.agents"),
         (replace(WORLD.policy, jobs=replace(WORLD.policy.jobs, types=[])), {}, "not-admitted", "jobs.types"),
-        (replace(WORLD.policy, jobs=replace(WORLD.policy.jobs, environments=["prod"])), {}, "not-admitted", "jobs.environments"),
+        (
+            replace(WORLD.policy, jobs=replace(WORLD.policy.jobs, environments=["prod"])),
+            {},
+            "not-admitted",
+            "jobs.environments",
+        ),
     ],
-)  # fmt: skip
+)
 def test_a_scope_outside_its_policy_is_refused(policy: Policy, changes: dict[str, Any], code: str, field: str) -> None:
     with refused(code, field):
         within(replace(GRANT.scope, **changes), policy, MANIFESTS)
@@ -313,7 +336,13 @@ def test_a_scope_inside_its_limits_is_admitted() -> None:
 
 def test_a_tool_that_only_a_deny_without_conditions_names_is_never_in_a_scope() -> None:
     tool = Tool(
-        name="shell", description="", input_schema=SCHEMA, tool_class="read", sensitivity="internal", data_classes=[], approval="none"
-    )  # fmt: skip
+        name="shell",
+        description="",
+        input_schema=SCHEMA,
+        tool_class="read",
+        sensitivity="internal",
+        data_classes=[],
+        approval="none",
+    )
     tools, _, _ = expand(WORLD.policy, {"crm-mcp": replace(WORLD.manifest, tools=[tool])}, subject_of(GRANT.scope))
     assert tools == []

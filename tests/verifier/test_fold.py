@@ -133,11 +133,20 @@ def asked(*names: str, call: str = "model-1", seq: int = 1) -> End:
 @pytest.mark.parametrize(
     ("name", "tool", "same"),
     [
-        ("get", "get", True), ("crm__get", "get", True), ("crm.get", "get", True), ("crm/get", "get", True), ("a__b__get", "get", True),
-        ("crm_get", "get", False), ("crmget", "get", False), ("get", "crm__get", False), ("get__x", "get", False), ("", "get", False),
-        ("GET", "get", False), ("a.__get", "get", True),
+        ("get", "get", True),
+        ("crm__get", "get", True),
+        ("crm.get", "get", True),
+        ("crm/get", "get", True),
+        ("a__b__get", "get", True),
+        ("crm_get", "get", False),
+        ("crmget", "get", False),
+        ("get", "crm__get", False),
+        ("get__x", "get", False),
+        ("", "get", False),
+        ("GET", "get", False),
+        ("a.__get", "get", True),
     ],
-)  # fmt: skip
+)
 def test_a_models_name_for_a_tool_is_the_tools_or_ends_in_it(name: str, tool: str, same: bool) -> None:  # noqa: FBT001
     assert matches(name, tool) is same
 

@@ -1,4 +1,4 @@
-"""Every parser, fed with 2,000 bent forms of what it accepts: it accepts or refuses by a listed code, and never crashes."""
+"""Every parser, fed with 2,000 bent forms of what it accepts: it accepts or refuses by a listed code, nothing else."""
 
 import json
 import random
@@ -60,17 +60,56 @@ POLICY = build(
     now=NOW,
 )
 TOKEN = Token(
-    iss=SCOPE, sub="agent-1", aud="a", client_id="c", iat=1, nbf=1, exp=2, jti="t", txn="job-1", policy_hash=WORLD.policy_digest,
-    scope_hash=GRANT.scope.hash(), grant=WORLD.grant_digest, authorization_details=authorization_details(GRANT.scope),
-)  # fmt: skip
+    iss=SCOPE,
+    sub="agent-1",
+    aud="a",
+    client_id="c",
+    iat=1,
+    nbf=1,
+    exp=2,
+    jti="t",
+    txn="job-1",
+    policy_hash=WORLD.policy_digest,
+    scope_hash=GRANT.scope.hash(),
+    grant=WORLD.grant_digest,
+    authorization_details=authorization_details(GRANT.scope),
+)
 HASHES = [leaf_hash(raw) for raw in LANE.raws]
 PROOF = proof(LANE.raws[3], 3, inclusion_proof(HASHES, 3), LANE.head())
 ARGUMENTS = b'{"amount":1.50,"customer":{"name":"axb"},"tags":"x","more":[1,2,{"a":null}]}'
 WORDS = [
-    b"null", b"true", b"-0", b"1.5", b"1e999", b"1e99999999999999999999", b"9" * 400, b"NaN", b'""', b"[]", b"{}", b'"\\ud800"',
-    b'"\\u0000"', b'"\xff"', b"\xef\xbb\xbf", b'{"a":1,"a":1}', b"[" * 40, b"]" * 40, b"[" * 3000, b'"' + b'\\"' * 500, b"\n", b"\0", b"\x1b[0m",
-    b'"QR=="', b'"sha256:"', b',"x":1', "—".encode(), "é".encode(), b"9007199254740992", b"-1", b"18446744073709551616",
-]  # fmt: skip
+    b"null",
+    b"true",
+    b"-0",
+    b"1.5",
+    b"1e999",
+    b"1e99999999999999999999",
+    b"9" * 400,
+    b"NaN",
+    b'""',
+    b"[]",
+    b"{}",
+    b'"\\ud800"',
+    b'"\\u0000"',
+    b'"\xff"',
+    b"\xef\xbb\xbf",
+    b'{"a":1,"a":1}',
+    b"[" * 40,
+    b"]" * 40,
+    b"[" * 3000,
+    b'"' + b'\\"' * 500,
+    b"\n",
+    b"\0",
+    b"\x1b[0m",
+    b'"QR=="',
+    b'"sha256:"',
+    b',"x":1',
+    "—".encode(),
+    "é".encode(),
+    b"9007199254740992",
+    b"-1",
+    b"18446744073709551616",
+]
 
 
 def text(function: Callable[[str], Any]) -> Callable[[bytes], Any]:
@@ -128,20 +167,32 @@ PARSERS: dict[str, tuple[Callable[[bytes], Any], list[bytes]]] = {
     "grant": (Grant.parse, [WORLD.grant_payload]),
     "token": (lambda raw: parse(raw, Token, limit=1 << 14).fits(GRANT), [canonical(TOKEN)]),
     "seal": (Seal.parse, [canonical(WORLD.sealed())]),
-    "revocation": (Revocation.parse, [canonical(REVOKED), canonical(replace(REVOKED, target=Target("all", "*"), note="x"))]),
+    "revocation": (
+        Revocation.parse,
+        [canonical(REVOKED), canonical(replace(REVOKED, target=Target("all", "*"), note="x"))],
+    ),
     "heartbeat": (Heartbeat.parse, [canonical(Heartbeat(iss=SCOPE, sequence=1, time=NOW))]),
     "latest": (
         Latest.parse,
         [
             canonical(
                 Latest(
-                    issuer="r", time=1, policy_issuer="t", policy_name="p", policy=WORLD.policy_digest, serial=1, withdrawn=False
+                    issuer="r",
+                    time=1,
+                    policy_issuer="t",
+                    policy_name="p",
+                    policy=WORLD.policy_digest,
+                    serial=1,
+                    withdrawn=False,
                 )
             )
         ],
     ),
     "leaf": (leaf.decode, LANE.raws),
-    "header": (lambda raw: read(raw, Header, limit=8192), [b'{"format":"tallystick-bundle/1","job":"job-1","suite":"tally-1"}']),
+    "header": (
+        lambda raw: read(raw, Header, limit=8192),
+        [b'{"format":"tallystick-bundle/1","job":"job-1","suite":"tally-1"}'],
+    ),
     "head": (lambda raw: read(raw, Head, limit=1 << 15), [canonical(Head(lane="lane-1", note=LANE.head()))]),
     "checkpoint": (headed, [LANE.head().encode()]),
     "proof": (proved, [PROOF.encode()]),
@@ -149,7 +200,7 @@ PARSERS: dict[str, tuple[Callable[[bytes], Any], list[bytes]]] = {
     "condition": (conditioned, [canonical(each) for each in POLICY.allowed_tools[0].when]),
     "foreign JSON": (reject_duplicates, [ARGUMENTS]),
     "base64": (text(unb64), [b"QUJDRA==", b"QUJD"]),
-}  # fmt: skip
+}
 
 
 def bend(raw: bytes, dice: random.Random) -> bytes:
@@ -208,38 +259,44 @@ BENDS: list[Callable[[bytes, int, int, random.Random], bytes]] = [
     lambda raw, at, _to, dice: raw[:at] + dice.choice(WORDS) + raw[at:],
     lambda raw, at, to, dice: raw[:at] + dice.choice(WORDS) + raw[to:],
     lambda raw, at, _to, dice: raw[:at] + bytes([dice.randrange(256)]) + raw[at + 1 :],
-    lambda raw, at, _to, dice: raw[:at] + bytes(each ^ (1 << dice.randrange(8)) for each in raw[at : at + 1]) + raw[at + 1 :],
+    lambda raw, at, _to, dice: (
+        raw[:at] + bytes(each ^ (1 << dice.randrange(8)) for each in raw[at : at + 1]) + raw[at + 1 :]
+    ),
     lambda raw, _at, _to, dice: dice.choice(WORDS) + raw + dice.choice(WORDS),
     lambda raw, _at, _to, dice: raw * dice.choice([2, 2, 2, 50]),
     lambda raw, _at, _to, _dice: b'{"a":' * 40 + raw + b"}" * 40,
     lambda raw, _at, _to, dice: raw.replace(b'"', dice.choice([b"'", b'\\"', b'" ', b""]), dice.randint(1, 3)),
     lambda raw, _at, _to, dice: raw.replace(b"==", dice.choice([b"=", b"", b"===", b"\\u003d\\u003d"]), 1),
-    member, member, member, member,
-]  # fmt: skip
+    member,
+    member,
+    member,
+    member,
+]
+
+
+def refusal(parser: Callable[[bytes], Any], raw: bytes) -> Refused | None:
+    """Say how a parser refuses; whatever else it raises fails the test and shows what it was fed."""
+    try:
+        parser(raw)
+    except Refused as refused:
+        return refused
+    except Exception as error:
+        error.add_note(repr(raw[:300]))
+        raise
+    return None
 
 
 @pytest.mark.parametrize("name", PARSERS)
 def test_a_parser_accepts_or_refuses_by_a_listed_code(name: str) -> None:
     parser, seeds = PARSERS[name]
     dice = random.Random(name)
-    codes: set[str] = set()
     for seed in seeds:
-        try:
-            parser(seed)
-        except Refused as refused:
-            codes.add(refused.code)
-    assert codes <= {"bad-proof", "wrong-grant"}, "the seeds themselves are read"
-    for count in range(EXAMPLES):
-        raw = bend(dice.choice(seeds), dice)
-        try:
-            parser(raw)
-        except Refused as refused:
-            assert refused.code in CODES, (count, raw[:200])
-            assert len(refused.why) < 1000, (count, raw[:200])
-            codes.add(refused.code)
-        except Exception as error:
-            pytest.fail(f"example {count}: {error!r} for {raw[:300]!r}")
-    assert len(codes) >= (2 if name in {"base64", "foreign JSON"} else 1 if name == "pin" else 3), codes
+        found = refusal(parser, seed)
+        assert found is None or found.code in {"bad-proof", "wrong-grant"}, "the seeds themselves are read"
+    refusals = [refusal(parser, bend(dice.choice(seeds), dice)) for _ in range(EXAMPLES)]
+    codes = {each.code for each in refusals if each is not None}
+    assert codes <= set(CODES)
+    assert len(codes) >= {"pin": 1, "base64": 2, "foreign JSON": 2}.get(name, 3), codes
 
 
 def test_no_bent_bundle_passes_and_none_crashes() -> None:

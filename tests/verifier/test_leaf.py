@@ -48,43 +48,98 @@ def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 TARGET = st.builds(
-    Target, model=optional(TEXT), operation=optional(TEXT), provider=optional(TEXT), server=optional(TEXT), tool=optional(TEXT)
-)  # fmt: skip
+    Target,
+    model=optional(TEXT),
+    operation=optional(TEXT),
+    provider=optional(TEXT),
+    server=optional(TEXT),
+    tool=optional(TEXT),
+)
 PARENT = st.builds(Parent, call=TEXT, id=TEXT)
 FACTS = st.builds(Facts, labels=LABELS)
 COMMON = {"seq": COUNT, "time": COUNT}
 CALL = {"call": TEXT, "jti": TEXT, "req": COMMITMENT, "rule": TEXT, "target": TARGET}
 KINDS: dict[type, st.SearchStrategy[Any]] = {
     Open: st.builds(
-        Open, build=TEXT, gateway=TEXT, job=TEXT, keys=DIGEST, keys_version=COUNT, kind=st.just("open"), lane=TEXT,
-        policy=DIGEST, revocations=COUNT, suite=TEXT, **COMMON,
+        Open,
+        build=TEXT,
+        gateway=TEXT,
+        job=TEXT,
+        keys=DIGEST,
+        keys_version=COUNT,
+        kind=st.just("open"),
+        lane=TEXT,
+        policy=DIGEST,
+        revocations=COUNT,
+        suite=TEXT,
+        **COMMON,
     ),
-    Token: st.builds(Token, exp=COUNT, grant=DIGEST, iat=COUNT, jti=TEXT, kind=st.just("token"), scope_hash=DIGEST, **COMMON),
+    Token: st.builds(
+        Token, exp=COUNT, grant=DIGEST, iat=COUNT, jti=TEXT, kind=st.just("token"), scope_hash=DIGEST, **COMMON
+    ),
     Begin: st.builds(
-        Begin, counter=optional(COUNT), echo=optional(st.builds(Echo, hash=DIGEST, seq=COUNT)), facts=FACTS, hold=optional(DIGEST),
-        kind=st.just("begin"), manifest=optional(DIGEST), parent=optional(PARENT),
-        reservation=st.builds(Reservation, tokens=optional(COUNT)), revocations=COUNT, sent=COMMITMENT, staleness=COUNT, **CALL, **COMMON,
+        Begin,
+        counter=optional(COUNT),
+        echo=optional(st.builds(Echo, hash=DIGEST, seq=COUNT)),
+        facts=FACTS,
+        hold=optional(DIGEST),
+        kind=st.just("begin"),
+        manifest=optional(DIGEST),
+        parent=optional(PARENT),
+        reservation=st.builds(Reservation, tokens=optional(COUNT)),
+        revocations=COUNT,
+        sent=COMMITMENT,
+        staleness=COUNT,
+        **CALL,
+        **COMMON,
     ),
     End: st.builds(
-        End, call=TEXT, code=optional(TEXT), dlv=optional(COMMITMENT), flags=LABELS, kind=st.just("end"), labels=LABELS,
-        model=optional(TEXT), recv=optional(COMMITMENT), redactions=COUNT, screens=LABELS,
+        End,
+        call=TEXT,
+        code=optional(TEXT),
+        dlv=optional(COMMITMENT),
+        flags=LABELS,
+        kind=st.just("end"),
+        labels=LABELS,
+        model=optional(TEXT),
+        recv=optional(COMMITMENT),
+        redactions=COUNT,
+        screens=LABELS,
         status=st.sampled_from(["ok", "upstream_error", "client_abort", "policy_cut", "lost"]),
-        stream=st.sampled_from([None, "complete", "cut"]), tool_calls=st.lists(st.builds(ToolCall, id=TEXT, name=TEXT), max_size=3),
-        tool_error=st.sampled_from([None, True, False]), upstream_id=optional(TEXT),
-        usage=optional(st.builds(Usage, input=COUNT, output=COUNT)), **COMMON,
+        stream=st.sampled_from([None, "complete", "cut"]),
+        tool_calls=st.lists(st.builds(ToolCall, id=TEXT, name=TEXT), max_size=3),
+        tool_error=st.sampled_from([None, True, False]),
+        upstream_id=optional(TEXT),
+        usage=optional(st.builds(Usage, input=COUNT, output=COUNT)),
+        **COMMON,
     ),
     Deny: st.builds(
-        Deny, by=st.sampled_from(["policy", "gateway"]), call=TEXT, code=TEXT, facts=optional(FACTS), jti=TEXT, kind=st.just("deny"),
-        manifest=optional(DIGEST), parent=optional(PARENT), req=optional(COMMITMENT), revocations=COUNT, rule=optional(TEXT),
-        staleness=COUNT, target=optional(TARGET), **COMMON,
+        Deny,
+        by=st.sampled_from(["policy", "gateway"]),
+        call=TEXT,
+        code=TEXT,
+        facts=optional(FACTS),
+        jti=TEXT,
+        kind=st.just("deny"),
+        manifest=optional(DIGEST),
+        parent=optional(PARENT),
+        req=optional(COMMITMENT),
+        revocations=COUNT,
+        rule=optional(TEXT),
+        staleness=COUNT,
+        target=optional(TARGET),
+        **COMMON,
     ),
     Hold: st.builds(Hold, kind=st.just("hold"), **CALL, **COMMON),
     Note: st.builds(Note, code=TEXT, count=optional(COUNT), kind=st.just("note"), **COMMON),
     Close: st.builds(
-        Close, counts=st.builds(Counts, begin=COUNT, deny=COUNT, end=COUNT, note=COUNT, token=COUNT), kind=st.just("close"),
-        reason=TEXT, **COMMON,
+        Close,
+        counts=st.builds(Counts, begin=COUNT, deny=COUNT, end=COUNT, note=COUNT, token=COUNT),
+        kind=st.just("close"),
+        reason=TEXT,
+        **COMMON,
     ),
-}  # fmt: skip
+}
 
 
 def test_every_kind_of_receipt_is_generated_here() -> None:

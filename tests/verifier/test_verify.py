@@ -595,22 +595,47 @@ def test_a_receipt_that_cannot_be_read_is_found_although_the_gateway_signed_it(r
 @pytest.mark.parametrize(
     ("play", "code", "step", "seq"),
     [
-        (lambda lane: lane.write(lambda seq, time: Note(code="x", kind="note", seq=seq + 1, time=time)), "wrong-seq", 7, 2),
+        (
+            lambda lane: lane.write(lambda seq, time: Note(code="x", kind="note", seq=seq + 1, time=time)),
+            "wrong-seq",
+            7,
+            2,
+        ),
         (lambda lane: lane.write(lambda seq, _: Note(code="x", kind="note", seq=seq, time=NOW)), "wrong-time", 7, 2),
-        (lambda lane: (lane.close(), lane.write(lambda seq, time: Note(code="x", kind="note", seq=seq, time=time))), "wrong-order", 7, 3),
-        (lambda lane: (lane.begin("call-1", MODEL), lane.begin("call-1", MODEL), lane.end("call-1")), "wrong-order", 7, 3),
+        (
+            lambda lane: (lane.close(), lane.write(lambda seq, time: Note(code="x", kind="note", seq=seq, time=time))),
+            "wrong-order",
+            7,
+            3,
+        ),
+        (
+            lambda lane: (lane.begin("call-1", MODEL), lane.begin("call-1", MODEL), lane.end("call-1")),
+            "wrong-order",
+            7,
+            3,
+        ),
         (lambda lane: (lane.begin("call-1", MODEL), lane.end("call-1"), lane.end("call-1")), "no-begin", 7, 4),
         (lambda lane: lane.begin("call-1", MODEL), "no-end", 7, 2),
         (lambda lane: (lane.begin("call-1", MODEL), lane.end("call-1", recv=None)), "bad-end", 7, 3),
         (lambda lane: (lane.begin("call-1", MODEL), lane.end("call-1", status="lost", recv=None)), "bad-end", 7, 3),
-        (lambda lane: (lane.begin("call-1", MODEL), lane.end("call-1", status="lost", recv=None, dlv=None)), "lost-call", 12, 3),
+        (
+            lambda lane: (lane.begin("call-1", MODEL), lane.end("call-1", status="lost", recv=None, dlv=None)),
+            "lost-call",
+            12,
+            3,
+        ),
         (
             lambda lane: (
-                lane.model("call-1", "get_case"), lane.begin("call-2", TOOL), lane.end("call-2", tool_calls=[ToolCall(id="x", name="get_case")]),
-            ), "bad-end", 7, 5,
+                lane.model("call-1", "get_case"),
+                lane.begin("call-2", TOOL),
+                lane.end("call-2", tool_calls=[ToolCall(id="x", name="get_case")]),
+            ),
+            "bad-end",
+            7,
+            5,
         ),
     ],
-)  # fmt: skip
+)
 def test_receipts_out_of_place_or_without_their_pair_are_found(
     play: Callable[[Lane], Any], code: str, step: int, seq: int
 ) -> None:
@@ -943,10 +968,17 @@ def revoked(kind: str, value: str, *, cutoff: int, marks: tuple[tuple[float, int
 @pytest.mark.parametrize(
     ("kind", "value"),
     [
-        ("job", "job-1"), ("agent", "agent-1"), ("client", "orchestrator-1"), ("policy", ""), ("all", "*"), ("jti", "token-1"),
-        ("server", "crm-mcp"), ("tool", "crm-mcp/get_case"), ("model", "openrouter_via_fal/small-1"),
+        ("job", "job-1"),
+        ("agent", "agent-1"),
+        ("client", "orchestrator-1"),
+        ("policy", ""),
+        ("all", "*"),
+        ("jti", "token-1"),
+        ("server", "crm-mcp"),
+        ("tool", "crm-mcp/get_case"),
+        ("model", "openrouter_via_fal/small-1"),
     ],
-)  # fmt: skip
+)
 def test_a_call_allowed_after_its_revocation_had_to_be_known_is_found(kind: str, value: str) -> None:
     only(revoked(kind, value, cutoff=2), "after-revocation", 10, lane="lane-1")
 
@@ -1052,8 +1084,14 @@ def test_a_report_is_plain_values() -> None:
 
 def test_a_tool_of_a_server_that_a_wild_card_allows_is_judged_by_its_own_manifest() -> None:
     tool = Tool(
-        name="wipe", description="", input_schema=SCHEMA, tool_class="destructive", sensitivity="internal", data_classes=[], approval="none"
-    )  # fmt: skip
+        name="wipe",
+        description="",
+        input_schema=SCHEMA,
+        tool_class="destructive",
+        sensitivity="internal",
+        data_classes=[],
+        approval="none",
+    )
     read_only = [{"kind": "mcp", "server": "*", "tools": ["*"], "classes": ["read"]}]
     world = World(policy={"allowed_tools": read_only}, tools=[tool], scope={"tools": ["mcp:crm-mcp/wipe"]})
     only(world.verify(), "scope-too-wide", 4)
