@@ -1,15 +1,19 @@
-"""Receipts and bundles over HTTP (specs/http.md §3). The gateway's own paths are `gateway.py`."""
+"""Receipts and bundles over HTTP (specs/http.md §3). The gateway's own paths are `gateway.py`.
+
+A route opens its view of the database itself, when the visitor is known: the framework resolves dependencies side by
+side, and one that raises would leave the connection of another open.
+"""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any, BinaryIO
 
 import jwt
 from litestar import Controller, Request, get
+from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter
 from litestar.response import Stream
 from msgspec import Struct
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from receipts.bundles import Bundles
 from receipts.client import Receipt, ReceiptPage
@@ -18,13 +22,13 @@ from receipts.revocations import Revocations
 from receipts.sessions import Sessions
 from receipts.tokens import BadToken, bearer
 from service.clients import Caller, provide_caller
+from service.engine import reading
 from verifier.refused import Refused
 
 ID = r"^[A-Za-z0-9_-]{1,64}\Z"
 MAX_PAGE = 1000
 PIECE = 1 << 16
 
-Reader = NamedDependency[AsyncConnection]
 JobId = Annotated[str, PathParameter(pattern=ID)]
 CallId = Annotated[str, PathParameter(pattern=ID)]
 After = Annotated[str, QueryParameter(pattern=r"^([A-Za-z0-9_-]{1,64}:[0-9]{1,16})?\Z")]
@@ -49,12 +53,13 @@ class Receipts(Controller):
 
     @get("/receipts/{call:str}", summary="A call's receipt with its proof")
     async def receipt(
-        self, call: CallId, visitor: NamedDependency[Visitor], lookup: NamedDependency[Lookup], reader: Reader
+        self, call: CallId, visitor: NamedDependency[Visitor], lookup: NamedDependency[Lookup], state: State
     ) -> Receipt:
         """Prove how a call ended, under a signed head, and give the keys of its commitments to whoever may read it."""
-        job = await lookup.job_of(reader, call)
-        visitor.require(job)
-        return await lookup.receipt(reader, job, call)
+        async with reading(state.engine).connect() as reader:
+            job = await lookup.job_of(reader, call)
+            visitor.require(job)
+            return await lookup.receipt(reader, job, call)
 
     @get("/jobs/{job:str}/receipts", summary="A job's receipts")
     async def page(  # noqa: PLR0917 - Litestar gives them by name
@@ -62,13 +67,14 @@ class Receipts(Controller):
         job: JobId,
         visitor: NamedDependency[Visitor],
         lookup: NamedDependency[Lookup],
-        reader: Reader,
+        state: State,
         after: After = "",
         limit: Limit = 100,
     ) -> ReceiptPage:
         """Return a job's receipts, lane after lane, from behind `after`."""
         visitor.require(job)
-        return await lookup.page(reader, job, after, limit)
+        async with reading(state.engine).connect() as reader:
+            return await lookup.page(reader, job, after, limit)
 
 
 class BundleRoutes(Controller):

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from sqlalchemy.ext.asyncio import AsyncEngine
 from typer.testing import CliRunner
 
 import receipts.app
@@ -116,6 +117,19 @@ async def reads(asks: ReceiptsClient, job: Job) -> bool:
     except Refused:
         return False
     return True
+
+
+async def test_who_is_refused_holds_no_connection_to_the_database(
+    archive: Archive, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    opened = AsyncEngine.connect
+    monkeypatch.setattr(AsyncEngine, "connect", lambda engine: taken.append("connection") or opened(engine))
+    url = archive.town.urls.receipts
+    for path in (f"/receipts/{archive.call}", f"/jobs/{archive.job.name}/receipts"):
+        async with archive.town.session.get(url + path) as answer:
+            assert answer.status == 401
+    assert taken == []
 
 
 @pytest.mark.parametrize("token", ["", "x.y.z", "a" * 3000])
