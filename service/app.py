@@ -19,7 +19,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service import health, problems
 from service.clients import Clients, provide_caller
-from service.engine import ping, provide_db, provide_reader
+from service.engine import ping
 from service.settings import Settings
 
 VERSION = "0.1.0"
@@ -51,8 +51,9 @@ def build(
 ) -> Litestar:
     """Build a service's application.
 
-    Routes may ask for `db` (the request's one transaction), `reader` and `caller`, and for what `dependencies` adds;
-    `state` is theirs as `State`; `statuses` maps the service's own codes; `checks` extend `/readyz`.
+    Routes may ask for `caller` and for what `dependencies` adds, never for a connection: dependencies are resolved side
+    by side, and one that raises would leave the connection of another open. `state` is theirs as `State`; `statuses`
+    maps the service's own codes; `checks` extend `/readyz`.
     """
     log: problems.Log = structlog.get_logger(service=settings.name)
 
@@ -66,12 +67,7 @@ def build(
 
     return Litestar(
         [health.livez, health.readyz, *routes],
-        dependencies={
-            "db": Provide(provide_db),
-            "reader": Provide(provide_reader),
-            "caller": Provide(provide_caller),
-            **(dependencies or {}),
-        },
+        dependencies={"caller": Provide(provide_caller), **(dependencies or {})},
         state=State(
             {
                 **(state or {}),

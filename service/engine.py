@@ -1,15 +1,13 @@
-"""The database of a service: an asynchronous engine on SQLite or PostgreSQL, and one transaction a request.
+"""The database of a service: an asynchronous engine on SQLite or PostgreSQL, transactions that write or only read.
 
 A commit that returned is durable on either engine, and nobody waits for ever: SQLite waits five seconds for its one
 writer, PostgreSQL five for a lock and thirty for a statement.
 """
 
-from collections.abc import AsyncGenerator
 from typing import Any
 
-from litestar.datastructures import State
 from sqlalchemy import Connection, event, text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 PRAGMAS = (
     "journal_mode = WAL",
@@ -37,20 +35,6 @@ def open_engine(url: str) -> AsyncEngine:
 def reading(engine: AsyncEngine) -> AsyncEngine:
     """Give the same engine for transactions that only read: on SQLite they do not queue behind the writer."""
     return engine.execution_options(**{READS: True})
-
-
-async def provide_db(state: State) -> AsyncGenerator[AsyncConnection, None]:
-    """Give a request its one transaction: committed before the answer goes out, rolled back on any error."""
-    engine: AsyncEngine = state.engine
-    async with engine.begin() as connection:
-        yield connection
-
-
-async def provide_reader(state: State) -> AsyncGenerator[AsyncConnection, None]:
-    """Give a request one consistent view of the database."""
-    engine: AsyncEngine = state.engine
-    async with reading(engine).connect() as connection:
-        yield connection
 
 
 async def ping(engine: AsyncEngine) -> None:

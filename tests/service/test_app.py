@@ -6,10 +6,11 @@ from typing import Any
 import aiohttp
 import pytest
 from litestar import Request, get, post, put
+from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import FromPath, FromQuery
 from sqlalchemy import text
-from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.app import build
 from service.clients import Caller, Clients, client_token
@@ -19,22 +20,22 @@ from service.settings import common
 from tests.conftest import START, Clock, Serve
 from verifier.refused import Refused
 
-Db = NamedDependency[AsyncConnection]
-
 
 @put("/notes/{name:str}")
-async def write_note(name: FromPath[str], db: Db) -> dict[str, str]:
-    await db.execute(text("INSERT INTO note VALUES (:name)"), {"name": name})
-    if name == "bad":
-        raise Refused("bad-value", "a bad note", hint="Write a better one.", field="name")
-    if name == "bug":
-        raise RuntimeError("hunter2")
+async def write_note(name: FromPath[str], state: State) -> dict[str, str]:
+    async with state.engine.begin() as db:
+        await db.execute(text("INSERT INTO note VALUES (:name)"), {"name": name})
+        if name == "bad":
+            raise Refused("bad-value", "a bad note", hint="Write a better one.", field="name")
+        if name == "bug":
+            raise RuntimeError("hunter2")
     return {"name": name}
 
 
 @get("/notes")
-async def count_notes(reader: NamedDependency[AsyncConnection]) -> int:
-    found: int = (await reader.execute(text("SELECT count(*) FROM note"))).scalar_one()
+async def count_notes(state: State) -> int:
+    async with reading(state.engine).connect() as db:
+        found: int = (await db.execute(text("SELECT count(*) FROM note"))).scalar_one()
     return found
 
 
@@ -50,8 +51,9 @@ async def mine(caller: NamedDependency[Caller]) -> dict[str, str]:
 
 
 @put("/orphan")
-async def write_orphan(db: Db) -> dict[str, str]:
-    await db.execute(text("INSERT INTO orphan VALUES ('nobody')"))
+async def write_orphan(state: State) -> dict[str, str]:
+    async with state.engine.begin() as db:
+        await db.execute(text("INSERT INTO orphan VALUES ('nobody')"))
     return {}
 
 
