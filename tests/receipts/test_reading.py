@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from typer.testing import CliRunner
 
 import receipts.app
@@ -122,9 +122,14 @@ async def reads(asks: ReceiptsClient, job: Job) -> bool:
 async def test_who_is_refused_holds_no_connection_to_the_database(
     archive: Archive, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    taken: list[str] = []
-    opened = AsyncEngine.connect
-    monkeypatch.setattr(AsyncEngine, "connect", lambda engine: taken.append("connection") or opened(engine))
+    taken: list[AsyncEngine] = []
+    connect = AsyncEngine.connect
+
+    def counted(engine: AsyncEngine) -> AsyncConnection:
+        taken.append(engine)
+        return connect(engine)
+
+    monkeypatch.setattr(AsyncEngine, "connect", counted)
     url = archive.town.urls.receipts
     for path in (f"/receipts/{archive.call}", f"/jobs/{archive.job.name}/receipts"):
         async with archive.town.session.get(url + path) as answer:
