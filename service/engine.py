@@ -33,8 +33,12 @@ def open_engine(url: str) -> AsyncEngine:
 
 
 def reading(engine: AsyncEngine) -> AsyncEngine:
-    """Give the same engine for transactions that only read: on SQLite they do not queue behind the writer."""
-    return engine.execution_options(**{READS: True})
+    """Give the same engine for transactions that only read, each one consistent view of the database.
+
+    On SQLite they do not queue behind the writer; PostgreSQL would show each statement another view unless told.
+    """
+    view = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
+    return engine.execution_options(**{READS: True}, **view)
 
 
 async def ping(engine: AsyncEngine) -> None:

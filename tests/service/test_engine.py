@@ -54,6 +54,16 @@ async def test_a_reader_does_not_wait_for_the_writer(engine: AsyncEngine) -> Non
     assert await value(engine) == 1
 
 
+async def test_a_reader_sees_one_moment_however_often_it_asks(engine: AsyncEngine) -> None:
+    await prepare(engine)
+    async with reading(engine).connect() as reader:
+        before = (await reader.execute(text("SELECT value FROM counter"))).scalar_one()
+        async with engine.begin() as db:
+            await db.execute(text("UPDATE counter SET value = 9"))
+        after = (await reader.execute(text("SELECT value FROM counter"))).scalar_one()
+    assert (before, after, await value(engine)) == (0, 0, 9)
+
+
 async def test_sqlite_is_durable_and_keeps_foreign_keys(sqlite: str) -> None:
     engine = open_engine(sqlite)
     async with engine.connect() as db:
