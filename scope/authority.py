@@ -60,8 +60,9 @@ class Authority(Struct, frozen=True, kw_only=True):
         return signer(self.trust, kid, "gateway", gateway, at)
 
     def token_keys(self) -> list[Key]:
-        """List the keys that sign our tokens, those that have ended included: what they signed says when."""
-        return [key for key in self.trust.listed.keys if key.use == "token" and key.owner == self.issuer]
+        """List the keys that sign our tokens, those that have ended included, those that were revoked not."""
+        ours = (key for key in self.trust.listed.keys if key.use == "token" and key.owner == self.issuer)
+        return [key for key in ours if key.revoked_at is None]
 
 
 def signer(trust: Trust, kid: str, use: str, owner: str, at: int) -> Key:

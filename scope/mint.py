@@ -25,7 +25,7 @@ from verifier.signing import KeyPair, verify_ed25519
 
 DEFAULT_TTL = 300
 MAX_TOKEN = 1 << 17
-SIGNATURE_BYTES = 64
+READERS = {"gateway", "responder", "auditor"}  # who may learn of anybody's token
 
 
 class _Header(Struct, frozen=True):
@@ -72,9 +72,9 @@ async def withdraw(authority: Authority, caller: Caller, raw: str) -> None:
 
 
 async def introspect(authority: Authority, caller: Caller, raw: str) -> dict[str, Any]:
-    """Say whether a token is live and what it says (RFC 7662); an orchestrator learns of its own tokens alone."""
+    """Say whether a token is live and what it says (RFC 7662); who is no reader learns of its own tokens alone."""
     token = read(authority, raw)
-    foreign = token is not None and token.client_id != caller.client and caller.roles == {"orchestrator"}
+    foreign = token is not None and token.client_id != caller.client and caller.roles.isdisjoint(READERS)
     async with reading(authority.engine).connect() as db:
         if token is None or foreign or not await _lives(db, authority, token):
             return {"active": False}
@@ -88,7 +88,7 @@ def encode(token: Token, key: KeyPair) -> str:
 
 
 def read(authority: Authority, raw: str) -> Token | None:
-    """Read a token of ours: the header is, byte for byte, the one that we write for one of our keys."""
+    """Read a token of ours: the header is, byte for byte, the one that we write for a key that was not revoked."""
     header, _, rest = raw.partition(".")
     public = {_header(key.kid): key.pair().raw()[0] for key in authority.token_keys()}
     payload, dot, signature = rest.partition(".")

@@ -9,6 +9,8 @@ import pytest
 
 from scope import mint
 from scope.client import ASSERTION, TOKEN_EXCHANGE, RevocationRequest
+from service.clients import Caller
+from tests.conftest import START
 from tests.scope.conftest import SECOND, Town, granted, refusal
 from verifier.documents import open_revocation
 from verifier.grant import Token, authorization_details
@@ -179,6 +181,25 @@ async def test_introspection_tells_the_claims_of_a_living_token(town: Town) -> N
     assert told == msgspec.to_builtins(claims(raw))
     town.pass_seconds(30)
     assert await town.scope().introspect(raw) == {"active": False}
+
+
+async def test_another_role_beside_orchestrator_is_no_key_to_others_tokens(town: Town) -> None:
+    raw = (await town.scope().token((await town.open()).job)).access_token
+    for roles, active in (({"orchestrator", "author"}, False), ({"orchestrator", "auditor"}, True)):
+        stranger = Caller("stranger", frozenset(roles))
+        assert (await mint.introspect(town.authority, stranger, raw))["active"] is active
+
+
+async def test_a_token_of_a_revoked_key_is_none_of_ours(town: Town) -> None:
+    raw = (await town.scope().token((await town.open()).job)).access_token
+    assert mint.read(town.authority, raw) is not None
+    trust = town.authority.trust
+    ended = [
+        msgspec.structs.replace(key, revoked_at=START, reason="compromise") if key.use == "token" else key
+        for key in trust.listed.keys
+    ]
+    later = msgspec.structs.replace(trust, listed=msgspec.structs.replace(trust.listed, keys=ended))
+    assert mint.read(msgspec.structs.replace(town.authority, trust=later), raw) is None
 
 
 @pytest.mark.parametrize("end", ["close", "revoke"])
