@@ -60,10 +60,9 @@ def evaluate(condition: Condition, attributes: Attributes) -> Truth:
 
 def glob_matches(pattern: str, text: str) -> bool:
     """Match `*` as any run of characters, everything else as itself, case-sensitive, in linear time per star."""
-    head, *rest = pattern.split("*")
-    if not rest:
+    if "*" not in pattern:
         return pattern == text
-    *middle, tail = rest
+    head, *middle, tail = pattern.split("*")
     if not text.startswith(head) or len(text) < len(head) + len(tail):
         return False
     at, end = len(head), len(text) - len(tail)
@@ -77,7 +76,9 @@ def glob_matches(pattern: str, text: str) -> bool:
 
 def any_glob(patterns: Sequence[str], text: str) -> bool:
     """Tell whether one of the patterns matches."""
-    return any(glob_matches(pattern, text) for pattern in patterns)
+    if text in patterns:
+        return True  # the usual case, and quick: every pattern matches itself
+    return any("*" in pattern and glob_matches(pattern, text) for pattern in patterns)
 
 
 def _find(name: str, attributes: Attributes) -> Any:

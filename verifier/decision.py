@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from verifier.conditions import UNDISCLOSED, Truth, Undisclosed, any_glob, holds
+from verifier.conditions import UNDISCLOSED, Truth, Undisclosed, any_glob, glob_matches, holds
 from verifier.policy import ModelRule, Policy, ToolRule
 
 DEFAULT = "default"
@@ -143,7 +143,7 @@ def _names(rule: ToolRule, target: ToolTarget) -> bool:
     return (
         rule.kind == "mcp"
         and target.tool_class in rule.classes
-        and any_glob((rule.server,), target.server)
+        and glob_matches(rule.server, target.server)
         and any_glob(rule.tools, target.tool)
     )
 
