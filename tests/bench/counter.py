@@ -1,4 +1,4 @@
-"""A gateway in memory, without disk, network and upstream: its clock stands still, its ledger is durable at once.
+"""A gateway in memory, without disk, network and upstream: its clock stands still, its ledger has no disk.
 
 What is left of a call is the gateway's own work, in two halves: up to the moment when it would be sent, and from its
 answer to the moment when that would be delivered.
@@ -69,7 +69,7 @@ class Shelf:
 
 
 class Paper(Ledger):
-    """A ledger without a disk: what is put is done."""
+    """A ledger without a disk: what is put is done at the next turn of the event loop."""
 
     def open(self) -> None:  # type: ignore[explicit-override] # typing has no `override` before 3.12
         """Start no writer."""
@@ -80,7 +80,7 @@ class Paper(Ledger):
     ) -> asyncio.Future[None]:
         del statement, row
         done: asyncio.Future[None] = self._loop.create_future()
-        done.set_result(None)
+        self._loop.call_soon(done.set_result, None)
         return done
 
 
