@@ -4,6 +4,7 @@ The gateway cannot write a seal and `scope` cannot write a receipt. A job is sea
 """
 
 import asyncio
+from collections.abc import Awaitable, Callable
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -25,31 +26,39 @@ PATIENCE = 5 * SECOND  # what a gateway has to close its lanes
 async def advance(authority: Authority, now: int) -> None:
     """Do what time asks for, a few times a second: let jobs expire, write due marks, seal what has closed.
 
-    Each job is a transaction of its own; what cannot be sealed is logged and keeps nothing else waiting.
+    Each job is a transaction of its own; what cannot be done for one is logged and keeps no other waiting.
     """
     async with reading(authority.engine).connect() as db:
         expired = await store.expired_jobs(db, now)
         due = await store.jobs_with_due_marks(db, now)
-    for job in expired:
-        await _expire(authority, job, now)
-    for job in due:
-        await _mark(authority, job, now)
+    await _each(authority, expired, _expire)
+    await _each(authority, due, _mark)
     async with reading(authority.engine).connect() as db:
         ready = await store.jobs_to_seal(db, now - PATIENCE)
-    for job in ready:
+    await _each(authority, ready, seal)
+
+
+async def _each(authority: Authority, names: list[str], act: Callable[[Authority, str], Awaitable[None]]) -> None:
+    for name in names:
         try:
-            await seal(authority, job, now)
+            await act(authority, name)
         except Refused as refused:
-            authority.log.error("not sealed", job=job, code=refused.code, why=refused.why)  # noqa: TRY400 - a refusal has no trace
+            authority.log.error("not done", act=act.__name__, job=name, code=refused.code, why=refused.why)  # noqa: TRY400 - a refusal has no trace
+        except Exception:
+            authority.log.exception("bug", act=act.__name__, job=name)
 
 
-async def seal(authority: Authority, name: str, now: int) -> None:
-    """Seal a closing job, unless somebody has or a lane still has time to close."""
+async def seal(authority: Authority, name: str) -> None:
+    """Seal a closing job, unless somebody has or a lane still has time to close.
+
+    The clock is read once the job is locked: its last mark is then no older than the last head that scope accepted.
+    """
     async with authority.engine.begin() as db:
         last = await store.lock_sequence(db)
         job = await store.job(db, name, lock=True)
         if job is None or job.state != "closing" or job.closing_at is None:
             return
+        now = authority.clock()
         found = await store.lanes_of(db, name)
         complete = all(lane.closed for lane in found)
         if not complete and now < job.closing_at + PATIENCE:
@@ -111,15 +120,15 @@ def _revocation(authority: Authority, raw: bytes) -> Revocation:
     return Revocation.parse(authority.trust.open(raw, "revocation").payload)
 
 
-async def _expire(authority: Authority, name: str, now: int) -> None:
+async def _expire(authority: Authority, name: str) -> None:
     async with authority.engine.begin() as db:
         chosen = store.named([name])
         await store.lock_jobs(db, chosen)
-        await store.end_jobs(db, chosen, "expired", now)
+        await store.end_jobs(db, chosen, "expired", authority.clock())
 
 
-async def _mark(authority: Authority, name: str, now: int) -> None:
+async def _mark(authority: Authority, name: str) -> None:
     async with authority.engine.begin() as db:
         chosen = store.named([name])
         await store.lock_jobs(db, chosen)
-        await store.write_due_marks(db, chosen, now)
+        await store.write_due_marks(db, chosen, authority.clock())

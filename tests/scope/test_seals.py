@@ -2,10 +2,14 @@
 
 from io import BytesIO
 
+import msgspec
 import pytest
+from sqlalchemy import update
 
 from controls.client import ControlsClient
+from scope import seals
 from scope.client import OpenedJob, RevocationRequest
+from scope.tables import lanes as lane_rows
 from tests.scope.conftest import SECOND, GatewayLane, Town, granted, refusal
 from verifier import bundle
 from verifier.documents import open_revocation
@@ -203,6 +207,30 @@ async def test_a_mark_that_is_due_is_written_without_any_head(town: Town) -> Non
     assert revoked + 6 * SECOND in times
     assert await audit(town, job) == ("PASS", [])
     assert lane.closed
+
+
+async def test_the_last_mark_has_the_time_at_which_no_head_could_come_any_more(town: Town) -> None:
+    job = await town.open()
+    lane = await town.lane(job)
+    lane.open()
+    await lane.report()
+    await town.scope().close(job.job)
+    began, locked = (town.clock() + seconds * SECOND for seconds in (5, 7))
+    await seals.advance(msgspec.structs.replace(town.authority, clock=lambda: locked), began)
+    last = (await town.sealed(job.job)).value.lanes[0].marks[-1]
+    assert (last.time, last.size) == (locked, 1)
+
+
+async def test_a_job_that_cannot_be_sealed_keeps_no_other_waiting(town: Town) -> None:
+    jobs = [await town.open() for _ in range(3)]
+    for number, job in enumerate(jobs):
+        await finished(town, job, f"lane-{number}")
+    async with town.authority.engine.begin() as db:
+        await db.execute(update(lane_rows).where(lane_rows.c.lane == "lane-1").values(share=b"damaged"))
+    for job in jobs:
+        await town.scope().close(job.job)
+    await town.advance()
+    assert [await refusal(town.scope().seal(job.job)) for job in jobs] == ["accepted", "not-sealed", "accepted"]
 
 
 async def test_a_sealed_job_never_changes(town: Town) -> None:
