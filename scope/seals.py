@@ -10,7 +10,7 @@ import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import store
-from scope.authority import SECOND, Authority
+from scope.authority import SECOND, Authority, signer
 from scope.store import Job, Lane, UsedToken
 from service.engine import reading
 from verifier.encoding import canonical, digest, read
@@ -68,6 +68,7 @@ async def seal(authority: Authority, name: str) -> None:
         sealed = await _seal(db, authority, job, last, now)
         payload = canonical(sealed)
         Seal.parse(payload)
+        _require_key(authority, sealed.closed)
         envelope = await asyncio.to_thread(seal_up, "seal", payload, authority.keys.seal)
         await store.add_seal(db, name, digest(payload), sealed.status, envelope)
 
@@ -109,11 +110,17 @@ def _lane(lane: Lane, tokens: list[UsedToken], marks: list[tuple[int, int]]) -> 
 
 
 def _status(job: Job, lanes: list[Lane]) -> Status:
-    """A lane that did not close, or that never began, leaves the job interrupted, whatever ended it."""
-    if not all(lane.closed for lane in lanes):
+    """A lane that did not close, or closed without a leaf, leaves the job interrupted, whatever ended it."""
+    if not all(lane.closed and lane.size for lane in lanes):
         return "interrupted"
     assert job.reason in {"complete", "expired", "revoked"}, "a closing job has a reason"
     return job.reason  # type: ignore[return-value] # the column is text
+
+
+def _require_key(authority: Authority, at: int) -> None:
+    """A seal is for ever: by an expired key, or under an expired key list, it would be believed by nobody."""
+    authority.trust.current(at)
+    signer(authority.trust, authority.keys.seal.kid, "seal", authority.issuer, at)
 
 
 def _revocation(authority: Authority, raw: bytes) -> Revocation:

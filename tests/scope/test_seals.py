@@ -233,6 +233,24 @@ async def test_a_job_that_cannot_be_sealed_keeps_no_other_waiting(town: Town) ->
     assert [await refusal(town.scope().seal(job.job)) for job in jobs] == ["accepted", "not-sealed", "accepted"]
 
 
+async def test_no_job_is_sealed_under_an_expired_key_list(town: Town) -> None:
+    job = await town.open()
+    town.pass_seconds(366 * 86_400)
+    await town.advance()
+    assert await refusal(town.scope().seal(job.job)) == "not-sealed"
+    assert (await town.scope().status(job.job)).state == "closing"
+
+
+async def test_a_lane_that_closes_without_a_leaf_leaves_the_job_interrupted(town: Town) -> None:
+    job = await town.open()
+    lane = await town.lane(job)
+    lane.closed = True
+    await lane.report()
+    await town.scope().close(job.job)
+    await town.advance()
+    assert (await town.sealed(job.job)).value.status == "interrupted"
+
+
 async def test_a_sealed_job_never_changes(town: Town) -> None:
     job = await town.open()
     lane = await finished(town, job)
