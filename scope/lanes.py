@@ -17,7 +17,7 @@ from scope.client import Closing, Head, HeadsAnswer, LaneRequest, Reason, Refuse
 from scope.store import Job, Lane
 from service.clients import Caller
 from verifier.checkpoint import Checkpoint
-from verifier.encoding import canonical, unb64
+from verifier.encoding import MAX_INT, canonical, unb64
 from verifier.encoding import read as read_canonical
 from verifier.grant import Budget, Scope
 from verifier.merkle import EMPTY, check_consistency
@@ -26,6 +26,7 @@ from verifier.seal import origin
 
 MINUTE = 60 * SECOND
 MOST_MARKS = 4000  # ordinary marks of one lane: a seal carries at most ten thousand of all kinds
+MOST_LANES = 64  # of one job: what a seal can carry, and far more epochs than a gateway lives through in a job
 INCIDENTS = {"inconsistent-head", "bad-signature", "unknown-signer", "missing-signature", "bad-checkpoint"}
 
 
@@ -33,7 +34,7 @@ async def register(authority: Authority, caller: Caller, job: str, wanted: LaneR
     """Register a lane of an open job and give it its share: the first gets the whole purse, a later one nothing of it.
 
     The same request again is answered the same. Raises `Refused`: unknown-job, job-not-open, wrong-gateway,
-    wrong-origin, lane-taken, and the codes of a key that is no gateway's.
+    wrong-origin, lane-taken, too-many-lanes, and the codes of a key that is no gateway's.
     """
     if wanted.gateway != authority.audience:
         raise Refused("wrong-gateway", "tokens of this scope are for another gateway", field="gateway")
@@ -69,9 +70,10 @@ async def _add(db: AsyncConnection, authority: Authority, caller: Caller, job: J
     if job.state != "open" or now >= job.expires:
         raise Refused("job-not-open", "the job is closed, revoked or over")
     authority.gateway_key(wanted.kid, wanted.gateway, now)
-    share = _scope(job).limits
-    if await store.lanes_of(db, job.job):
-        share = _spent(share)
+    earlier = len(await store.lanes_of(db, job.job))
+    if earlier >= MOST_LANES:
+        raise Refused("too-many-lanes", f"a job has at most {MOST_LANES} lanes")
+    share = _spent(_scope(job).limits) if earlier else _scope(job).limits
     lane = Lane(
         wanted.lane, job.job, caller.client, wanted.gateway, wanted.kid, wanted.origin,
         size=0, root=EMPTY, note=None, marked=now, closed=False, share=canonical(share),
@@ -157,6 +159,8 @@ def _check_extends(authority: Authority, lane: Lane, head: Head, checkpoint: Che
     if checkpoint.origin != lane.origin:
         raise Refused("inconsistent-head", "the head is another lane's")
     checkpoint.check(authority.gateway_key(lane.kid, lane.gateway, now).pair(), closing=head.closed)
+    if checkpoint.size > MAX_INT:
+        raise Refused("inconsistent-head", "no lane has so many leaves, and no seal could name them")
     proof = [unb64(each, field="consistency") for each in head.consistency]
     if not lane.size and (proof or (checkpoint.size == 0) != (checkpoint.root == EMPTY)):
         raise Refused("inconsistent-head", "an empty tree needs no proof, and only an empty tree has its root")

@@ -3,14 +3,16 @@
 from typing import Any
 
 import msgspec
+import pytest
 from sqlalchemy import select
 
+from scope import lanes
 from scope.client import LaneRequest, RevocationRequest
 from scope.tables import incidents
 from service.engine import reading
 from tests.scope.conftest import GatewayLane, Town, refusal
 from verifier.documents import open_revocation
-from verifier.encoding import b64
+from verifier.encoding import MAX_INT, b64
 from verifier.grant import Budget
 from verifier.merkle import EMPTY, leaf_hash, root_of
 
@@ -118,6 +120,23 @@ async def test_a_head_of_another_lane_or_of_an_impossible_empty_tree_is_an_incid
     assert await report(lane, consistency=[b64(bytes(32))]) == "inconsistent-head"
     assert await report(lane, consistency=["QQ"]) == "bad-base64"
     assert await report(lane) == "accepted"
+
+
+async def test_a_size_that_no_seal_could_name_is_an_incident(town: Town) -> None:
+    lane = await town.lane(await town.open())
+    assert await report(lane, note=lane.signed(MAX_INT + 1, bytes(32))) == "inconsistent-head"
+    assert [code for _, code, _ in await recorded(town)] == ["inconsistent-head"]
+
+
+async def test_a_job_has_no_more_lanes_than_its_seal_can_carry(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lanes, "MOST_LANES", 2)
+    job = await town.open()
+    first = await town.lane(job, "lane-1")
+    await town.lane(job, "lane-2")
+    gateway = town.scope("receipts")
+    third = GatewayLane(town, job, "lane-3")
+    assert await refusal(gateway.register_lane(job.job, third.request())) == "too-many-lanes"
+    assert await refusal(gateway.register_lane(job.job, first.request())) == "accepted"
 
 
 async def test_one_bad_head_does_not_spoil_the_others(town: Town) -> None:
