@@ -25,6 +25,7 @@ from verifier.signing import KeyPair, verify_ed25519
 
 DEFAULT_TTL = 300
 MAX_TOKEN = 1 << 17
+MOST_TOKENS = 4000  # of one job: its seal names each one that was used, in at most a mebibyte
 READERS = {"gateway", "responder", "auditor"}  # who may learn of anybody's token
 
 
@@ -35,12 +36,18 @@ class _Header(Struct, frozen=True):
 
 
 async def mint(authority: Authority, caller: Caller, job: str, ttl: int | None) -> IssuedToken:
-    """Issue a token to the client that opened the job. Raises `Refused`: unknown-job, job-not-open, ttl-too-long."""
+    """Issue a token to the client that opened the job.
+
+    Raises `Refused`: unknown-job, job-not-open, ttl-too-long, too-many-tokens.
+    """
     async with authority.engine.begin() as db:
         found = await store.job(db, job, share=True)
         if found is None or found.client != caller.client:
             raise Refused("unknown-job", "this client opened no such job", field="job")
         token = _claims(authority, found, ttl)
+        if await store.count_tokens(db, job) >= MOST_TOKENS:
+            hint = "Use a token until it expires; open a new job."
+            raise Refused("too-many-tokens", f"a job has at most {MOST_TOKENS} tokens", hint=hint)
         await store.add_token(
             db, {"jti": token.jti, "job": job, "grant": token.grant, "iat": token.iat, "exp": token.exp}
         )

@@ -33,6 +33,7 @@ ERRORS = {
     "bad-token": "invalid_grant",
     "unknown-job": "invalid_grant",
     "job-not-open": "invalid_grant",
+    "too-many-tokens": "invalid_grant",
     "wrong-audience": "invalid_target",
     "ttl-too-long": "invalid_scope",
     "unsupported": "invalid_scope",
@@ -101,6 +102,8 @@ class OAuth(Controller):
 async def metadata(authority: Here) -> dict[str, Any]:
     """Tell an OAuth client what it needs to know."""
     issuer = authority.issuer
+    proof = {"auth_methods_supported": ["private_key_jwt"], "auth_signing_alg_values_supported": ["EdDSA"]}
+    endpoints = ("token", "revocation", "introspection")
     return {
         "issuer": issuer,
         "token_endpoint": f"{issuer}/token",
@@ -109,8 +112,7 @@ async def metadata(authority: Here) -> dict[str, Any]:
         "jwks_uri": f"{issuer}/jwks.json",
         "response_types_supported": [],
         "grant_types_supported": ["client_credentials", TOKEN_EXCHANGE],
-        "token_endpoint_auth_methods_supported": ["private_key_jwt"],
-        "token_endpoint_auth_signing_alg_values_supported": ["EdDSA"],
+        **{f"{endpoint}_endpoint_{name}": value for endpoint in endpoints for name, value in proof.items()},
         "authorization_details_types_supported": ["tally_mcp", "tally_model"],
     }
 

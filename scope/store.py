@@ -12,6 +12,7 @@ from sqlalchemy import (
     case,
     delete,
     exists,
+    func,
     insert,
     literal,
     or_,
@@ -211,6 +212,12 @@ async def grant(db: AsyncConnection, digest: str) -> bytes | None:
 async def add_token(db: AsyncConnection, values: Mapping[str, Any]) -> None:
     """Remember a token before anybody sees it."""
     await db.execute(insert(tokens).values(**values))
+
+
+async def count_tokens(db: AsyncConnection, name: str) -> int:
+    """Count the tokens that a job was issued."""
+    found: int = (await db.execute(select(func.count()).where(tokens.c.job == name))).scalar_one()
+    return found
 
 
 async def token_job(db: AsyncConnection, jti: str) -> str | None:

@@ -60,7 +60,9 @@ async def test_the_metadata_names_every_endpoint(town: Town) -> None:
     for name in ("token", "revocation", "introspection"):
         address = described[f"{name}_endpoint"].removeprefix(town.urls.scope)
         assert (await town.ask("POST", address, data={"a": "b"}))[0] == 401
-    assert described["token_endpoint_auth_methods_supported"] == ["private_key_jwt"]
+        # RFC 8414 §2: what is left out would mean client_secret_basic.
+        assert described[f"{name}_endpoint_auth_methods_supported"] == ["private_key_jwt"]
+        assert described[f"{name}_endpoint_auth_signing_alg_values_supported"] == ["EdDSA"]
 
 
 async def test_a_token_lives_as_long_as_asked_within_policy_and_grant(town: Town) -> None:
@@ -213,6 +215,16 @@ async def test_a_job_that_ends_has_no_more_tokens(town: Town, end: str) -> None:
     assert await refusal(town.scope().token(job)) == "job-not-open"
     assert await refusal(town.scope().refresh(raw)) == "bad-token"
     assert await town.scope().introspect(raw) == {"active": False}
+
+
+async def test_a_job_has_no_more_tokens_than_its_seal_can_name(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mint, "MOST_TOKENS", 2)
+    job, other = (await town.open()).job, (await town.open()).job
+    for _ in range(2):
+        raw = (await town.scope().token(job)).access_token
+    assert await refusal(town.scope().token(job)) == "too-many-tokens"
+    assert await refusal(town.scope().refresh(raw)) == "too-many-tokens"
+    assert await refusal(town.scope().token(other)) == "accepted"
 
 
 async def test_many_tokens_at_once_are_all_different(town: Town) -> None:
