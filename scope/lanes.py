@@ -16,6 +16,7 @@ from scope.authority import SECOND, Authority
 from scope.client import Closing, Head, HeadsAnswer, LaneRequest, Reason, RefusedHead, RegisteredLane, RevocationRequest
 from scope.store import Job, Lane
 from service.clients import Caller
+from service.engine import reading
 from verifier.checkpoint import Checkpoint
 from verifier.encoding import MAX_INT, canonical, unb64
 from verifier.encoding import read as read_canonical
@@ -27,6 +28,7 @@ from verifier.seal import origin
 MINUTE = 60 * SECOND
 MOST_MARKS = 4000  # ordinary marks of one lane: a seal carries at most ten thousand of all kinds
 MOST_LANES = 64  # of one job: what a seal can carry, and far more epochs than a gateway lives through in a job
+MOST_STRANGERS = 16  # unknown tokens of one report; each is a revocation
 INCIDENTS = {"inconsistent-head", "bad-signature", "unknown-signer", "missing-signature", "bad-checkpoint"}
 
 
@@ -52,10 +54,9 @@ async def report(authority: Authority, caller: Caller, heads: Sequence[Head]) ->
     """Witness heads: each is accepted or refused by itself, and the answer names the jobs that are closing."""
     if len({head.lane for head in heads}) != len(heads):
         raise Refused("bad-value", "a lane is reported once in a report", field="heads")
+    await _revoke_strangers(authority, caller, heads)
     async with authority.engine.begin() as db:
-        mine = await _own_lanes(db, caller, heads)
-        await _revoke_strangers(db, authority, caller, heads, mine)
-        chosen = store.named({lane.job for lane in mine.values()})
+        chosen = store.named({lane.job for lane in (await _own_lanes(db, caller, heads)).values()})
         await store.lock_jobs(db, chosen)
         now = authority.clock()
         await store.write_due_marks(db, chosen, now)
@@ -104,20 +105,33 @@ async def _own_lanes(db: AsyncConnection, caller: Caller, heads: Sequence[Head])
     return {name: lane for name, lane in found.items() if lane.client == caller.client}
 
 
-async def _revoke_strangers(
-    db: AsyncConnection, authority: Authority, caller: Caller, heads: Sequence[Head], mine: Mapping[str, Lane]
-) -> None:
-    """Revoke every token that a gateway saw and that was never issued for that job: somebody signs with our key."""
-    for head in heads:
-        lane = mine.get(head.lane)
-        if lane is None or not head.jtis:
-            continue
-        issued = await store.issued(db, head.jtis)
-        for jti in sorted({each for each in head.jtis if issued.get(each) != lane.job}):
+async def _revoke_strangers(authority: Authority, caller: Caller, heads: Sequence[Head]) -> None:
+    """Revoke every token that a gateway saw and that was never issued for that job: somebody signs with our key.
+
+    Each in a transaction of its own: it is seen as soon as it has its time, and waits for no lock of a lane.
+    """
+    async with reading(authority.engine).connect() as db:
+        strangers = await _strangers(db, await _own_lanes(db, caller, heads), heads)
+    for lane, jti in strangers[:MOST_STRANGERS]:
+        async with authority.engine.begin() as db:
+            await store.lock_sequence(db)
             if not await store.is_revoked(db, [("jti", jti)]):
                 wanted = RevocationRequest(kind="jti", value=jti, reason="unknown-token")
                 done = await revoke.write(db, authority, wanted, caller.client)
                 await _incident(db, authority, lane, ("unknown-token", jti), done.time)
+    if len(strangers) > MOST_STRANGERS:
+        raise Refused("too-many-requests", f"more than {MOST_STRANGERS} unknown tokens in one report: report again")
+
+
+async def _strangers(db: AsyncConnection, mine: Mapping[str, Lane], heads: Sequence[Head]) -> list[tuple[Lane, str]]:
+    """Find tokens that were not issued for the job of the lane that used them, and are not revoked yet."""
+    found = []
+    for head in heads:
+        lane = mine.get(head.lane)
+        if lane is not None and head.jtis:
+            issued = await store.issued(db, head.jtis)
+            found += [(lane, jti) for jti in sorted(set(head.jtis)) if issued.get(jti) != lane.job]
+    return [(lane, jti) for lane, jti in found if not await store.is_revoked(db, [("jti", jti)])]
 
 
 async def _witness(

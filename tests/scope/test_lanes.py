@@ -5,8 +5,9 @@ from typing import Any
 import msgspec
 import pytest
 from sqlalchemy import select
+from sqlalchemy.ext.asyncio import AsyncConnection
 
-from scope import lanes
+from scope import lanes, store
 from scope.client import LaneRequest, RevocationRequest
 from scope.tables import incidents
 from service.engine import reading
@@ -170,6 +171,31 @@ async def test_a_token_that_was_never_issued_for_the_job_is_an_incident_and_revo
     assert sorted(await recorded(town)) == sorted(
         [("lane-1", "unknown-token", "neverissued"), ("lane-1", "unknown-token", foreign)]
     )
+
+
+async def test_a_report_of_many_unknown_tokens_is_taken_bit_by_bit(town: Town) -> None:
+    lane = await town.lane(await town.open())
+    lane.note()
+    strangers = [f"never-{number}" for number in range(lanes.MOST_STRANGERS + 2)]
+    assert await refusal(lane.report(*strangers)) == "too-many-requests"
+    assert len(await recorded(town)) == lanes.MOST_STRANGERS
+    await lane.report(*strangers)
+    assert {value for _, _, value in await recorded(town)} == set(strangers)
+
+
+async def test_a_revoked_stranger_waits_for_no_lane(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    lane = await town.lane(await town.open())
+    lane.note()
+    seen: list[int] = []
+    lock_jobs = store.lock_jobs
+
+    async def watched(db: AsyncConnection, chosen: store.JobNames) -> list[str]:
+        seen.append(len(await recorded(town)))  # what another connection sees: what is committed
+        return await lock_jobs(db, chosen)
+
+    monkeypatch.setattr(store, "lock_jobs", watched)
+    await lane.report("neverissued")
+    assert seen == [0, 1]
 
 
 async def test_a_gateway_learns_which_of_its_jobs_are_closing_until_their_lanes_are_closed(town: Town) -> None:
