@@ -31,6 +31,10 @@ FIELDS = {
     },
     EMBEDDINGS: frozenset({"dimensions", "encoding_format", "input", "model", "user"}),
 }  # fmt: skip
+MESSAGE = frozenset({
+    "annotations", "audio", "content", "function_call", "name", "reasoning", "reasoning_content", "reasoning_details",
+    "refusal", "role", "tool_call_id", "tool_calls",
+})  # fmt: skip
 PARTS = frozenset({"text", "refusal", "image_url", "input_audio", "file"})
 LIMITS = ("max_completion_tokens", "max_tokens")
 # Where the grant limits tokens and nobody said how long an answer may be.
@@ -90,7 +94,9 @@ def ask(
     body = {**request.body, "model": model}
     limited = session.scope.limits.tokens is not None
     doors = (
-        _chat(body, session, ModelTarget(name, model, operation), limited=limited) if operation == CHAT else ModelBody()
+        _chat(body, session, ModelTarget(name, model, operation), limited=limited)
+        if operation == CHAT
+        else _embeddings(body)
     )
     if request.stream:
         body["stream_options"] = {**body.get("stream_options", {}), "include_usage": True}
@@ -130,6 +136,12 @@ def _chat(body: dict[str, Any], session: Session, target: ModelTarget, *, limite
     messages = body.get("messages")
     if not isinstance(messages, list) or not all(isinstance(each, dict) for each in messages):
         raise _bad("messages is a list of objects", "messages")
+    for unknown in {name for message in messages for name in message.keys() - MESSAGE}:
+        raise Refused(
+            "unknown-field", f"the gateway does not know the field {unknown[:64]!r} of a message", field="messages"
+        )
+    if not isinstance(prediction := body.get("prediction", {}), dict):
+        raise _bad("prediction is an object", "prediction")
     choices = _count(body, "n") or 1
     asked = {most for name in LIMITS if (most := _count(body, name)) is not None}
     if len(asked) > 1:
@@ -137,7 +149,7 @@ def _chat(body: dict[str, Any], session: Session, target: ModelTarget, *, limite
     most = asked.pop() if asked else _allowance(session, target, choices, limited=limited)
     if most is not None and not any(name in body for name in LIMITS):
         body["max_completion_tokens"] = most
-    parts = list(_parts(messages))
+    parts = list(_parts([*messages, prediction]))
     return ModelBody(
         max_output_tokens=None if most is None else most * choices,
         hosted_tools=tuple(sorted(_hosted(body))),
@@ -170,7 +182,8 @@ def _parts(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
         if not isinstance(content, list):
             raise _bad("a message's content is text or a list of parts", "messages")
         for part in content:
-            if not isinstance(part, dict) or part.get("type") not in PARTS:
+            kind = part.get("type") if isinstance(part, dict) else None
+            if not isinstance(kind, str) or kind not in PARTS or not part.keys() <= {"type", kind}:
                 raise Refused(
                     "unknown-field", "a part of a message of a kind that the gateway does not know", field="messages"
                 )
@@ -178,15 +191,34 @@ def _parts(messages: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
 
 
 def _is_remote(part: Mapping[str, Any]) -> bool:
-    """Tell whether the provider would fetch something to read this part."""
-    if part["type"] == "image_url":
-        image = part.get("image_url")
-        url = image.get("url") if isinstance(image, dict) else image
-        return not (isinstance(url, str) and url.startswith("data:"))
-    if part["type"] == "file":
-        inside = part.get("file")
-        return not (isinstance(inside, dict) and inside.keys() <= {"file_data", "filename"})
-    return False
+    """Tell whether the provider would fetch something to read this part: some fetch wherever an address stands."""
+    kind = part["type"]
+    if kind in {"text", "refusal"}:
+        return False
+    inside = part.get(kind)
+    if kind == "image_url":
+        image = inside if isinstance(inside, dict) else {"url": inside}
+        return not (image.keys() <= {"url", "detail"} and _is_inline(image.get("url"), bare=False))
+    name, others = ("data", {"format"}) if kind == "input_audio" else ("file_data", {"filename"})
+    return not (isinstance(inside, dict) and inside.keys() <= {name, *others} and _is_inline(inside.get(name)))
+
+
+def _is_inline(content: Any, *, bare: bool = True) -> bool:
+    """Tell whether this is the content itself: a `data:` URI, or base64, in which no address can be written."""
+    return isinstance(content, str) and (content.startswith("data:") or (bare and ":" not in content))
+
+
+def _embeddings(body: Mapping[str, Any]) -> ModelBody:
+    """Let texts and tokens through, and nothing that names a place to fetch from; embeddings know no side door."""
+    given = body.get("input")
+    each: list[Any] = given if isinstance(given, list) else [given]
+    if not (_all(each, str) or _all(each, int) or (_all(each, list) and all(_all(one, int) for one in each))):
+        raise _bad("input is a text, a list of texts, or tokens", "input")
+    return ModelBody()
+
+
+def _all(values: list[Any], kind: type) -> bool:
+    return all(type(value) is kind for value in values)
 
 
 def _hosted(body: Mapping[str, Any]) -> set[str]:

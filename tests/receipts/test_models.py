@@ -96,6 +96,13 @@ async def test_a_plain_model_name_means_the_grants_single_provider(house: Gateho
         ({"messages": [{"role": "assistant", "audio": {"id": "a"}}]}, "provider-state", "policy"),
         (said(type="image_url", image_url={"url": "https://x.example/y.png"}), "remote-content", "policy"),
         (said(type="file", file={"file_id": "f"}), "remote-content", "policy"),
+        (said(type="file", file={"file_data": "https://x.example/y.pdf"}), "remote-content", "policy"),
+        (said(type="input_audio", input_audio={"data": "https://x.example/y.wav"}), "remote-content", "policy"),
+        (said(type="image_url", image_url={"url": "data:,", "file_id": "f"}), "remote-content", "policy"),
+        (said(type="text", text="hi", image_url={"url": "https://x.example/y"}), "unknown-field", "gateway"),
+        (said(type=[]), "unknown-field", "gateway"),
+        ({"messages": [{"role": "user", "content": "hi", "documents": ["https://x"]}]}, "unknown-field", "gateway"),
+        ({"prediction": {"type": "content", "content": [{"type": "url"}]}}, "unknown-field", "gateway"),
         (said(type="video_url"), "unknown-field", "gateway"),
         ({"plugins": [{"id": "web"}]}, "unknown-field", "gateway"),
         ({"functions": []}, "unknown-field", "gateway"),
@@ -120,6 +127,8 @@ async def test_side_doors_and_unknown_fields_are_refused(
 async def test_a_picture_that_the_request_carries_itself_is_no_side_door(house: Gatehouse) -> None:
     picture = said(type="image_url", image_url={"url": "data:image/png;base64,AAAA"})
     assert (await house.chat(**picture, store=False))[0] == 200
+    sound = said(type="input_audio", input_audio={"data": "AAAA", "format": "wav"})
+    assert (await house.chat(**sound))[0] == 200
 
 
 async def test_duplicate_keys_never_reach_the_provider(house: Gatehouse) -> None:
@@ -289,6 +298,14 @@ async def test_embeddings_go_through_text_by_text(house: Gatehouse) -> None:
     begin, end = await house.leaves("begin", "end")
     assert (status, begin.target.operation, begin.sent.n, end.usage.input) == (200, "embeddings", 5, 4)
     assert code(await house.post("/v1/embeddings", {"model": "m", "input": "x", "store": True})) == "unknown-field"
+
+
+@pytest.mark.parametrize(
+    "given", [[{"image": "https://x.example/y.png"}], [["text"]], {"a": 1}, None, [True], [1, "a"]]
+)
+async def test_an_embedding_of_anything_but_texts_and_tokens_is_refused(house: Gatehouse, given: Any) -> None:
+    assert code(await house.post("/v1/embeddings", {"model": "small-1", "input": given})) == "bad-value"
+    assert house.upstream.requests == []
 
 
 async def test_models_are_listed_from_the_grant_without_a_receipt(house: Gatehouse) -> None:
