@@ -76,7 +76,7 @@ class JobRequest(_Request, frozen=True, kw_only=True):
 
 
 class OpenedJob(_Message, frozen=True, kw_only=True):
-    """A job and its signed grant; `unavailable` names what the policy allows and no approved manifest offers."""
+    """A job and its signed grant; `unavailable` is what the policy allows and is revoked or in no approved manifest."""
 
     job: Id
     grant: Raw

@@ -1,7 +1,8 @@
 """Jobs: opened under one policy for life, closed by whoever opened them (specs/grant.md §2).
 
 The grant says all that the job may do, in exact names. A scope asked for outside the policy is refused by name, never
-quietly narrowed; no scope asked is all that the policy allows on servers with an approved manifest.
+quietly narrowed; no scope asked is all that the policy allows on servers with an approved manifest. No grant names a
+tool that is revoked: an auditor of a later job need not know of it.
 """
 
 import asyncio
@@ -124,6 +125,8 @@ async def _plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Pla
     if wanted.authorization_details is None:
         manifests = await _available(authority, policy, now)
         tools, models, unavailable = expand(policy, _values(manifests), subject)
+        revoked = await _revoked(authority, tools)
+        tools, unavailable = sorted(set(tools) - set(revoked)), sorted([*unavailable, *revoked])
     else:
         tools, models = _asked(wanted.authorization_details)
         manifests, unavailable = await _named(authority, tools, now), []
@@ -131,6 +134,11 @@ async def _plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Pla
     scope = _scope(authority, wanted, subject, policy, manifests=used, tools=tools, models=models)
     within(scope, policy, _values(manifests))
     return Planned(scope, policy, wanted.expires_in, unavailable)
+
+
+async def _revoked(authority: Authority, tools: list[str]) -> list[str]:
+    async with reading(authority.engine).connect() as db:
+        return await store.revoked_tools(db, tools)
 
 
 def _scope(
@@ -233,6 +241,8 @@ async def _refuse_revoked(db: AsyncConnection, scope: Scope) -> None:
     named = [("agent", scope.agent), ("client", scope.client), ("policy", scope.policy), ("all", "*")]
     if await store.is_revoked(db, named):
         raise Refused("revoked", "the agent, the client, the policy or everything was revoked")
+    if gone := await store.revoked_tools(db, scope.tools):
+        raise Refused("revoked", f"{gone[0]} was revoked", field="tools")
 
 
 async def _status(db: AsyncConnection, job: Job) -> JobStatus:

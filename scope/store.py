@@ -135,6 +135,15 @@ async def is_revoked(db: AsyncConnection, targets: Iterable[tuple[str, str]]) ->
     return bool((await db.execute(select(exists().where(named)))).scalar_one())
 
 
+async def revoked_tools(db: AsyncConnection, tools: Sequence[str]) -> list[str]:
+    """Find which of some tools, as a grant names them, were revoked by name or with their server."""
+    names = {tool: tool.removeprefix("mcp:") for tool in tools}
+    values = {*names.values(), *(name.partition("/")[0] for name in names.values())}
+    wanted = select(revocations.c.value).where(revocations.c.kind.in_(["server", "tool"]))
+    found = set((await db.execute(wanted.where(revocations.c.value.in_(sorted(values))))).scalars())
+    return [tool for tool, name in names.items() if not found.isdisjoint((name, name.partition("/")[0]))]
+
+
 async def add_job(db: AsyncConnection, values: Mapping[str, Any], envelope: bytes) -> None:
     """Add a job and its grant."""
     await db.execute(insert(jobs).values(**values))

@@ -97,6 +97,18 @@ async def test_what_was_revoked_opens_no_job(town: Town, kind: str, value: str) 
     assert await refusal(town.open()) == "revoked"
 
 
+@pytest.mark.parametrize(("kind", "value"), [("tool", "crm-mcp/get_case"), ("server", "crm-mcp")])
+async def test_no_grant_names_a_tool_that_is_revoked(town: Town, kind: str, value: str) -> None:
+    wanted = RevocationRequest(kind=kind, value=value, reason="incident")  # type: ignore[arg-type]
+    await town.scope("responder").revoke(wanted)
+    asked = [Tools(server="crm-mcp", tools=["get_case", "search_customer"])]
+    assert await refusal(town.open(authorization_details=asked)) == "revoked"
+    job = await town.open()
+    left = ["mcp:crm-mcp/search_customer"] if kind == "tool" else []
+    assert granted(job, town.trust).value.scope.tools == left
+    assert set(job.unavailable) == {"tickets-mcp", "mcp:crm-mcp/get_case", "mcp:crm-mcp/search_customer"} - set(left)
+
+
 NO_POLICY = "sha256:" + "0" * 64
 BODIES = {
     "": "truncated",
