@@ -72,6 +72,8 @@ async def finish(request: Request, path: Path, begun: Begun) -> None:
         exchange.deliver(last)
     try:
         appended = lane.append(exchange.end)
+        await asyncio.sleep(0)  # the writer's thread gets its turn first, and flushes while this one signs
+        lane.sign_ahead()
         await lane.durable(appended)
     except Refused as refused:
         if not request.started:

@@ -53,6 +53,7 @@ class Log:
         self._ledger = ledger
         self._clock = clock
         self._head: tuple[int, str] = (0, "")
+        self._ahead: tuple[int, str] = (0, "")  # never handed out before its leaves are durable
 
     def write(self, build: Build) -> Appended:
         """Build the next leaf from its seq and time, and hand it to the ledger.
@@ -91,9 +92,17 @@ class Log:
     def head(self) -> str:
         """The signed head over all durable leaves; signed once for each size that somebody asks about."""
         if self._head[0] != self.durable_size or not self._head[1]:
-            size = self.durable_size
-            self._head = (size, sign_head(self._pair, self.origin, size, self.tree.root(size)))
+            ahead = self._ahead[0] == self.durable_size and self._ahead[1]
+            self._head = self._ahead if ahead else self._signed(self.durable_size)
         return self._head[1]
+
+    def sign_ahead(self) -> None:
+        """Use a flush's wait to sign the head that it will make true; where more calls are open, theirs will be."""
+        if not self.open_calls:
+            self._ahead = self._signed(self.tree.size)
+
+    def _signed(self, size: int) -> tuple[int, str]:
+        return size, sign_head(self._pair, self.origin, size, self.tree.root(size))
 
     async def close(self, reason: str) -> None:
         """Write `close` as the last leaf, make it durable and sign the closing head."""

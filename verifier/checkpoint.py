@@ -5,6 +5,7 @@ A running head has one Ed25519 line (type 0x01); a closing head also an ML-DSA-4
 """
 
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import sha256
 from re import compile as pattern
 
@@ -91,7 +92,7 @@ def note_text(origin: str, size: int, root: bytes) -> str:
 
 def sign_head(pair: KeyPair, origin: str, size: int, root: bytes, *, closing_at: int | None = None) -> str:
     """Sign a head; with `closing_at` (seconds) also with ML-DSA-44."""
-    first, second = pair.public.raw()
+    first, second = pair.raw
     text = note_text(origin, size, root)
     lines = [_write(origin, key_id(origin, ED25519_TYPE, first), pair.ed25519(text.encode()))]
     if closing_at is not None:
@@ -102,6 +103,7 @@ def sign_head(pair: KeyPair, origin: str, size: int, root: bytes, *, closing_at:
     return text + "\n" + "".join(lines)
 
 
+@lru_cache(maxsize=4096)
 def key_id(name: str, kind: bytes, public: bytes) -> bytes:
     """Compute a note key's id: the first four bytes of SHA-256(name || LF || type || public key)."""
     return sha256(name.encode() + b"\n" + kind + public).digest()[:4]

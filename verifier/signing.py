@@ -65,6 +65,7 @@ class KeyPair:
             second = private.public_key().public_bytes_raw()
             self._ml = ml_dsa_44 or private.sign
         self.public = PublicPair(ed25519=b64(public), ml_dsa_44=b64(second) if second else None)
+        self.raw = public, second
         self.kid = kid(public, second)
 
     def ed25519(self, message: bytes) -> bytes:
