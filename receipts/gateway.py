@@ -1,6 +1,7 @@
 """The gateway's own paths on the bare ASGI interface: `/v1/*` for models, `/mcp/*` for tools (specs/http.md §3, §4)."""
 
 from collections.abc import Callable
+from urllib.parse import quote
 
 from litestar.types import HTTPScope, Receive, Send
 
@@ -67,11 +68,13 @@ class Gateway:
         request = Request(scope, receive, send)
         try:
             await self._route(request)
+        except Refused as refused:
+            await request.answer(self._shape(request)(refused))
         except Exception:  # noqa: BLE001 - the outermost frame: the caller learns nothing of a bug, the log does
             self._log.exception("bug", path=request.path)
             if not request.started:
-                refused = Refused("internal-error", "this is our fault; the server's log says more")
-                await request.answer(self._shape(request)(refused))
+                bug = Refused("internal-error", "this is our fault; the server's log says more")
+                await request.answer(self._shape(request)(bug))
 
     async def _route(self, request: Request) -> None:
         path = request.path
@@ -128,4 +131,5 @@ class Gateway:
         return completion.refusal
 
     def _metadata(self, name: str) -> str:
-        return f"{self._issuer}{WELL_KNOWN}{MCP}{name}"
+        """Write where RFC 9728's document of a server lies; the name is the caller's, and goes into a header."""
+        return f"{self._issuer}{WELL_KNOWN}{MCP}{quote(name)}"

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from tests.conftest import Serve
 from tests.receipts.gatehouse import CRM_KEY, META, REVISION, Gatehouse, gatehouse, tool_result
@@ -220,6 +221,25 @@ async def test_the_resource_names_the_audience_and_the_authorization_server(hous
     async with house.session.get(metadata) as document:
         said = await document.json()
     assert (said["resource"], said["authorization_servers"]) == (house.gateway, [house.urls.scope])
+
+
+@pytest.mark.parametrize("name", ["a%0D%0Aset-cookie%3A%20a%3D1", "%E2%82%AC", "a%22b"])
+async def test_a_servers_name_cannot_write_a_header(house: Gatehouse, name: str) -> None:
+    url = URL(f"{house.gateway}/mcp/{name}", encoded=True)
+    async with house.session.post(url, data=b"{}") as answer:
+        assert (answer.status, "set-cookie" in answer.headers) == (401, False)
+        assert answer.headers["www-authenticate"].endswith(f'/mcp/{name}"')
+
+
+async def test_a_header_that_stands_twice_is_refused_by_name(house: Gatehouse) -> None:
+    for name in ("origin", "authorization", "tally-job", "mcp-name"):
+        sent = [
+            ("authorization", f"Bearer {house.token}"),
+            *((each.replace("_", "-"), v) for each, v in HEADERS.items()),
+        ]
+        sent += [("content-type", "application/json"), (name, "a"), (name, "b")]
+        async with house.session.post(f"{house.gateway}/mcp/crm-mcp", data=WHOLE, headers=sent) as answer:
+            assert (answer.status, (await answer.json())["error"]["data"]["code"]) == (400, "duplicate-header")
 
 
 async def test_a_call_naming_another_job_is_refused_in_the_tokens_own_lane(house: Gatehouse) -> None:
