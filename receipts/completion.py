@@ -27,6 +27,8 @@ DONE = b"[DONE]"
 MAX_ANSWER = 1 << 24
 MAX_ERROR = 1 << 16
 OK, UNAUTHORIZED, FORBIDDEN = 200, 401, 403
+# Errors of a provider that the caller may know as they are: those about a credential are about ours.
+PASSED_ON = frozenset(range(400, 600)) - {UNAUTHORIZED, FORBIDDEN, 407}
 # Codes with a status of their own; the official client tries 429 and 5xx again by itself, so a spent budget is neither.
 STATUS = {
     "budget-rate": 429, "limit-rate": 429, "too-large": 413, "unknown-model": 404, "not-found": 404,
@@ -118,7 +120,7 @@ class Completion:
         """Give the provider's own refusal a name; what it says of our key stays here."""
         raw = await whole(answer, MAX_ERROR)
         exchange.received(raw)
-        status = answer.status if answer.status not in {UNAUTHORIZED, FORBIDDEN, 407} and answer.status >= 400 else 502  # noqa: PLR2004
+        status = answer.status if answer.status in PASSED_ON else 502
         raise UpstreamFailed("upstream-status", f"the provider answered {answer.status}", status)
 
     async def _keep(self, answer: aiohttp.ClientResponse, exchange: Exchange) -> None:

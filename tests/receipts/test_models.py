@@ -270,7 +270,13 @@ async def test_an_answer_with_more_tool_calls_than_a_receipt_holds_is_withheld(h
 
 @pytest.mark.parametrize(
     ("status", "given", "headers"),
-    [(429, 429, {}), (503, 503, {}), (401, 502, {}), (403, 502, {}), (302, 502, {"location": "http://127.0.0.1:1/"})],
+    [
+        (429, 429, {}),
+        (503, 503, {}),
+        (401, 502, {}),
+        (403, 502, {}),
+        (302, 502, {"location": "http://127.0.0.1:1/"}),
+    ],
 )
 async def test_a_providers_refusal_gets_a_receipt_and_tells_nothing_of_our_key(
     house: Gatehouse, status: int, given: int, headers: dict[str, str]
@@ -280,6 +286,20 @@ async def test_a_providers_refusal_gets_a_receipt_and_tells_nothing_of_our_key(
     assert (answer[0], code(answer)) == (given, "upstream-status")
     assert MODEL_KEY not in json.dumps(answer[2])
     assert ((await house.last()).status, len(house.upstream.requests)) == ("upstream_error", 1)
+
+
+async def test_a_status_that_is_none_is_answered_as_a_bad_gateway(tmp_path: Path, serve: Serve) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 999 Odd\r\ncontent-length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as odd:
+        url = f"http://127.0.0.1:{odd.sockets[0].getsockname()[1]}/v1"
+        async with gatehouse(tmp_path, serve, model=url) as house:
+            answered = await house.chat()
+            assert (answered[0], code(answered)) == (502, "upstream-status")
 
 
 @pytest.mark.parametrize(
