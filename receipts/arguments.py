@@ -4,6 +4,7 @@ A property that the schema does not name is refused at each instance location, u
 properties itself. Servers commonly ignore what they do not know; what a reviewer never saw must not travel.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
@@ -26,7 +27,12 @@ _LISTS_OF_CHILDREN, _MAPS_OF_CHILDREN, _CHILDREN = (
 _LISTS_IN_PLACE, _MAPS_IN_PLACE = ("allOf", "anyOf", "oneOf"), ("$defs", "definitions", "dependentSchemas")
 _IN_PLACE = ("if", "then", "else")  # not `not`: what it names, it does not allow
 # Keywords of older drafts that 2020-12 reads differently or not at all: a rule that would silently not apply.
-_OTHER_DRAFTS = frozenset({"dependencies", "additionalItems", "$recursiveRef", "$dynamicRef"})
+_OTHER_DRAFTS = frozenset({"dependencies", "additionalItems", "$recursiveRef", "$dynamicRef", "$schema"})
+# Where a `$ref` may point: to what is closed below. What lies under a keyword that nobody knows is left as it stands.
+_closed_place = re.compile(
+    r"#(/(\$defs|definitions|dependentSchemas|properties|patternProperties)/[^/]+|/(allOf|anyOf|oneOf|prefixItems)/[0-9]+"
+    r"|/(items|contains|additionalProperties|unevaluatedProperties|unevaluatedItems|if|then|else))*"
+).fullmatch
 
 
 class Arguments:
@@ -76,6 +82,8 @@ def _close(schema: Any, *, at_instance: bool) -> Any:
         raise Refused(
             "bad-schema", "a schema of another draft than 2020-12", hint="Approve a manifest with a 2020-12 schema."
         )
+    if "$ref" in schema and not (isinstance(schema["$ref"], str) and _closed_place(schema["$ref"])):
+        raise Refused("bad-schema", "a $ref to another place than a schema of this document", hint="Use $defs.")
     closed = {key: _close_member(key, value) for key, value in schema.items()}
     if at_instance:
         if not any(word in schema for word in _SPEAKS_OF_OTHERS):

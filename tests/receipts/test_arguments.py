@@ -18,6 +18,7 @@ SCHEMA = {
         "list": {"type": "array"},
         "rows": {"type": "array", "items": {"type": "object", "properties": {"x": {}}}},
         "case": {"$ref": "#/$defs/Case"},
+        "case_again": {"$ref": "#/properties/maybe/anyOf/0"},
         "maybe": {"anyOf": [{"$ref": "#/$defs/Case"}, {"type": "null"}]},
         "any": True,
         "free": {"type": "object", "additionalProperties": True},
@@ -45,6 +46,7 @@ def outcome(arguments: Any, schema: Any = SCHEMA) -> str:
         {"list": [1, [2, "three"]]},
         {"rows": [{"x": 1}]},
         {"case": {"z": {"y": 1}}},
+        {"case_again": {"z": {"y": 1}}},
         {"maybe": None},
         {"maybe": {"z": {}}},
         {"any": 3},
@@ -93,6 +95,10 @@ def test_what_the_schema_forbids_is_refused(arguments: dict[str, Any]) -> None:
         {"properties": {"a": {"pattern": "(?=a)"}}},
         {"dependencies": {"a": ["b"]}},
         {"properties": {"a": {"$dynamicRef": "#x"}}},
+        {"properties": {"a": {"$ref": "#/x-types/A"}}, "x-types": {"A": CASE}},
+        {"properties": {"a": {"$ref": "#/default"}}, "default": CASE},
+        {"properties": {"a": {"$id": "urn:a", "$schema": "http://json-schema.org/draft-07/schema#", **CASE}}},
+        {"properties": {"a": {"$ref": "#/$defs/A/not"}}, "$defs": {"A": {"not": CASE}}},
     ],
 )
 def test_a_schema_that_fetches_backtracks_or_is_of_another_draft_is_refused(schema: dict[str, Any]) -> None:
