@@ -57,7 +57,10 @@ def may_reach(address: str, allowed: Sequence[Network]) -> bool:
         ip = inner
     if any(ip.version == network.version and ip in network for network in allowed):
         return True
-    return ip.is_global and not ip.is_multicast
+    # Reserved is what nobody was given, and what carries an IPv4 address in ways that only some networks know.
+    return ip.is_global and not (
+        ip.is_multicast or ip.is_reserved or (isinstance(ip, IPv6Address) and ip.is_site_local)
+    )
 
 
 def _embedded(ip: IPv4Address | IPv6Address) -> IPv4Address | None:
