@@ -124,6 +124,13 @@ async def test_side_doors_and_unknown_fields_are_refused(
     assert house.upstream.requests == []
 
 
+async def test_a_body_of_many_tiny_messages_is_refused_before_it_is_hashed(house: Gatehouse) -> None:
+    raw = b'{"model":"small-1","messages":[' + b",".join([b"{}"] * 5000) + b"]}"
+    answer = await house.post("/v1/chat/completions", raw)
+    assert (answer[0], code(answer), (await house.last()).kind) == (413, "too-large", "deny")
+    assert house.upstream.requests == []
+
+
 async def test_a_picture_that_the_request_carries_itself_is_no_side_door(house: Gatehouse) -> None:
     picture = said(type="image_url", image_url={"url": "data:image/png;base64,AAAA"})
     assert (await house.chat(**picture, store=False))[0] == 200
