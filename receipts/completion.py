@@ -169,19 +169,22 @@ class Completion:
         if read.usage is not None:
             exchange.usage = Usage(input=read.usage.prompt_tokens, output=read.usage.completion_tokens)
         for choice in read.choices:
-            for each in (choice.message or choice.delta or _Message()).tool_calls or []:
-                self._note_call(choice.index, each, exchange, whole=choice.message is not None)
+            said = choice.delta if self._asked.stream else choice.message  # what a client of this answer looks at
+            for each in (said or _Message()).tool_calls or []:
+                self._note_call(choice.index, each, exchange)
 
-    def _note_call(self, choice: int, call: _Call, exchange: Exchange, *, whole: bool) -> None:
-        """Note a tool call at its first appearance: the pieces of a stream that follow carry arguments."""
-        key = (choice, len(self._calls) if whole else call.index)
-        named = call.function or call.custom
-        if not call.id or named is None or not named.name:
-            if key not in self._calls:
-                raise UpstreamFailed("upstream-answer", "a tool call without id or name")
+    def _note_call(self, choice: int, call: _Call, exchange: Exchange) -> None:
+        """Note a tool call at its first appearance: the pieces of a stream that follow carry arguments alone."""
+        key = (choice, call.index if self._asked.stream else len(self._calls))
+        named = call.function or call.custom or _Function()
+        if (known := self._calls.get(key)) is not None:
+            if named.name or (call.id and safe_text(call.id) != known.id):
+                raise UpstreamFailed(
+                    "upstream-answer", "a tool call whose id or name goes on: clients put pieces together"
+                )
             return
-        if key in self._calls:
-            raise UpstreamFailed("upstream-answer", "a tool call whose id changed")
+        if not call.id or not named.name:
+            raise UpstreamFailed("upstream-answer", "a tool call without id or name")
         self._calls[key] = noted = ToolCall(id=safe_text(call.id), name=safe_text(named.name))
         exchange.tool_calls.append(noted)
         if exchange.too_many_tool_calls():

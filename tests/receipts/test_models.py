@@ -43,6 +43,7 @@ def chunk(delta: dict[str, Any] | None = None, **more: Any) -> bytes:
 
 
 CALLS = [{"index": number, "id": f"call_{number}", "function": {"name": "f"}} for number in range(65)]
+LONGER = {"index": 0, "function": {"name": "_and_more"}}
 DONE = b"data: [DONE]\n\n"
 USAGE = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
 
@@ -209,12 +210,19 @@ async def test_a_caller_that_asks_for_usage_gets_it(house: Gatehouse) -> None:
 
 async def test_tool_calls_of_a_stream_are_recorded_once(house: Gatehouse) -> None:
     start = {"index": 0, "id": "call_a", "type": "function", "function": {"name": "get_case", "arguments": ""}}
-    more = {"index": 0, "function": {"arguments": "{}"}}
+    more = {"index": 0, "id": "call_a", "function": {"arguments": "{}"}}
     other = {"index": 1, "id": "call b", "type": "function", "function": {"name": "search", "arguments": "{}"}}
     await stream(house, *(chunk({"tool_calls": [each]}) for each in (start, more, other)), DONE)
     calls = (await house.last()).tool_calls
     assert calls[0] == ToolCall(id="call_a", name="get_case")
     assert calls[1].id.startswith("sha256:")
+
+
+async def test_a_stream_s_tool_calls_are_those_that_its_clients_read(house: Gatehouse) -> None:
+    both = json.loads(chunk({"tool_calls": [CALLS[1]]})[6:])
+    both["choices"][0]["message"] = {"tool_calls": [CALLS[0]]}
+    await stream(house, b"data: " + json.dumps(both).encode() + b"\n\n", DONE)
+    assert (await house.last()).tool_calls == [ToolCall(id="call_1", name="f")]
 
 
 async def test_the_last_event_waits_for_the_receipt_and_the_others_do_not(house: Gatehouse) -> None:
@@ -239,6 +247,8 @@ async def test_the_last_event_waits_for_the_receipt_and_the_others_do_not(house:
         ([chunk({"content": "hi"}), b'data: {"id":"a","id":"b"}\n\n'], "upstream-answer"),
         ([chunk({"content": "hi"}), b"data: {\n\n"], "upstream-answer"),
         ([chunk({"tool_calls": CALLS})], "too-many-tool-calls"),
+        ([chunk({"tool_calls": [CALLS[0]]}), chunk({"tool_calls": [LONGER]})], "upstream-answer"),
+        ([chunk({"tool_calls": [CALLS[0]]}), chunk({"tool_calls": [{"index": 0, "id": "b"}]})], "upstream-answer"),
     ],
 )
 async def test_a_stream_that_breaks_says_so_and_ends_its_receipt(
