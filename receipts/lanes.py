@@ -181,7 +181,11 @@ class Lanes:
         await asyncio.to_thread(save_key, self._directory, lane, key)
         name = origin(self._gateway, job, lane)
         asked = LaneRequest(lane=lane, gateway=self._gateway, kid=self._pair.kid, origin=name)
-        registered = await self._scope.register_lane(job, asked)
+        try:
+            registered = await self._scope.register_lane(job, asked)
+        except BaseException:
+            discard_key(self._directory, lane)  # or whoever calls while scope is away fills the disk
+            raise
         row = LaneRow(
             lane=lane,
             job=job,
@@ -228,6 +232,11 @@ def save_key(directory: Path, lane: str, key: bytes) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def discard_key(directory: Path, lane: str) -> None:
+    """Delete the key of a lane that never opened."""
+    (directory / f"{lane}.key").unlink()
 
 
 def read_key(directory: Path, lane: str) -> bytes | None:

@@ -218,5 +218,6 @@ async def test_a_first_call_while_scope_is_away_is_refused_and_the_next_tries_ag
     epoch.lanes._scope = ScopeClient(town.session, f"http://127.0.0.1:{free_port()}", lambda: "token")
     with pytest.raises(Refused, match="scope-unavailable"):
         await epoch.lanes.of(job.grant, job.policy)
+    assert list((town.settings.directory / "lanes").iterdir()) == []
     epoch.lanes._scope = there
     assert (await epoch.lanes.of(job.grant, job.policy)).job == job.name
