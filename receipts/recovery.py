@@ -24,14 +24,19 @@ from verifier.signing import KeyPair
 async def recover(
     engine: AsyncEngine, ledger: Ledger, pair: KeyPair, clock: Callable[[], int], events: EventLog
 ) -> list[Log]:
-    """Close every lane that an earlier epoch left open; return all whose closing head scope does not have yet."""
+    """Close every lane that an earlier epoch left open; return all whose closing head scope does not have yet.
+
+    A lane without a single leaf is none of them: a `close` in the place of its `open` would be a forgery.
+    """
     found = list[Log]()
     async with reading(engine).connect() as reader:
         for lane in await store.unfinished(reader):
             try:
-                found.append(await _recover(reader, lane, ledger, pair, clock))
+                log = await _recover(reader, lane, ledger, pair, clock)
             except Refused as refused:
                 events.error("lane-not-recovered", lane=lane.lane, code=refused.code)
+            else:
+                found += [log] if log.tree.size else []
     return found
 
 
@@ -42,7 +47,9 @@ async def _recover(
         raise Refused("wrong-key", "this lane's heads are signed by another gateway key")
     log = Log(stored.lane, stored.job, stored.origin, pair=pair, ledger=ledger, clock=clock)
     await reader.run_sync(rebuild, log)
-    if not log.closed:
+    if not log.tree.size:
+        await ledger.done(stored.lane)  # cut off before its `open`: there is nothing to end, and scope seals it so
+    elif not log.closed:
         log.end_open_calls("lost")
         await log.close("recovered")
     elif stored.closing is None:

@@ -53,6 +53,19 @@ async def test_open_calls_are_lost_and_the_lane_is_closed_as_recovered(
     assert [each.code for each in report.findings] == ["lost-call"]
 
 
+async def test_a_lane_cut_off_before_its_open_is_sealed_empty_and_never_closed(
+    epoch: Epoch, next_epoch: Epoch, town: Town
+) -> None:
+    job = await town.job()
+    await epoch.lanes.of(job.grant, job.policy)
+    await asyncio.sleep(0.05)
+    change(town, "DELETE FROM leaves")
+    assert (await next_epoch.recover(), await next_epoch.recover()) == (0, 0)
+    await next_epoch.finish(job)
+    report = next_epoch.verify(await next_epoch.bundle(job))
+    assert (report.verdict, {each.code for each in report.findings}) == ("INCOMPLETE", {"interrupted"})
+
+
 async def test_what_is_recovered_and_reported_is_recovered_once(epoch: Epoch, next_epoch: Epoch, town: Town) -> None:
     await interrupted(epoch, town)
     await next_epoch.recover()
