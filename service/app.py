@@ -20,6 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service import health, problems
 from service.clients import Clients, provide_caller
 from service.engine import ping
+from service.protocol import BoundedProtocol
 from service.settings import Settings
 
 VERSION = "0.1.0"
@@ -118,7 +119,7 @@ def serve(app: ASGIApp | Litestar, settings: Settings) -> None:
         host=host,
         port=port,
         loop="uvloop",
-        http="httptools",
+        http=BoundedProtocol,
         ws="none",
         lifespan="on",
         access_log=False,
