@@ -6,6 +6,9 @@ BIN := .venv/bin
 READY := .venv/ready
 AUDITOR := .venv-auditor/ready
 LOCKS := requirements/dev.txt requirements/build.txt
+# What covers the verifier, every branch of it; and what wears it down, which takes longer and proves no branch.
+ALONE := tests/verifier tests/test_specs.py
+ENDURANCE := tests/verifier/test_fuzz.py tests/verifier/test_mutation.py
 # A lock holds what the public index serves: no setting of this machine's pip enters it.
 COMPILE := env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_INDEX_URL PIP_CONFIG_FILE=/dev/null \
 	$(BIN)/pip-compile --quiet --no-config --upgrade --generate-hashes --allow-unsafe --strip-extras \
@@ -30,8 +33,9 @@ demo: $(READY) $(AUDITOR) ## run the main job end to end, with real processes; l
 	@$(BIN)/python -m examples.demo
 
 test: $(READY) $(AUDITOR) ## run all tests, and show what they cover
-	@$(BIN)/coverage run -m pytest
-	@$(BIN)/coverage report
+	@$(BIN)/coverage run --source verifier -m pytest $(ALONE) $(ENDURANCE:%=--ignore=%)
+	@$(BIN)/coverage report --fail-under=100
+	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests $(ALONE:%=--ignore=%) $(ENDURANCE)
 
 up: $(READY) ## start the three services in .tally (made when missing), with one signed example policy
 	@$(BIN)/python -m examples.up
