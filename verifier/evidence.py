@@ -35,8 +35,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
 
     @property
     def first(self) -> Grant:
-        """The job's first grant: the one that opened it."""
-        return next(iter(self.grants.values()))
+        """The job's first grant, wherever it stands in the bundle: the one that opened it."""
+        return min(self.grants.items(), key=lambda each: (each[1].issued_at, each[0]))[1]
 
     @property
     def gateway(self) -> str:
@@ -58,7 +58,7 @@ class Docket:
     def establish(self) -> Evidence | None:
         """Open everything, check every relation between documents; None when no policy or grant is left to judge by."""
         grants = self._open("grant", 4, lambda raw: documents.open_grant(self.trust, raw))
-        first = next(iter(grants.values()), None)
+        first = min(grants.values(), key=lambda each: (each.value.issued_at, each.digest), default=None)
         if first is None:
             self.report.add("missing-document", 4, "no grant that can be used", place="grant")
             return None
@@ -127,15 +127,16 @@ class Docket:
                     f"grant {name} is pinned to another policy: a job has one for life",
                     place="grant",
                 )
-            if (scope.iss, scope.audience, grant.value.opened) != (
+            if (scope.iss, scope.audience, scope.limits, grant.value.opened) != (
                 first.value.scope.iss,
                 first.value.scope.audience,
+                first.value.scope.limits,
                 first.value.opened,
             ):
                 self.report.add(
                     "wrong-grant",
                     4,
-                    f"grant {name} has another issuer, gateway or opening than the job's first",
+                    f"grant {name} has another issuer, gateway, purse or opening than the job's first",
                     place="grant",
                 )
 

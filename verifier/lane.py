@@ -249,7 +249,7 @@ class LaneCheck:
             self._check_purse(leaf)
         if self._cutoffs:
             self._check_cutoffs(leaf, token)
-        if judged.tool is not None and (self._tied or leaf.parent is not None):
+        if leaf.parent is not None or (self._tied and judged.tool is not None):
             self._check_tie(leaf, judged.tool)
 
     def _judge(self, leaf: Begin | Deny, token: TokenUse) -> Judged | None:
@@ -316,23 +316,23 @@ class LaneCheck:
         """Find, for each revocation, the size from which on no call that it concerns may have begun."""
         for revocation in self.evidence.revocations:
             mark = self._marks.cutoff(revocation)
-            if mark is None:
-                continue
-            yield mark.size, revocation
-            if self._marks.late(mark, revocation):
+            yield FOREVER if mark is None else mark.size, revocation
+            if self.sealed is not None and self._marks.late(mark, revocation, self.sealed.size):
                 why = f"no mark within a minute of when revocation {revocation.sequence} had to be known"
                 self.add("missing-mark", 10, why, place="marks")
 
     def _check_cutoffs(self, leaf: Begin, token: TokenUse) -> None:
+        """Hold a call against each revocation: what scope knows of it, and what the gateway says that it had seen."""
         for size, revocation in self._cutoffs:
-            if leaf.seq >= size and concerns(revocation, leaf, token):
-                why = f"allowed after revocation {revocation.sequence} had to be known"
+            known = leaf.seq >= size or leaf.revocations >= revocation.sequence
+            if known and concerns(revocation, leaf, token):
+                why = f"allowed after revocation {revocation.sequence} was known, or had to be"
                 self.add("after-revocation", 10, why, leaf.seq)
 
     # Step 12 --------------------------------------------------------------------------------------------------------
 
-    def _check_tie(self, leaf: Begin, tool: str) -> None:
-        if leaf.parent is None or not self.fold.model_calls.answers(leaf.parent, tool, leaf.seq):
+    def _check_tie(self, leaf: Begin, tool: str | None) -> None:
+        if leaf.parent is None or tool is None or not self.fold.model_calls.answers(leaf.parent, tool, leaf.seq):
             self.add(
                 "no-model-call", 12, "no unused tool call of a model in this lane asked for this", leaf.seq, "parent"
             )
@@ -355,7 +355,7 @@ class LaneCheck:
         if leaf.status == "ok" and (leaf.recv is None or leaf.dlv is None):
             self.add("bad-end", 7, "a call that went well has no commitment of its answer", leaf.seq, "recv")
         if (leaf.status == "lost" and (leaf.recv or leaf.dlv or leaf.usage)) or (
-            leaf.tool_calls and opened.target.provider is None
+            leaf.tool_calls and (opened.target.provider is None or leaf.status != "ok")
         ):
             self.add("bad-end", 7, "the end says more than its call can have had", leaf.seq)
 

@@ -22,6 +22,7 @@ class Marks:
         """Take a sealed lane's marks and the seal's time; without a seal nothing bounds a receipt."""
         self._marks = marks
         self._sizes = [mark.size for mark in marks]
+        self._closed = closed or 0
         self._end = FOREVER if closed is None else closed + skew
         self._skew = skew
         self._lag = max(skew, stale + SECOND)
@@ -44,8 +45,13 @@ class Marks:
         """Find the mark at which every gateway had to know of a revocation; None when the lane ended before."""
         return next((mark for mark in self._marks if mark.time >= revocation.time + self._due), None)
 
-    def late(self, mark: Mark, revocation: Revocation) -> bool:
-        """Tell whether scope set that mark too late to prove anything; one before the first receipt never is."""
+    def late(self, mark: Mark | None, revocation: Revocation, size: int) -> bool:
+        """Tell whether scope set that mark too late to prove anything; one before the first receipt never is.
+
+        Without one the seal stands for it, where the lane, of `size` in the end, went on after its last mark.
+        """
+        if mark is None:
+            return size > self._sizes[-1] and self._closed > revocation.time + self._due + GRACE
         return mark.size > 0 and mark.time > revocation.time + self._due + GRACE
 
 

@@ -87,6 +87,8 @@ class Replay:
             named = f"{target.provider}/{target.model}"
             if leaf.kind == "begin" and not any_glob(grant.scope.models, named):
                 raise Refused("wrong-target", "the grant does not name this model", field="target")
+            if leaf.manifest is not None:
+                raise Refused("wrong-manifest", "a model has no manifest", field="manifest")
             return ModelTarget(target.provider, target.model, target.operation, tuple(labels))
         if not target.server or not target.tool or target.provider or target.model or target.operation:
             raise Refused(

@@ -4,6 +4,7 @@ The attacker holds the keys that the claim says, signs whatever those can sign, 
 """
 
 import json
+from typing import Any
 
 import pytest
 from msgspec.structs import replace
@@ -16,13 +17,14 @@ from verifier.encoding import b64, canonical, digest
 from verifier.envelope import Envelope, payload_type, seal_up
 from verifier.grant import Budget
 from verifier.keys import Pin
-from verifier.leaf import Parent, Target
+from verifier.leaf import Parent, Target, ToolCall
 from verifier.merkle import leaf_hash, root_of
 from verifier.policy import DAY
 from verifier.report import Report
 from verifier.seal import Child
 
 HTTP = Target(server="crm-mcp", tool="http_request")
+MODEL = Target(provider="openrouter_via_fal", model="small-1", operation="chat.completions")
 ZERO = "sha256:" + "0" * 64
 WORLD = World().story()
 HONEST = WORLD.bundle()
@@ -404,6 +406,58 @@ def test_a_gateway_cannot_hide_a_revocation_by_what_it_says_that_it_had_seen() -
     documents = world.documents(world.sealed())
     assert documents.revocations == [seal_up("revocation", canonical(made), pair("revocation"))]
     fails(world.verify(world.bundle(replace(documents, revocations=[]))), "missing-document")
+
+
+def test_a_call_allowed_by_a_gateway_that_says_it_had_seen_the_revocation_fails() -> None:
+    world = World()
+    lane = world.lane()
+    lane.begin("call-1", MODEL, revocations=1)
+    lane.end("call-1")
+    lane.close()
+    world.revoke("model", "openrouter_via_fal/small-1", lane.time)
+    fails(world.verify(), "after-revocation")
+
+
+def test_a_seal_without_the_marks_that_a_revocation_asks_for_fails() -> None:
+    world = World().story()
+    world.revoke("jti", "token-1", NOW)
+    marks = [seal.Mark(time=NOW, size=0)]
+    lanes = [replace(world.sealed().lanes[0], marks=marks)]
+    late = world.sealed(lanes=lanes, closed=NOW + 70 * SECOND)
+    fails(world.verify(world.bundle(world.documents(late))), "missing-mark", verdict="INCOMPLETE")
+
+
+def test_the_purse_of_a_job_does_not_depend_on_the_order_of_its_grants() -> None:
+    world = World(scope={"limits": Budget(calls=2)}).story()
+    wide = replace(world.grant, scope=replace(world.grant.scope, limits=Budget()))
+    signed, names = seal_up("grant", canonical(wide), pair("grant")), [digest(canonical(wide)), world.grant_digest]
+    lanes = [replace(world.sealed().lanes[0], share=Budget())]
+    documents = world.documents(world.sealed(grants=names, lanes=lanes))
+    fails(world.verify(world.bundle(replace(documents, grants=[signed, *documents.grants]))), "wrong-grant")
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [({"manifest": ZERO}, "wrong-manifest"), ({"parent": Parent(call="call-0", id="a")}, "no-model-call")],
+)
+def test_a_call_of_a_model_claims_neither_manifest_nor_parent(changes: dict[str, Any], code: str) -> None:
+    world = World()
+    lane = world.lane()
+    lane.begin("call-1", MODEL, **changes)
+    lane.end("call-1")
+    lane.close()
+    fails(world.verify(), code)
+
+
+@pytest.mark.parametrize("status", ["client_abort", "policy_cut", "upstream_error", "lost"])
+def test_an_answer_that_was_withheld_asks_for_no_tool(status: str) -> None:
+    world = World()
+    lane = world.lane()
+    lane.begin("call-1", MODEL)
+    lane.end("call-1", status=status, recv=None, dlv=None, tool_calls=[ToolCall(id="a", name="get_case")])
+    lane.tool("call-2")
+    lane.close()
+    fails(world.verify(), "bad-end")
 
 
 def test_a_seal_made_by_the_gateway_is_untrusted() -> None:

@@ -317,7 +317,8 @@ def test_a_manifest_pinned_for_another_server_fails() -> None:
 def second_grant(world: World, **changes: Any) -> Report:
     """Verify a world with a second grant of the same job."""
     scope = replace(world.grant.scope, tools=[], **{name: each for name, each in changes.items() if name != "opened"})
-    other = replace(world.grant, scope=scope, **{name: each for name, each in changes.items() if name == "opened"})
+    times = {name: each for name, each in changes.items() if name == "opened"}
+    other = replace(world.grant, scope=scope, issued_at=world.grant.issued_at + 1, **times)
     names = [world.grant_digest, digest(canonical(other))]
     documents = world.documents(world.sealed(grants=names))
     signed = seal_up("grant", canonical(other), pair("grant"))
@@ -335,6 +336,7 @@ def test_a_job_may_have_two_grants() -> None:
         ({"policy": ZERO}, "wrong-policy"),
         ({"audience": "https://other.example"}, "wrong-grant"),
         ({"opened": NOW - 1}, "wrong-grant"),
+        ({"limits": Budget(calls=1)}, "wrong-grant"),
     ],
 )
 def test_two_grants_of_a_job_agree(changes: dict[str, Any], code: str) -> None:

@@ -64,7 +64,9 @@ def grant_of_another_job() -> bytes:
 def two_policies() -> bytes:
     world = story()
     other = bent(world.policy_payload, lambda it: it.update(serial=2))
-    second = bent(world.grant_payload, lambda it: it["scope"].update(policy=digest(other)))
+    second = bent(
+        world.grant_payload, lambda it: (it["scope"].update(policy=digest(other)), it.update(issued_at=NOW + 1))
+    )
     documents = world.documents(world.sealed(grants=[world.grant_digest, digest(second)]))
     return world.bundle(replace(documents, grants=[*documents.grants, seal_up("grant", second, pair("grant"))]))
 
