@@ -87,6 +87,7 @@ class Docket:
     def _open(self, kind: str, step: int, open_one: Callable[[bytes], Opened[T]]) -> dict[str, Opened[T]]:
         """Open every document of a kind, by digest."""
         found: dict[str, Opened[T]] = {}
+        last = (-1, "")
         for line in self.lines:
             if line.kind != kind:
                 continue
@@ -95,10 +96,10 @@ class Docket:
             except Refused as refused:
                 self.report.refuse(refused, step, line=line.number)
                 continue
-            if one.digest in found or (kind == "seal" and found):
-                self.report.add(
-                    "bad-line", 1, f"a second {kind} of the same content, or a second seal", line=line.number
-                )
+            if _place(one) <= last or (kind == "seal" and found):
+                why = f"documents of a kind stand in one order, none twice; this {kind} does not, or is a second"
+                self.report.add("bad-line", 1, why, line=line.number)
+            last = max(last, _place(one))
             found.setdefault(one.digest, one)
         return found
 
@@ -209,6 +210,13 @@ class Docket:
         ):
             if wanted is not None and wanted != found:
                 self.report.add("not-expected", 5, f"the pin expects the {name} {wanted}, this is {found}", place=name)
+
+
+def _place(one: Opened[T]) -> tuple[int, str]:
+    """Where a document stands among its kind: grants as they were issued, revocations in sequence, else by digest."""
+    value = one.value
+    number = value.issued_at if isinstance(value, Grant) else value.sequence if isinstance(value, Revocation) else 0
+    return number, one.digest
 
 
 def establish_trust(pin: Pin, lines: list[Line], report: Report) -> Trust | None:

@@ -428,8 +428,8 @@ def test_a_seal_without_the_marks_that_a_revocation_asks_for_fails() -> None:
 
 
 def test_the_purse_of_a_job_does_not_depend_on_the_order_of_its_grants() -> None:
-    world = World(scope={"limits": Budget(calls=2)}).story()
-    wide = replace(world.grant, scope=replace(world.grant.scope, limits=Budget()))
+    world = World(scope={"limits": Budget(calls=2)}, grant={"issued_at": NOW + 1}).story()
+    wide = replace(world.grant, issued_at=NOW, scope=replace(world.grant.scope, limits=Budget()))
     signed, names = seal_up("grant", canonical(wide), pair("grant")), [digest(canonical(wide)), world.grant_digest]
     lanes = [replace(world.sealed().lanes[0], share=Budget())]
     documents = world.documents(world.sealed(grants=names, lanes=lanes))

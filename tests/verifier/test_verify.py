@@ -1097,3 +1097,14 @@ def test_a_tool_of_a_server_that_a_wild_card_allows_is_judged_by_its_own_manifes
     read_only = [{"kind": "mcp", "server": "*", "tools": ["*"], "classes": ["read"]}]
     world = World(policy={"allowed_tools": read_only}, tools=[tool], scope={"tools": ["mcp:crm-mcp/wipe"]})
     only(world.verify(), "scope-too-wide", 4)
+
+
+def test_documents_of_a_kind_stand_in_one_order_so_that_a_job_has_one_bundle() -> None:
+    world = World().story()
+    world.revoke("agent", "somebody-else", NOW)
+    world.revoke("agent", "nobody", NOW)
+    lines = world.bundle().splitlines(keepends=True)
+    first = next(number for number, line in enumerate(lines) if line.startswith(b'{"revocation":'))
+    assert world.verify(b"".join(lines)).verdict == "PASS"
+    lines[first], lines[first + 1] = lines[first + 1], lines[first]
+    only(world.verify(b"".join(lines)), "bad-line", 1, line=first + 2)

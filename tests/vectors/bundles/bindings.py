@@ -95,7 +95,9 @@ def honest_refreshed_token() -> bytes:
 @case(MADE, "FAIL wrong-target", "a narrower token used where the wider one beside it would do")
 def call_by_narrower_token() -> bytes:
     grant = World().grant
-    narrower = replace(grant, scope=replace(grant.scope, tools=["mcp:crm-mcp/search_customer"]))
+    narrower = replace(
+        grant, issued_at=grant.issued_at + 1, scope=replace(grant.scope, tools=["mcp:crm-mcp/search_customer"])
+    )
     return _two_tokens(narrower, World().exp)
 
 
