@@ -22,11 +22,13 @@ async def events(answer: aiohttp.ClientResponse, limit: int = MAX_STREAM) -> Asy
     rest, total = b"", 0
     async for piece in answer.content.iter_any():
         total += len(piece)
+        # What was looked through before holds no blank line, but it may hold most of one.
+        looked = max(0, len(rest) - 3)
         rest += piece
         # A lone CR at the end may be half a line ending.
         ready = rest if not rest.endswith(b"\r") else rest[:-1]
         start = 0
-        for end in _blank_line.finditer(ready):
+        for end in _blank_line.finditer(ready, looked):
             raw = rest[start : end.end()]
             start = end.end()
             yield raw, data(raw)

@@ -1,10 +1,12 @@
 """Addresses that may be reached; events cut out of streams; hidden text."""
 
+from collections.abc import AsyncIterator
+
 import pytest
 from aiohttp.abc import AbstractResolver
 
 from receipts import screens
-from receipts.stream import data
+from receipts.stream import data, events
 from receipts.upstream import GuardedResolver, Upstream, UpstreamFailed, may_reach, networks
 from verifier.refused import Refused
 
@@ -89,6 +91,27 @@ async def test_a_connection_to_a_name_that_lies_inside_is_never_made() -> None:
             pass
     await upstream.close()
     assert failed.value.code == "upstream-forbidden"
+
+
+class Content:
+    """An answer's body, as it comes in pieces."""
+
+    def __init__(self, *pieces: bytes) -> None:
+        self.content, self.pieces = self, pieces
+
+    async def iter_any(self) -> AsyncIterator[bytes]:
+        for piece in self.pieces:
+            yield piece
+
+
+@pytest.mark.parametrize("line", [b"\n", b"\r\n", b"\r"])
+async def test_events_are_the_same_however_the_stream_is_cut(line: bytes) -> None:
+    whole = line.join([b"data: one", b"", b"data: two", b"data: lines", b"", b": said", b"", b"data: three", b"", b"x"])
+    wanted = [each async for each in events(Content(whole))]  # type: ignore[arg-type]
+    assert [data for _, data in wanted] == [b"one", b"two\nlines", None, b"three"]
+    bytewise = [whole[at : at + 1] for at in range(len(whole))]
+    for pieces in (bytewise, *([whole[:at], whole[at:]] for at in range(len(whole)))):
+        assert [each async for each in events(Content(*pieces))] == wanted  # type: ignore[arg-type]
 
 
 def test_an_events_data_is_read_with_every_line_ending() -> None:
