@@ -60,7 +60,7 @@ def _read(text: str, trust: Trust, issuer: str, audience: str, now: int) -> Toke
     try:
         header = msgspec.json.decode(_unb64url(head), type=Header)
         token = msgspec.json.decode(_unb64url(payload), type=Token)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise Refused("bad-token", "not a token of the form that scope issues") from error
     if header.kid not in trust.by_kid:
         raise Refused("unknown-signer", "signed by a key that the key list does not name")
