@@ -5,7 +5,6 @@ It is handed out with the verifier's verdict, whatever that is: a bundle that fa
 
 import asyncio
 import tempfile
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import BinaryIO
@@ -106,17 +105,19 @@ class Bundles:
         )
 
     def _write(self, connection: Connection, file: BinaryIO, documents: Documents, seal: Seal) -> None:
-        file.writelines(bundle.write(documents, map(partial(self._lane, connection), seal.lanes)))
+        file.writelines(bundle.write(documents, map(partial(self._lane, connection, seal.job), seal.lanes)))
 
-    def _lane(self, connection: Connection, sealed: SealedLane) -> Lane:
-        """Give a lane's receipts up to the sealed size: under its closing head, or a head over what was witnessed."""
-        note = store.closing_head(connection, sealed.lane)
+    def _lane(self, connection: Connection, job: str, sealed: SealedLane) -> Lane:
+        """Give a lane's receipts up to the sealed size: under its closing head, or a head over what was witnessed.
+
+        A lane that is not of this job has none: a seal cannot make us hand out, or sign again, another job's receipts.
+        """
+        stored = store.lane_of(connection, job, sealed.lane)
+        size = sealed.size if stored is not None else 0
+        note = stored.closing if stored is not None else None
         if note is None or Checkpoint.parse(note).size != sealed.size:
             tree = Tree()
-            for leaf in store.leaves_of(connection, sealed.lane, sealed.size):
+            for leaf in store.leaves_of(connection, sealed.lane, size):
                 tree.append(leaf.hash)
             note = sign_head(self._pair, sealed.origin, tree.size, tree.root())
-        return Lane(sealed.lane, note, self._leaves(connection, sealed))
-
-    def _leaves(self, connection: Connection, sealed: SealedLane) -> Iterator[bytes]:
-        return (leaf.raw for leaf in store.leaves_of(connection, sealed.lane, sealed.size))
+        return Lane(sealed.lane, note, (leaf.raw for leaf in store.leaves_of(connection, sealed.lane, size)))

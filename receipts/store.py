@@ -82,15 +82,18 @@ def leaves_of(connection: Connection, name: str, size: int | None = None) -> Ite
         yield _stored(row)
 
 
-def closing_head(connection: Connection, name: str) -> str | None:
-    """Return a lane's closing head, if it was closed."""
-    note: str | None = connection.scalar(select(lanes.c.closing).where(lanes.c.lane == name))
-    return note
+def lane_of(connection: Connection, job: str, name: str) -> StoredLane | None:
+    """Find one lane of a job."""
+    row = connection.execute(_lane.where(lanes.c.lane == name, lanes.c.job == job)).first()
+    return None if row is None else _stored_lane(row)
 
 
 async def _lanes(reader: AsyncConnection, wanted: Select[str, str, str, str, str | None]) -> list[StoredLane]:
-    rows = (await reader.execute(wanted)).all()
-    return [StoredLane(lane=row.lane, job=row.job, origin=row.origin, kid=row.kid, closing=row.closing) for row in rows]
+    return [_stored_lane(row) for row in (await reader.execute(wanted)).all()]
+
+
+def _stored_lane(row: Row[*tuple[Any, ...]]) -> StoredLane:
+    return StoredLane(lane=row.lane, job=row.job, origin=row.origin, kid=row.kid, closing=row.closing)
 
 
 def _stored(row: Row[*tuple[Any, ...]]) -> StoredLeaf:

@@ -46,6 +46,7 @@ from verifier.leaf import Begin, Commitment, Deny, End, Facts, Reservation, Targ
 from verifier.manifest import Manifest, Tool
 from verifier.policy import Policy
 from verifier.report import Report
+from verifier.seal import Seal
 from verifier.verify import verify
 
 MINIMAL = Path("examples/policies/minimal.json").read_bytes()
@@ -147,11 +148,16 @@ class Epoch:
 
     async def bundle(self, job: Job) -> bytes:
         """Assemble a sealed job's bundle."""
+        bundles = await self.bundles()
+        return await self.assembled(bundles, *await bundles.seal(job.name))
+
+    async def bundles(self) -> Bundles:
+        """Make what assembles bundles."""
         identity, urls = self.town.identity, self.town.urls
         controls_client = ControlsClient(self.town.session, urls.controls, identity.trust)
         await self.ledger.keep(identity.trust.digest, "keys", identity.key_list)
         archive = Archive(self.engine, self.ledger, identity.trust, self.scope, controls_client)
-        bundles = Bundles(
+        return Bundles(
             directory=Path(tempfile.gettempdir()),
             engine=self.engine,
             archive=archive,
@@ -159,7 +165,10 @@ class Epoch:
             trust=identity.trust,
             pair=identity.pair,
         )
-        made = await bundles.assemble(*await bundles.seal(job.name))
+
+    async def assembled(self, bundles: Bundles, seal: Seal, raw_seal: bytes) -> bytes:
+        """Assemble a bundle under this seal."""
+        made = await bundles.assemble(seal, raw_seal)
         with made.file as file:
             raw = file.read()
         assert len(raw) == made.size

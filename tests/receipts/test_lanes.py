@@ -3,14 +3,19 @@
 import asyncio
 
 import pytest
+from msgspec.structs import replace
 
 from receipts.log import Appended
 from scope.client import RevocationRequest, ScopeClient
+from service import keystore
 from tests.conftest import free_port
 from tests.receipts.conftest import MODEL, Calls, Epoch, Job, Town
 from verifier.checkpoint import Proof
+from verifier.encoding import canonical
+from verifier.envelope import seal_up
 from verifier.leaf import Close, Deny, Note, Open, Token, decode
 from verifier.refused import Refused
+from verifier.seal import origin
 
 
 async def opened(epoch: Epoch, town: Town) -> tuple[Job, Calls]:
@@ -30,6 +35,22 @@ async def test_a_finished_job_s_bundle_passes(epoch: Epoch, town: Town) -> None:
     report = epoch.verify(await epoch.bundle(job))
     assert (report.verdict, report.findings) == ("PASS", [])
     assert (report.totals.calls, report.totals.denials, report.status) == (3, 1, "complete")
+
+
+async def test_a_seal_gets_no_receipts_of_another_job_out_of_us(epoch: Epoch, town: Town) -> None:
+    job, _ = await opened(epoch, town)
+    await epoch.finish(job)
+    other = await town.job()
+    await epoch.finish(other)
+    bundles = await epoch.bundles()
+    [lane] = (await bundles.seal(job.name))[0].lanes
+    honest, _ = await bundles.seal(other.name)
+    lying = replace(honest, lanes=[replace(lane, origin=origin(lane.gateway, other.name, lane.lane))])
+    signed = seal_up("seal", canonical(lying), keystore.load(town.directory / "scope/seal.key", "seal"))
+    raw = await epoch.assembled(bundles, lying, signed)
+    assert job.name.encode() not in raw
+    assert raw.splitlines()[-1].startswith(b'{"head":')
+    assert epoch.verify(raw).verdict == "FAIL"
 
 
 async def test_first_calls_that_come_together_register_one_lane(epoch: Epoch, town: Town) -> None:
