@@ -46,7 +46,9 @@ def main(arguments: list[str]) -> int:
     wanted = AUDITOR if arguments == ["auditor"] else DEVELOPER
     began = time.monotonic()
     shutil.rmtree(wanted.venv, ignore_errors=True)
-    print(f"Setting up {wanted.venv.name} with Python {sys.version.split()[0]} from hash-locked requirements", flush=True)
+    print(
+        f"Setting up {wanted.venv.name} with Python {sys.version.split()[0]} from hash-locked requirements", flush=True
+    )
     if subprocess.run([sys.executable, "-m", "venv", str(wanted.venv)], check=False).returncode:
         print("tally: this Python has no venv module; on Debian and Ubuntu: apt install python3-venv")
         return 1
