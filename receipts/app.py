@@ -1,11 +1,12 @@
 """The gateway's application: where its clock, keys, engine, settings and clients enter, and what runs beside."""
 
 import asyncio
+import fcntl
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import aiohttp
 from litestar import Litestar
@@ -110,6 +111,7 @@ PARTS = ("bundles", "lookup", "revocations", "sessions")
 async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
     """Put the parts together, end what an earlier epoch left open, and start what runs beside."""
     settings, identity, ledger, clock = given.settings, given.identity, given.ledger, given.clock
+    stack.enter_context(_alone(settings.directory))
     pair, trust, keys = identity.pair, identity.trust, settings.directory / "lanes"
     session = await stack.enter_async_context(aiohttp.ClientSession())
     scope = ScopeClient(session, settings.scope_url, identity.credential(settings.scope_url, clock))
@@ -150,6 +152,19 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
     stack.push_async_callback(gateway.close)
     state.tasks = [asyncio.create_task(work) for work in (revocations.follow(), reporter.run())]
     stack.push_async_callback(_cancel, state.tasks)
+
+
+def _alone(directory: Path) -> BinaryIO:
+    """Hold the ledger for this process until it ends: the recovery of a second one would end the first one's calls."""
+    lock = (directory / "ledger.lock").open("ab")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        lock.close()
+        raise Refused(
+            "ledger-unavailable", "another process works on this ledger", hint="End it before you start this one."
+        ) from error
+    return lock
 
 
 async def _check_running(state: State) -> None:

@@ -1,14 +1,18 @@
 """What the next start makes of an epoch that ended in the middle."""
 
 import asyncio
+import socket
 import sqlite3
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
+import receipts.app
 from receipts.ledger import Ledger
 from service.engine import open_engine
-from tests.receipts.conftest import MODEL, Calls, Epoch, Job, Town
+from tests.receipts.conftest import MODEL, Calls, Epoch, Job, Town, serve_on
+from verifier.refused import Refused
 
 
 @pytest.fixture
@@ -136,6 +140,31 @@ async def test_a_ledger_that_came_back_shorter_closes_nothing(epoch: Epoch, next
     await town.scope("orchestrator").wait_for_seal(job.name)
     report = next_epoch.verify(await next_epoch.bundle(job))
     assert (report.verdict, report.status) == ("FAIL", "interrupted")
+
+
+async def test_a_second_process_on_a_ledger_does_not_start_and_ends_nothing_of_the_first(
+    epoch: Epoch, town: Town
+) -> None:
+    settings, listener = town.settings.directory / "settings.toml", socket.create_server(("127.0.0.1", 0))
+    server, task = await serve_on(receipts.app.create(settings), listener)
+    _, calls = await interrupted(epoch, town)
+    said = list[Any]()
+
+    async def receive() -> Any:
+        return {"type": "lifespan.startup"}
+
+    async def send(message: Any) -> None:
+        said.append(message["type"])
+
+    with pytest.raises(BaseExceptionGroup) as failed:
+        await receipts.app.create(settings)({"type": "lifespan", "state": {}}, receive, send)  # type: ignore[arg-type, typeddict-item]
+    assert failed.group_contains(Refused, match="another process")
+    assert "lifespan.startup.complete" not in said
+    calls.model()
+    await asyncio.sleep(0.05)
+    await epoch.ledger.check()
+    server.should_exit = True
+    await task
 
 
 async def test_a_lane_of_another_gateway_key_is_left_alone(epoch: Epoch, next_epoch: Epoch, town: Town) -> None:
