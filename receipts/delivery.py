@@ -1,14 +1,15 @@
 """After `begin`: the call is sent, its end recorded, its answer delivered with the proof, in this order always."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import structlog
 from msgspec import Struct
 from msgspec.structs import replace
 
 from receipts.call import Asked, Exchange, Path
-from receipts.lanes import Lane
+from receipts.lanes import Cut, Lane
 from receipts.log import Appended
 from receipts.request import Answer, Request
 from receipts.stream import comment, event
@@ -30,7 +31,7 @@ class Begun(Struct, frozen=True):
     lane: Lane
     asked: Asked
     exchange: Exchange
-    cut: asyncio.Event
+    cut: Cut
 
 
 class Receipt(Struct, frozen=True):
@@ -90,13 +91,11 @@ async def _forward(request: Request, path: Path, begun: Begun) -> UpstreamFailed
     """Send the call, until its answer is there, its client leaves or its lane is cut; every failure becomes a value."""
     exchange, here = begun.exchange, asyncio.current_task()
     assert here is not None
-    if begun.cut.is_set():
+    if begun.cut.said:
         exchange.fail("policy_cut", "job-closed")
         return UpstreamFailed("job-closed", "the job ended before the call was sent", 403)
-    watching = [
-        asyncio.create_task(_stop(here, exchange, request.gone, "client_abort", "client-gone")),
-        asyncio.create_task(_stop(here, exchange, begun.cut.wait, "policy_cut", "job-closed")),
-    ]
+    begun.cut.listen(partial(_stop, here, exchange, "policy_cut", "job-closed"))
+    watching = asyncio.create_task(_watch(request, partial(_stop, here, exchange, "client_abort", "client-gone")))
     try:
         await path.forward(begun.asked, exchange)
     except UpstreamFailed as failure:
@@ -112,16 +111,19 @@ async def _forward(request: Request, path: Path, begun: Begun) -> UpstreamFailed
         exchange.fail("upstream_error", "internal-error")
         return UpstreamFailed("internal-error", "this is our fault; the server's log says more", 500)
     finally:
-        for each in watching:
-            each.cancel()
+        begun.cut.listen(None)
+        watching.cancel()
     return None
 
 
-async def _stop(
-    work: asyncio.Task[object], exchange: Exchange, event: Callable[[], Awaitable[object]], status: Status, code: str
-) -> None:
-    """Stop a call when something else happens first."""
-    await event()
+async def _watch(request: Request, stop: Callable[[], None]) -> None:
+    """Stop a call when its client goes away."""
+    await request.gone()
+    stop()
+
+
+def _stop(work: asyncio.Task[object], exchange: Exchange, status: Status, code: str) -> None:
+    """Stop a call that does not end by its own course."""
     exchange.stopped = True
     exchange.fail(status, code)
     work.cancel()

@@ -34,8 +34,27 @@ KEY_BYTES = 32
 GRACE = 2.0  # seconds that open calls get to write their own end; scope waits five in all
 
 
+class Cut:
+    """The word from outside that a call is over: heard at once by who listens, known to who asks later."""
+
+    def __init__(self) -> None:
+        """Nothing is said yet."""
+        self.said = False
+        self._listener: Callable[[], None] | None = None
+
+    def set(self) -> None:
+        """Say it."""
+        self.said = True
+        if self._listener is not None:
+            self._listener()
+
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Call `listener` when it is said; None stops listening."""
+        self._listener = listener
+
+
 class Lane(Log):
-    """One job's lane: `key` derives the commitments' salts, `calls` holds an event for each open call that cuts it."""
+    """One job's lane: `key` derives the commitments' salts, `calls` cuts an open call."""
 
     def __init__(
         self, row: LaneRow, key: bytes, fold: Fold, *, pair: KeyPair, ledger: Ledger, clock: Callable[[], int]
@@ -45,7 +64,7 @@ class Lane(Log):
         self.witnessed = 0
         self.key = key
         self.fold = fold
-        self.calls: dict[str, asyncio.Event] = {}
+        self.calls: dict[str, Cut] = {}
         self.closing = False
         self._quiet = asyncio.Event()
         self._numbered = 0

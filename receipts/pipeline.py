@@ -5,7 +5,6 @@ Nothing is sent before `begin` is durable, nothing delivered before `end`. From 
 `begin` there is no await, so what was decided is what is recorded.
 """
 
-import asyncio
 from collections.abc import Callable
 from functools import partial
 
@@ -14,7 +13,7 @@ from msgspec import Struct
 from receipts.call import Asked, Exchange, Known, Path
 from receipts.delivery import Begun, finish, with_receipt
 from receipts.denials import Denials, PolicyDenied
-from receipts.lanes import Lane, Lanes
+from receipts.lanes import Cut, Lane, Lanes
 from receipts.request import Answer, Request
 from receipts.revocations import Revocations
 from receipts.sessions import Session, Sessions
@@ -110,7 +109,7 @@ class Pipeline:
         ready = Ready(lane, session, asked, known, *sides)
         lane.token(session.token)
         appended = lane.append(partial(self._judge, ready))
-        cut = lane.calls[exchange.call] = asyncio.Event()
+        cut = lane.calls[exchange.call] = Cut()
         try:
             await lane.durable(appended)
         except Refused:

@@ -150,7 +150,10 @@ async def crash(gateway: Gateway, job: Job, point: str, kind: str) -> None:
     """Start a gateway that stops at a point, ask it, kill it there, start another."""
     await gateway.start(point, kind)
     calling = asyncio.create_task(gateway.call(job))
-    await gateway.stopped()
+    stopped = asyncio.create_task(gateway.stopped())
+    await asyncio.wait({calling, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    assert stopped.done() or not calling.done(), f"the call went through, or was refused: {gateway.codes}"
+    await stopped
     await gateway.kill()
     await calling
     await gateway.start()

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
+from receipts.lanes import Cut
 from receipts.log import Appended
 from scope.client import RevocationRequest, ScopeClient
 from service import keystore
@@ -127,15 +128,10 @@ async def test_a_refused_leaf_leaves_no_trace(epoch: Epoch, town: Town) -> None:
 async def test_an_open_call_is_cut_when_its_job_closes(epoch: Epoch, town: Town) -> None:
     job, calls = await opened(epoch, town)
     call = calls.begin(MODEL, "model-1")
-    cut = calls.lane.calls[call] = asyncio.Event()
-
-    async def pipeline() -> None:
-        await cut.wait()
-        calls.end(call, "get_case")
-
-    running = asyncio.create_task(pipeline())
+    cut = calls.lane.calls[call] = Cut()
+    cut.listen(lambda: calls.end(call, "get_case"))
     await epoch.finish(job)
-    await running
+    assert cut.said
     report = epoch.verify(await epoch.bundle(job))
     assert (report.verdict, report.totals.lost) == ("PASS", 0)
 
