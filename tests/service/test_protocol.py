@@ -8,7 +8,7 @@ import pytest
 import uvicorn
 from litestar import Litestar, Request, post
 
-from service.protocol import MAX_HEAD, BoundedProtocol
+from service.protocol import MAX_HEAD, BoundedProtocol, Joined
 
 PIECE = b"x" * 60_000
 HEAD = b"POST /echo HTTP/1.1\r\nhost: here\r\n"
@@ -64,3 +64,44 @@ async def test_bodies_are_not_counted_and_one_connection_serves_many_requests(po
     chunks = iter([b"%x\r\n" % len(PIECE) + PIECE + b"\r\n"] * 20)
     chunked = CHUNKED.removesuffix(b"4\r\nbody\r\n0\r\n")
     assert (await kept(port, chunked, chunks, b"0\r\n\r\n"))[1].startswith(b"HTTP/1.1 201")
+
+
+class Recorder(asyncio.Transport):
+    """A transport that keeps what is written, piece by piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pieces: list[bytes] = []
+        self.closed = False
+
+    def write(self, data: object) -> None:
+        self.pieces.append(bytes(data))  # type: ignore[call-overload]
+
+    def close(self) -> None:
+        self.closed = True
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+
+async def test_head_and_body_leave_in_one_piece() -> None:
+    recorder = Recorder()
+    joined = Joined(recorder, asyncio.get_running_loop())
+    joined.write(b"head ")
+    joined.write(b"body")
+    assert recorder.pieces == []
+    await asyncio.sleep(0)
+    assert recorder.pieces == [b"head body"]
+    joined.write(b"next")
+    await asyncio.sleep(0)
+    assert recorder.pieces == [b"head body", b"next"]
+
+
+async def test_what_waits_is_sent_before_the_connection_closes_and_nothing_after() -> None:
+    recorder = Recorder()
+    joined = Joined(recorder, asyncio.get_running_loop())
+    joined.write(b"last words")
+    joined.close()
+    joined.write(b"too late")
+    await asyncio.sleep(0)
+    assert (recorder.pieces, recorder.closed) == ([b"last words"], True)
