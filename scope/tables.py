@@ -13,23 +13,14 @@ from sqlalchemy import (
     Index,
     Integer,
     LargeBinary,
-    MetaData,
     String,
     Table,
     Text,
 )
 
-metadata = MetaData(
-    naming_convention={
-        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-        "fk": "fk_%(table_name)s_%(column_0_N_name)s",
-        "pk": "pk_%(table_name)s",
-    }
-)
+from service.schema import Position, new_metadata
 
-# SQLite numbers rows by itself only where the key is spelled INTEGER.
-Position = BigInteger().with_variant(Integer, "sqlite")
+metadata = new_metadata()
 
 # `sequence` is the last revocation when the job opened; `closing_at` and `reason` are set when it begins to close.
 jobs = Table(
