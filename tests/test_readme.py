@@ -3,15 +3,12 @@
 import os
 import re
 import subprocess
-from io import BytesIO
 from pathlib import Path
 
 from typer.testing import CliRunner
 
-from tests.world import World
 from verifier import cli
 from verifier.codes import USAGE, Verdict
-from verifier.verify import verify
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -23,14 +20,6 @@ def test_the_list_of_make_targets_is_what_make_prints() -> None:
     alone = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}  # make may run us
     printed = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True, env=alone).stdout
     assert said.removeprefix("$ make help\n") == printed
-
-
-def test_the_report_in_the_readme_is_what_verify_prints() -> None:
-    said = next(block for kind, block in BLOCKS if kind == "text" and block.startswith("PASS"))
-    world = World().story()
-    printed = cli.text(Path("demo-out/job.tally"), verify(BytesIO(world.bundle()), world.pin()))
-    first = re.sub(r"\x1b\[[0-9;]*m", "", printed).split("\n\n")[0] + "\n"
-    assert re.sub(r"(job-|sha256:)\S+", r"\1…", first) == said
 
 
 def test_four_shell_lines_come_first() -> None:

@@ -2,11 +2,16 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from verifier import cli
+from verifier.keys import Pin
+from verifier.verify import verify
 
 ROOT = Path(__file__).parent.parent
 
@@ -33,6 +38,18 @@ def test_the_story_leaves_bundles_and_pin_behind(story: tuple[list[dict[str, obj
         "pin.json", "other-pin.json", "job.tally", "revoked.tally", "lost.tally",
         "flipped-time.tally", "dropped-receipt.tally", "no-seal.tally", "truncated.tally",
     }  # fmt: skip
+
+
+def test_the_report_in_the_readme_is_that_of_the_storys_bundle(story: tuple[list[dict[str, object]], Path]) -> None:
+    _, out = story
+    readme = (ROOT / "README.md").read_text()
+    said = next(
+        block for block in re.findall(r"```text\n(.*?)```", readme, flags=re.DOTALL) if block.startswith("PASS")
+    )
+    report = verify(out / "job.tally", Pin.parse((out / "pin.json").read_bytes()))
+    printed = cli.text(Path("demo-out/job.tally"), report)
+    first = re.sub(r"\x1b\[[0-9;]*m", "", printed).split("\n\n")[0] + "\n"
+    assert re.sub(r"(job-|sha256:)\S+", r"\1…", first) == said
 
 
 def test_no_secret_is_left_behind(story: tuple[list[dict[str, object]], Path]) -> None:
