@@ -52,7 +52,7 @@ class Stage:
 
     def tally(self, *arguments: str) -> dict[str, Any]:
         """Run one command of `tally` as a process and read its JSON."""
-        command = [*_python(), "-m", "verifier", *arguments, "--json"]
+        command = [sys.executable, "-m", "verifier", *arguments, "--json"]
         done = subprocess.run(
             command, capture_output=True, text=True, check=False, cwd=self.directory, env=_environment()
         )
@@ -76,7 +76,7 @@ class Stage:
         port = ["--port", str(self.ports[name])] if name in ("model", "crm") else []
         with (self.directory / f"{name}.log").open("ab") as log:
             self.processes[name] = subprocess.Popen(
-                [*_python(), *command, *port],
+                [sys.executable, *command, *port],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -137,10 +137,6 @@ def free_ports(count: int) -> list[int]:
     for each in sockets:
         each.close()
     return ports
-
-
-def _python() -> list[str]:
-    return [sys.executable]
 
 
 def _environment() -> dict[str, str]:

@@ -102,9 +102,8 @@ class ModelCalls:
 
     def __init__(self) -> None:
         """Start empty."""
-        self._asked: OrderedDict[tuple[str, str], tuple[str, int]] = (
-            OrderedDict()
-        )  # a plain dict is slow at dropping its oldest
+        # Ordered ones: a plain dict is slow at dropping its oldest.
+        self._asked: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()
         self._free: OrderedDict[tuple[str, str], None] = OrderedDict()
 
     def asked(self, leaf: End) -> None:

@@ -1,5 +1,7 @@
 """Step 6 for one lane: its size, its root, and the head that the gateway signed (specs/verification.md §6)."""
 
+from msgspec import Struct
+
 from verifier.checkpoint import Checkpoint
 from verifier.evidence import Evidence
 from verifier.keys import Key
@@ -30,17 +32,13 @@ def check_head(note: str, lane: str, evidence: Evidence, sealed: SealedLane | No
     _signed(head, _candidates(evidence, gateway, sealed), evidence, rebuilt)
 
 
-class Rebuilt:
+class Rebuilt(Struct, frozen=True):
     """What the receipts of a lane come to: number, root, the last one's time, and whether a close stands last."""
 
-    __slots__ = ("closed", "root", "size", "time")
-
-    def __init__(self, size: int, root: bytes, time: int, *, closed: bool) -> None:
-        """Take the four."""
-        self.size = size
-        self.root = root
-        self.time = time
-        self.closed = closed
+    size: int
+    root: bytes
+    time: int
+    closed: bool
 
 
 def _candidates(evidence: Evidence, gateway: str, sealed: SealedLane | None) -> list[Key]:

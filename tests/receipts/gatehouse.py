@@ -12,7 +12,6 @@ from typing import Any
 import aiohttp
 import httpx2
 import msgspec
-import uvicorn
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
 from openai import AsyncOpenAI
@@ -27,6 +26,7 @@ from service.app import now
 from service.clients import client_token
 from service.initialise import Plan, Urls, initialise
 from tests.conftest import Serve, seeded
+from tests.serving import serve_on
 from verifier import leaf
 from verifier.draft import build, read_draft
 from verifier.encoding import canonical
@@ -285,7 +285,7 @@ async def gatehouse(
                 database = f"sqlite+aiosqlite:///{directory / name}/{name}.db"
                 await asyncio.to_thread(migrate.upgrade, name, database)
                 app: Any = module.create(directory / name / "settings.toml", clock=clock)
-                house.stops[name] = await _serve(app, listeners[name])
+                house.stops[name] = await serve_on(app, listeners[name])
                 if name == "scope":
                     await house.publish(crm or f"{address}/mcp", **policy)
             await house.ready()
@@ -303,19 +303,3 @@ def _configure(directory: Path, model_url: str) -> None:
             f'[models.{PROVIDER}]\nbase_url = "{model_url}"\napi_key_file = "model.secret"\n'
             'operations = ["chat.completions", "embeddings"]\n[servers.crm-mcp]\napi_key_file = "crm.secret"\n'
         )
-
-
-async def _serve(app: Any, listener: socket.socket) -> Callable[[], Awaitable[None]]:
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
-        if task.done():
-            await task
-            raise RuntimeError("the application did not start")
-        await asyncio.sleep(0.01)
-
-    async def stop() -> None:
-        server.should_exit = True
-        await task
-
-    return stop

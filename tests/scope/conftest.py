@@ -9,7 +9,6 @@ from typing import Any
 
 import aiohttp
 import pytest
-import uvicorn
 
 import controls.app
 import scope.app
@@ -22,6 +21,7 @@ from service.app import now
 from service.clients import client_token
 from service.initialise import Plan, Urls, initialise
 from tests.conftest import START, Clock, seeded
+from tests.serving import serve_on
 from verifier import leaf
 from verifier.checkpoint import sign_head
 from verifier.documents import Opened, open_grant, open_seal
@@ -259,7 +259,7 @@ async def running(
     await asyncio.to_thread(migrate.upgrade, "controls", f"sqlite+aiosqlite:///{installation / 'controls/controls.db'}")
     registry = controls.app.create(installation / "controls/settings.toml", clock=clock)
     app = scope.app.create(installation / "scope/settings.toml", clock=clock, random=seeded("scope"))
-    stops = [await _serve(registry, listeners["controls"]), await _serve(app, listeners["scope"])]
+    stops = [await serve_on(registry, listeners["controls"]), await serve_on(app, listeners["scope"])]
     try:
         async with aiohttp.ClientSession() as session:
             made = Town(installation, urls, session, clock)
@@ -269,19 +269,3 @@ async def running(
             yield made
     finally:
         await asyncio.gather(*(stop() for stop in stops))
-
-
-async def _serve(app: Any, listener: socket.socket) -> Callable[[], Awaitable[None]]:
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
-    task = asyncio.create_task(server.serve(sockets=[listener]))
-    while not server.started:
-        if task.done():
-            await task
-            raise RuntimeError("the application did not start")
-        await asyncio.sleep(0.01)
-
-    async def stop() -> None:
-        server.should_exit = True
-        await task
-
-    return stop
