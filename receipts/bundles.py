@@ -18,6 +18,7 @@ from receipts.archive import Archive
 from scope.client import ScopeClient
 from service.engine import reading
 from verifier import bundle
+from verifier.audit import verify
 from verifier.bundle import Documents, Lane
 from verifier.checkpoint import Checkpoint, sign_head
 from verifier.documents import open_seal
@@ -27,7 +28,6 @@ from verifier.merkle import Tree
 from verifier.refused import Refused
 from verifier.seal import Seal, SealedLane
 from verifier.signing import SUITE, KeyPair
-from verifier.verify import verify
 
 AT_ONCE = 2
 

@@ -17,6 +17,7 @@ from tests.vectors.case import FROZEN, SPECS, VECTORS, Case
 from tests.vectors.judge import READERS, expected, judge, trust
 from tests.world import MINIMAL, NOW, World
 from verifier import leaf
+from verifier.audit import verify
 from verifier.codes import CODES
 from verifier.conditions import glob_matches
 from verifier.draft import build, read_draft
@@ -28,7 +29,6 @@ from verifier.manifest import Manifest
 from verifier.policy import Condition, Policy
 from verifier.revocation import Heartbeat, Revocation
 from verifier.seal import Seal
-from verifier.verify import verify
 
 ROOT = SPECS.parent
 PACKAGES = ("verifier", "service", "controls", "scope", "receipts")

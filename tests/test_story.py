@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from verifier import cli
+from verifier.audit import verify
 from verifier.keys import Pin
-from verifier.verify import verify
 
 ROOT = Path(__file__).parent.parent
 

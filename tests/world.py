@@ -16,6 +16,7 @@ from msgspec.structs import replace
 
 from verifier import bundle, leaf, seal
 from verifier.admission import expand, subject_of
+from verifier.audit import verify
 from verifier.checkpoint import sign_head
 from verifier.commitment import call_key, commit
 from verifier.draft import build, read_draft
@@ -47,7 +48,6 @@ from verifier.report import Report
 from verifier.revocation import Revocation
 from verifier.revocation import Target as RevocationTarget
 from verifier.signing import SUITE, KeyPair
-from verifier.verify import verify
 
 NOW = 1_790_000_000_000_000
 SECOND = 1_000_000

@@ -1,7 +1,8 @@
 """The proof bundle `<job>.tally`: JSON Lines in one fixed order, read in one pass (specs/bundle.md).
 
-{"header":{…}} {"keys":…} {"policy":…} {"manifest":…}… {"grant":…}… {"revocation":…}… {"seal":…}
-then each lane: {"head":{"lane":…,"note":…}} and its raw receipts, one a line.
+{"header":{…}} {"keys":…}… {"policy":…}… {"manifest":…}… {"grant":…}… {"revocation":…}… {"approval":…}… {"seal":…}…
+perhaps {"log":…}, then each lane: {"head":{"lane":…,"note":…}} and its raw receipts, one a line, each followed by
+its disclosures and sealed payloads: {"disclosure":{…}} {"box":{…}}.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,6 @@ from verifier.refused import Refused
 
 FORMAT: Final = "tallystick-bundle/1"
 ORDER = ("header", "keys", "policy", "manifest", "grant", "revocation", "approval", "seal", "log", "head")
-UNBUILT = frozenset({"approval", "log"})
 MAX_LINE = 1 << 21
 BLOCK = 1 << 18
 MAX_DOCUMENTS = 1 << 26
@@ -116,18 +116,25 @@ class Documents(Struct, frozen=True, kw_only=True):
     grants: list[bytes]
     revocations: list[bytes]
     seal: bytes | None
+    chain: list[bytes] = []  # earlier key lists, from one that the pinned roots signed to the one before `keys`
+    approvals: list[bytes] = []
+    superseded: bytes | None = None  # an interrupted seal that `seal` supersedes
+    log: str | None = None  # a tlog-proof of the seal
 
 
 def write(documents: Documents, lanes: Iterable[Lane]) -> Iterator[bytes]:
     """Write a bundle line by line; the one writer for gateway, tests and vectors."""
     yield wrap("header", canonical(Header(format=FORMAT, job=documents.job, suite=documents.suite))) + b"\n"
-    yield wrap("keys", documents.keys) + b"\n"
+    seals = [raw for raw in (documents.superseded, documents.seal) if raw is not None]
     for kind, raws in (
+        ("keys", [*documents.chain, documents.keys]),
         ("policy", documents.policies),
         ("manifest", documents.manifests),
         ("grant", documents.grants),
         ("revocation", documents.revocations),
-        ("seal", [] if documents.seal is None else [documents.seal]),
+        ("approval", documents.approvals),
+        ("seal", seals),
+        ("log", [] if documents.log is None else [canonical(documents.log)]),
     ):
         for raw in raws:
             yield wrap(kind, raw) + b"\n"

@@ -13,12 +13,12 @@ import msgspec
 import typer
 
 from verifier import inspection
+from verifier.audit import verify as audit
 from verifier.bundle import MAX_BYTES
 from verifier.codes import USAGE, Verdict
 from verifier.keys import Pin
 from verifier.refused import Refused
 from verifier.report import Finding, Report, many
-from verifier.verify import verify as audit
 
 OWN = frozenset({"verify", "inspect"})
 COLOURS = {"PASS": "green", "INCOMPLETE": "yellow", "FAIL": "red", "UNTRUSTED": "red", "MALFORMED": "red"}

@@ -74,6 +74,7 @@ CODES: dict[str, Code] = {
     ),
     "bad-grant": Code(_M, "the grant contradicts itself", _ASK),
     "bad-seal": Code(_M, "the seal contradicts itself", _ASK),
+    "bad-approval": Code(_M, "the approval contradicts itself", _ASK),
     "bad-checkpoint": Code(_M, "not a signed checkpoint", _RESEND),
     "bad-line": Code(_M, "a line of no known kind, or out of order", _RESEND),
     "missing-line": Code(_M, "a line that every bundle has is missing", _RESEND),
@@ -85,6 +86,12 @@ CODES: dict[str, Code] = {
     ),
     "no-ml-dsa": Code(_M, "this installation cannot check ML-DSA-44", "Install cryptography 50 or later from a wheel."),
     "unknown-root": Code(_U, "no threshold of pinned roots signed the key list", _KEYS),
+    "wrong-rotation": Code(
+        _U, "a key list that does not follow from the one before it", "Ask for the whole chain of key lists."
+    ),
+    "below-quorum": Code(
+        _U, "signed by fewer keys than the quorum asks for", "Have the missing authors or approvers sign."
+    ),
     "old-keys": Code(_U, "the key list is older than the pin allows", "Ask for a bundle with a newer key list."),
     "keys-expired": Code(_U, "the key list had expired", "Ask for a newer key list."),
     "unknown-signer": Code(_U, "signed by a key that no trusted list names", _KEYS),
@@ -158,6 +165,33 @@ CODES: dict[str, Code] = {
         _F,
         "a tool call that no model asked for, or one answered twice",
         "Let the agent name the model's tool call as its parent.",
+    ),
+    "wrong-delegation": Code(_F, "wider, longer or deeper than what it was delegated from", _FORGED),
+    "wrong-binding": Code(_F, "not bound as the policy asks", _ASK),
+    "wrong-supersedes": Code(_F, "does not extend the seal that it supersedes", _FORGED),
+    "wrong-child": Code(_F, "a child job's bundle does not fit its parent's seal", _FORGED),
+    "not-approved": Code(
+        _F, "a held call went through without the approvals that it needs", "Treat the call as unauthorised."
+    ),
+    "wrong-approval": Code(_F, "an approval that does not fit what it approves", "Treat the call as unauthorised."),
+    "no-hold": Code(_F, "names a hold that the lane does not have, or that was used already", _FORGED),
+    "bad-echo": Code(_F, "an echo that names no earlier receipt of its lane", _FORGED),
+    "counter-used": Code(_F, "a client's counter stands twice", _FORGED),
+    "omitted": Code(
+        _F, "a receipt that a client kept is not in the sealed lane", "Keep the client's half: it proves the omission."
+    ),
+    "wrong-disclosure": Code(
+        _F, "disclosed content does not fit the commitment", "Ask the holder for the very bytes and salts."
+    ),
+    "wrong-box": Code(_F, "a sealed payload does not fit its receipt", "Ask the operator which key it was sealed to."),
+    "missing-box": Code(
+        _F, "a payload that the policy wants sealed for its auditors is not there", "Ask for the whole bundle."
+    ),
+    "missing-child": Code(
+        _I, "a child job's bundle was not given", "Verify the parent together with all its children's bundles."
+    ),
+    "counter-gap": Code(
+        _I, "a client's counter is missing", "Ask the client what it sent, and the gateway what it did with it."
     ),
     "no-seal": Code(_I, "the job is not sealed", "Close the job and fetch the bundle again."),
     "interrupted": Code(

@@ -57,6 +57,9 @@ class Docket:
 
     def establish(self) -> Evidence | None:
         """Open everything, check every relation between documents; None when no policy or grant is left to judge by."""
+        for line in self.lines:
+            if line.kind in {"approval", "log"}:
+                self.report.add("unsupported", 11, f"{line.kind} lines are not judged yet", line=line.number)
         grants = self._open("grant", 4, lambda raw: documents.open_grant(self.trust, raw))
         first = min(grants.values(), key=lambda each: (each.value.issued_at, each.digest), default=None)
         if first is None:

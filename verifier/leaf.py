@@ -7,7 +7,7 @@ canonical form (a test compares both encoders).
 
 import re
 from collections.abc import Callable
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
@@ -17,6 +17,7 @@ from verifier.refused import Refused
 
 MAX_LEAF = 8192
 MAX_TOOL_CALLS = 64
+MAX_APPROVALS = 16
 
 # Lengths are the typed reader's, characters `_harmless`'s: a pattern a field would cost more than all the rest.
 _SAFE: dict[str, Any] = {"pattern": "^[A-Za-z0-9_.:/-]+$"}
@@ -76,6 +77,10 @@ class Echo(_Part, frozen=True, kw_only=True):
     seq: Count
 
 
+Approvals = Annotated[list[Digest], Meta(min_length=1, max_length=MAX_APPROVALS)]
+Inherited = Annotated[list[SafeText], Meta(min_length=1, max_length=3)]
+
+
 class ToolCall(_Part, frozen=True, kw_only=True):
     """A tool call that a model asked for."""
 
@@ -131,13 +136,19 @@ class Token(_Part, frozen=True, kw_only=True):
 
 
 class Begin(_Part, frozen=True, kw_only=True):
-    """Durable before anything is sent upstream. `staleness`: microseconds since the last fresh revocation heartbeat."""
+    """Durable before anything is sent upstream. `staleness`: microseconds since the last fresh revocation heartbeat.
 
+    A released call names its `hold` by leaf hash and the `approvals` that released it by digest; `inherited` holds the
+    rules of the policy's ancestors that allowed it too, nearest first.
+    """
+
+    approvals: Approvals | None = None
     call: Id
     counter: Count | None = None
     echo: Echo | None = None
     facts: Facts
     hold: Digest | None = None
+    inherited: Inherited | None = None
     jti: Id
     kind: Literal["begin"]
     manifest: Digest | None = None
@@ -177,12 +188,19 @@ class End(_Part, frozen=True, kw_only=True):
 
 
 class Deny(_Part, frozen=True, kw_only=True):
-    """A call that was refused: by the policy (replayed by the verifier) or by the gateway's own checks."""
+    """A call that was refused: by the policy (replayed by the verifier) or by the gateway's own checks.
 
+    One that people refused, or did not release in time, names its `hold` and the `approvals` that were given.
+    """
+
+    approvals: Approvals | None = None
     by: Literal["policy", "gateway"]
     call: Id
     code: Code
+    counter: Count | None = None
+    echo: Echo | None = None
     facts: Facts | None = None
+    hold: Digest | None = None
     jti: Id
     kind: Literal["deny"]
     manifest: Digest | None = None
@@ -197,15 +215,28 @@ class Deny(_Part, frozen=True, kw_only=True):
 
 
 class Hold(_Part, frozen=True, kw_only=True):
-    """A call that waits for a person. Written by no gateway of this version; a lane that holds one is `unsupported`."""
+    """A call that waits for people (specs/approvals.md).
+
+    `sent` is what they approve: the call that it releases has the same id, so the same salts, and the same commitment.
+    """
 
     call: Id
+    counter: Count | None = None
+    echo: Echo | None = None
+    facts: Facts
+    inherited: Inherited | None = None
     jti: Id
     kind: Literal["hold"]
+    manifest: Digest | None = None
+    parent: Parent | None = None
     req: Commitment
+    revocations: Count
     rule: SafeText
+    sent: Commitment
     seq: Count
+    staleness: Count
     target: Target
+    tier: Literal["confirm", "human"]
     time: Time
 
 
@@ -295,20 +326,19 @@ def _root(commitment: Commitment | None) -> str:
     return "" if commitment is None else commitment.root
 
 
+def _claims(leaf: Begin | Deny) -> str:
+    """Join what few calls have: a hold, its approvals, an echo."""
+    return "".join((leaf.hold or "", leaf.echo.hash if leaf.echo else "", *(leaf.approvals or ())))
+
+
 # The digests of each kind, one after the other, for one check.
 _NAMED: dict[type, Callable[[Any], str]] = {
     Open: lambda leaf: leaf.keys + leaf.policy,
     Token: lambda leaf: leaf.grant + leaf.scope_hash,
-    Begin: lambda leaf: (
-        leaf.req.root
-        + leaf.sent.root
-        + (leaf.manifest or "")
-        + (leaf.hold or "")
-        + (leaf.echo.hash if leaf.echo else "")
-    ),
+    Begin: lambda leaf: leaf.req.root + leaf.sent.root + (leaf.manifest or "") + _claims(leaf),
     End: lambda leaf: _root(leaf.recv) + _root(leaf.dlv),
-    Deny: lambda leaf: _root(leaf.req) + (leaf.manifest or ""),
-    Hold: lambda leaf: cast("str", leaf.req.root),
+    Deny: lambda leaf: _root(leaf.req) + (leaf.manifest or "") + _claims(leaf),
+    Hold: lambda leaf: leaf.req.root + leaf.sent.root + (leaf.manifest or "") + (leaf.echo.hash if leaf.echo else ""),
 }
 
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from tests.bench.installation import Installation, call, chat
 from tests.bench.measure import Row, interleave, median, once
+from verifier.audit import verify
 from verifier.keys import Pin
 from verifier.merkle import Tree
 from verifier.report import Report
-from verifier.verify import verify
 
 PART = "verification"
 RECEIPTS = 10_000

@@ -36,6 +36,7 @@ from service.engine import open_engine
 from service.initialise import Plan, Urls, initialise
 from service.settings import load
 from tests.conftest import free_port
+from verifier.audit import verify
 from verifier.commitment import Side, call_key, commit
 from verifier.draft import build, read_draft
 from verifier.encoding import canonical
@@ -47,7 +48,6 @@ from verifier.manifest import Manifest, Tool
 from verifier.policy import Policy
 from verifier.report import Report
 from verifier.seal import Seal
-from verifier.verify import verify
 
 MINIMAL = Path("examples/policies/minimal.json").read_bytes()
 SCHEMA = '{"type":"object","properties":{"case_id":{"type":"string"}}}'

@@ -16,8 +16,8 @@ from openai import AuthenticationError, PermissionDeniedError
 
 from tests.conftest import Serve, free_port
 from tests.receipts.gatehouse import CRM_KEY, MODEL_KEY, PROVIDER, ROOT, Gatehouse, gatehouse
+from verifier.audit import verify
 from verifier.keys import Pin
-from verifier.verify import verify
 
 pytestmark = pytest.mark.anyio
 MODEL = f"{PROVIDER}/small-1"

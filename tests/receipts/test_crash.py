@@ -17,10 +17,10 @@ from service import keystore
 from service.app import now
 from service.clients import client_token
 from tests.receipts.conftest import Job, Town, serve_on
+from verifier.audit import verify
 from verifier.bundle import kind_of
 from verifier.leaf import Begin, End, decode
 from verifier.report import Report
-from verifier.verify import verify
 
 ANSWER = (
     b'{"id":"chatcmpl-1","object":"chat.completion","created":1,"model":"small-1","choices":[{"index":0,'

@@ -22,12 +22,12 @@ from service.app import now
 from service.clients import client_token
 from tests.conftest import free_port
 from tests.receipts.conftest import Calls, Epoch, Job, Town, serve_on
+from verifier.audit import verify
 from verifier.checkpoint import Proof
 from verifier.commitment import commit
 from verifier.encoding import unb64
 from verifier.leaf import End, decode
 from verifier.refused import Refused
-from verifier.verify import verify
 
 
 class Archive:

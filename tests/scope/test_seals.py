@@ -12,10 +12,10 @@ from scope.client import OpenedJob, RevocationRequest
 from scope.tables import lanes as lane_rows
 from tests.scope.conftest import SECOND, GatewayLane, Town, granted, refusal
 from verifier import bundle
+from verifier.audit import verify
 from verifier.documents import open_revocation
 from verifier.merkle import EMPTY, leaf_hash, root_of
 from verifier.signing import SUITE
-from verifier.verify import verify
 
 
 async def finished(town: Town, job: OpenedJob, name: str = "lane-1") -> GatewayLane:

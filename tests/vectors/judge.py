@@ -10,6 +10,7 @@ import msgspec
 from tests.vectors.case import PASS, VECTORS, Case
 from tests.world import GATEWAY, NOW, pair
 from verifier import leaf
+from verifier.audit import verify
 from verifier.checkpoint import Checkpoint, Proof
 from verifier.codes import CODES
 from verifier.draft import build, read_draft
@@ -21,7 +22,6 @@ from verifier.refused import Refused
 from verifier.report import Report
 from verifier.revocation import Revocation
 from verifier.seal import Seal
-from verifier.verify import verify
 
 Judgement = tuple[str, set[str]]
 

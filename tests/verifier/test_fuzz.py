@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from tests.world import NOW, SCOPE, World, pair
 from verifier import leaf
+from verifier.audit import verify
 from verifier.bundle import Head, Header
 from verifier.checkpoint import Checkpoint, Proof, proof
 from verifier.codes import CODES
@@ -29,7 +30,6 @@ from verifier.policy import Condition, Policy
 from verifier.refused import Refused
 from verifier.revocation import Heartbeat, Revocation, Target
 from verifier.seal import Seal
-from verifier.verify import verify
 
 EXAMPLES = 2_000
 WORLD = World().story()

@@ -5,7 +5,7 @@ from io import BytesIO
 import pytest
 
 from tests.world import World
-from verifier.verify import verify
+from verifier.audit import verify
 
 WORLD = World()
 LANE = WORLD.lane()

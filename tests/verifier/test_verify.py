@@ -10,8 +10,8 @@ import pytest
 from msgspec.structs import replace
 
 from tests.world import GATEWAY, NOW, SCHEMA, SECOND, Lane, World, key, pair, root
-from verifier import bundle, lane, seal
-from verifier import verify as audit
+from verifier import audit, bundle, lane, seal
+from verifier.audit import verify
 from verifier.checkpoint import sign_head
 from verifier.codes import CODES
 from verifier.encoding import canonical, digest
@@ -23,7 +23,6 @@ from verifier.merkle import leaf_hash
 from verifier.policy import DAY
 from verifier.report import MAX_FINDINGS, Report
 from verifier.seal import Mark
-from verifier.verify import verify
 
 ZERO = "sha256:" + "0" * 64
 TOOL = Target(server="crm-mcp", tool="get_case")

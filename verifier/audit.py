@@ -17,7 +17,6 @@ from verifier.bundle import (
     MAX_DOCUMENTS,
     MAX_LEAF,
     ORDER,
-    UNBUILT,
     Head,
     Header,
     Line,
@@ -107,14 +106,6 @@ class Audit:
             reached, size = ORDER.index(kind), size + len(raw)
             if size > MAX_DOCUMENTS:
                 raise Refused("too-large", f"the documents before the lanes have more than {MAX_DOCUMENTS} bytes")
-            if kind in UNBUILT:
-                self.report.add(
-                    "unsupported",
-                    11 if kind == "approval" else 5,
-                    f"{kind} lines are not judged by this version",
-                    line=self.reader.number,
-                )
-                continue
             lines.append(Line(self.reader.number, kind, content(raw, kind)))
         return lines
 
