@@ -55,7 +55,7 @@ def test_the_generator_makes_the_vectors_and_schemas_that_are_there() -> None:
 def test_every_vector_is_judged_as_its_header_says(path: Path) -> None:
     case = Case.parse(path.read_bytes())
     assert case.why
-    assert judge(path.parent.name, case) == (case.verdict, case.codes)
+    assert judge(path.parent.name, case) == (case.verdict, case.codes, case.finds)
 
 
 def test_every_code_that_a_document_can_get_has_a_vector() -> None:

@@ -32,6 +32,7 @@ from verifier.leaf import (
     Deny,
     End,
     Facts,
+    Hold,
     Leaf,
     Open,
     Parent,
@@ -168,6 +169,17 @@ class Lane:
             manifest=self.world.grant.scope.manifests.get(target.server or "") if target else None,
             req=self.commit(call, "req"),
             revocations=0, rule="deny-1", seq=0, staleness=1000, target=target, time=0,
+        )  # fmt: skip
+        return self.write(lambda seq, time: replace(made, seq=seq, time=time, **changes))
+
+    def hold(self, call: str, target: Target, **changes: Any) -> Leaf:
+        """Hold a call for people; it names what a begin would name."""
+        parent = self.fold.model_calls.find(target.tool, len(self.raws)) if target.tool else None
+        made = Hold(
+            call=call, facts=Facts(labels=self.world.labels(target)), jti=self.world.jti, kind="hold",
+            manifest=self.world.grant.scope.manifests.get(target.server or ""), parent=parent,
+            req=self.commit(call, "req"), revocations=0, rule="allow-1", sent=self.commit(call, "sent"), seq=0,
+            staleness=1000, target=target, tier="human", time=0,
         )  # fmt: skip
         return self.write(lambda seq, time: replace(made, seq=seq, time=time, **changes))
 

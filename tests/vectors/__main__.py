@@ -5,46 +5,34 @@ The frozen bundle is written once, when it is not there; no later version may ju
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
-from tests.vectors import bundles
-from tests.vectors.case import FROZEN, SPECS, VECTORS
-from tests.vectors.documents import FOLDERS
-from tests.vectors.judge import expected
+from tests.vectors.case import FROZEN, SPECS, VECTORS, Case
+from tests.vectors.judge import FOLDERS, expected, judge
+from tests.vectors.pins import pins
 from tests.vectors.schema import schemas
 from tests.vectors.tables import tables
-from tests.world import World, pair, root
+from tests.world import World
 from verifier.encoding import canonical
-from verifier.envelope import seal_up
-
-
-def pins() -> dict[str, bytes]:
-    """Write the pins that judge bundles, and the key list that envelopes are opened with."""
-    world = World()
-    two = [root("root", "owner-1"), root("root-2", "owner-2")]
-    made = {
-        "pin": world.pin(),
-        "pin-two-roots": world.pin(roots=two, threshold=2),
-        "pin-newer-keys": world.pin(min_keys_version=2),
-        "pin-young-keys": world.pin(max_keys_age=3600),
-        "pin-full-replay": world.pin(require_full_replay=True),
-        "pin-other-job": world.pin(job="job-2"),
-    }
-    found = {f"{name}.json": canonical(each) + b"\n" for name, each in made.items()}
-    return found | {"keys.json": seal_up("keys", world.keys_payload, pair("root"))}
 
 
 def files() -> Iterator[tuple[Path, bytes]]:
     """Make every file but the frozen ones."""
     for name, raw in pins().items():
         yield VECTORS / name, raw
-    for folder, made in {"bundles": bundles.MADE, **FOLDERS}.items():
-        for name, make in made.items():
-            yield VECTORS / folder / name, make().encode()
+    for folder, cases in FOLDERS.items():
+        for name, make in cases.items():
+            yield VECTORS / folder / name, judged(folder, make()).encode()
     for name, raw in tables().items():
         yield VECTORS / "tables" / name, raw
     for name, raw in schemas().items():
         yield SPECS / "schema" / name, raw
+
+
+def judged(folder: str, case: Case) -> Case:
+    """Write down where each finding stands; verdict and codes are the author's, and a test holds both together."""
+    return replace(case, finds=judge(folder, case).finds)
 
 
 def freeze() -> None:

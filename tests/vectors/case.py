@@ -15,16 +15,22 @@ PASS = "PASS"
 class Case:
     """`expect` is PASS, or a verdict and the code that names what is wrong; `also` holds every other code found.
 
-    `pin` names the file beside the vectors that judges it; `at` is the time of `--at`; `kind` is an envelope's.
+    `finds` says of each finding its code, step and place; the generator writes it, so its author reads it. `pin` names
+    the file beside the vectors that judges it; `at` is the time of `--at`; `kind` is an envelope's. `keys` (of
+    `--keys`), `kept` (of `--receipts`) and `beside` (more bundles of the same command) name other vectors.
     """
 
     expect: str
     why: str
     raw: bytes
     also: str = ""
+    finds: tuple[str, ...] = ()
     pin: str = "pin.json"
     at: int | None = None
     kind: str = ""
+    keys: str = ""
+    kept: str = ""
+    beside: str = ""
 
     @property
     def verdict(self) -> str:
@@ -38,18 +44,22 @@ class Case:
 
     def encode(self) -> bytes:
         """Write the file."""
-        fields = {"expect": self.expect, "why": self.why, "also": self.also}
-        fields |= {"pin": "" if self.pin == "pin.json" else self.pin, "kind": self.kind}
-        fields |= {"at": "" if self.at is None else str(self.at)}
-        return "".join(f"{name}: {value}\n" for name, value in fields.items() if value).encode() + b"\n" + self.raw
+        fields = [("expect", self.expect), ("why", self.why), ("also", self.also)]
+        fields += [("finds", each) for each in self.finds]
+        fields += [("pin", "" if self.pin == "pin.json" else self.pin), ("kind", self.kind)]
+        fields += [("at", "" if self.at is None else str(self.at))]
+        fields += [("keys", self.keys), ("kept", self.kept), ("beside", self.beside)]
+        return "".join(f"{name}: {value}\n" for name, value in fields if value).encode() + b"\n" + self.raw
 
     @classmethod
     def parse(cls, file: bytes) -> "Case":
         """Read the file."""
         head, _, raw = file.partition(b"\n\n")
-        fields = dict(line.split(": ", 1) for line in head.decode().split("\n"))
+        lines = [line.split(": ", 1) for line in head.decode().split("\n")]
+        fields = {name: value for name, value in lines if name != "finds"}
+        finds = tuple(value for name, value in lines if name == "finds")
         at = fields.pop("at", None)
-        return cls(raw=raw, at=None if at is None else int(at), **fields)
+        return cls(raw=raw, finds=finds, at=None if at is None else int(at), **fields)
 
 
 Made = dict[str, Callable[[], Case]]

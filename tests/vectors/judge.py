@@ -4,10 +4,13 @@ import json
 from collections.abc import Callable
 from functools import cache
 from io import BytesIO
+from typing import NamedTuple
 
 import msgspec
 
-from tests.vectors.case import PASS, VECTORS, Case
+from tests.vectors import bundles, documents
+from tests.vectors.case import PASS, Case, Made
+from tests.vectors.pins import pins
 from tests.world import GATEWAY, NOW, pair
 from verifier import leaf
 from verifier.audit import verify
@@ -19,23 +22,40 @@ from verifier.keys import Pin, Trust
 from verifier.manifest import Manifest
 from verifier.policy import Policy
 from verifier.refused import Refused
-from verifier.report import Report
+from verifier.report import Finding, Report
 from verifier.revocation import Revocation
 from verifier.seal import Seal
 
-Judgement = tuple[str, set[str]]
+FOLDERS: dict[str, Made] = {"bundles": bundles.MADE, **documents.FOLDERS}
+
+
+class Judgement(NamedTuple):
+    """What came of a vector."""
+
+    verdict: str
+    codes: set[str]
+    finds: tuple[str, ...]
 
 
 def judge(folder: str, case: Case) -> Judgement:
     """Judge one case as its folder asks."""
     if folder == "bundles":
         report = verify(BytesIO(case.raw), pin(case.pin), case.at)
-        return report.verdict, {finding.code for finding in report.findings}
+        codes = {finding.code for finding in report.findings}
+        return Judgement(report.verdict, codes, tuple(map(where, report.findings)))
     try:
         READERS[folder](case)
     except Refused as refused:
-        return CODES[refused.code].verdict.name, {refused.code}
-    return PASS, set()
+        place = f" field={refused.field}" if refused.field else ""
+        return Judgement(CODES[refused.code].verdict.name, {refused.code}, (refused.code + place,))
+    return Judgement(PASS, set(), ())
+
+
+def where(finding: Finding) -> str:
+    """Write a finding's code, step and place, as far as it has one."""
+    names = ("step", "line", "lane", "seq", "field")
+    given = [(name, getattr(finding, name)) for name in names]
+    return " ".join([finding.code, *(f"{name}={value}" for name, value in given if value is not None)])
 
 
 def expected(report: Report) -> bytes:
@@ -48,13 +68,13 @@ def expected(report: Report) -> bytes:
 @cache
 def pin(name: str) -> Pin:
     """Read a pin beside the vectors."""
-    return Pin.parse((VECTORS / name).read_bytes())
+    return Pin.parse(pins()[name])
 
 
 @cache
 def trust() -> Trust:
     """Open the key list beside the vectors."""
-    return Trust.establish(pin("pin.json"), (VECTORS / "keys.json").read_bytes())
+    return Trust.establish(pin("pin.json"), pins()["keys.json"])
 
 
 def _checkpoint(case: Case) -> None:

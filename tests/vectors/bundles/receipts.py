@@ -3,7 +3,7 @@
 from tests.vectors.bundles.make import HTTP, MODEL, dishonest
 from tests.vectors.case import Made, case
 from tests.world import Lane, World
-from verifier.leaf import Hold, Note
+from verifier.leaf import Note
 from verifier.merkle import leaf_hash
 
 MADE: Made = {}
@@ -41,15 +41,7 @@ def receipt_with_text() -> bytes:
 
 @case(MADE, "MALFORMED unsupported", "a held call: approvals are not judged by this version")
 def receipt_hold() -> bytes:
-    def hold(world: World, lane: Lane) -> None:
-        req = lane.commit("call-1", "req")
-        lane.write(
-            lambda seq, time: Hold(
-                call="call-1", jti=world.jti, kind="hold", req=req, rule="allow-1", seq=seq, target=HTTP, time=time
-            )
-        )
-
-    return dishonest(hold)
+    return dishonest(lambda _, lane: lane.hold("call-1", HTTP))
 
 
 @case(MADE, "FAIL wrong-time", "a receipt earlier than the one before it")

@@ -4,7 +4,7 @@ from tests.vectors.case import PASS
 from tests.vectors.documents.make import ZERO, Make, rows
 from tests.world import NOW, World
 from verifier import leaf
-from verifier.leaf import Begin, Echo, Facts, Hold, Note, Parent, Reservation, Target
+from verifier.leaf import Begin, Echo, Facts, Note, Parent, Reservation, Target
 
 
 def _leaves() -> dict[str, bytes]:
@@ -35,16 +35,7 @@ def _leaves() -> dict[str, bytes]:
         target=Target(server="crm-mcp", tool="get_case"),
         time=NOW,
     )
-    hold = Hold(
-        call="call-5",
-        jti=world.jti,
-        kind="hold",
-        req=lane.commit("call-5", "req"),
-        rule="allow-1",
-        seq=9,
-        target=full.target,
-        time=NOW,
-    )
+    hold = World().lane().hold("call-5", full.target)
     lane.close()
     names = ("open", "token", "begin-model", "end-model", "begin-tool", "end-tool", "deny", "note", "close")
     return dict(zip(names, lane.raws, strict=True)) | {"begin-full": leaf.encode(full), "hold": leaf.encode(hold)}
