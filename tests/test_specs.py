@@ -18,8 +18,12 @@ from tests.vectors.judge import READERS, expected, judge, trust
 from tests.world import MINIMAL, NOW, World
 from verifier import leaf
 from verifier.audit import verify
+from verifier.box import Box
 from verifier.codes import CODES
+from verifier.commitment import call_key, commit
 from verifier.conditions import glob_matches
+from verifier.disclosure import Disclosure
+from verifier.disclosure import check as check_disclosure
 from verifier.draft import build, read_draft
 from verifier.encoding import canonical, unb64
 from verifier.envelope import Envelope
@@ -60,8 +64,9 @@ def test_every_vector_is_judged_as_its_header_says(path: Path) -> None:
 
 def test_every_code_that_a_document_can_get_has_a_vector() -> None:
     shown = {code for path in FILES for code in Case.parse(path.read_bytes()).codes}
-    # No vector can take ML-DSA away; a policy's tests and an address asked for are no part of a document alone.
-    assert set(CODES) - shown == {"no-ml-dsa", "policy-test-failed", "wrong-digest"}
+    # No vector can take ML-DSA away; a policy's tests, an address asked for and an auditor's private key are no part of
+    # a document alone.
+    assert set(CODES) - shown == {"no-ml-dsa", "policy-test-failed", "wrong-digest", "wrong-recipient"}
 
 
 def test_the_frozen_bundle_is_judged_as_it_always_was() -> None:
@@ -82,6 +87,9 @@ def honest() -> Iterator[tuple[str, bytes]]:
     yield "grant", world.grant_payload
     yield "seal", canonical(world.sealed())
     yield "revocation", canonical(world.revocations[0])
+    table = json.loads((VECTORS / "tables" / "disclosures.json").read_bytes())
+    yield "disclosure", json.dumps(table[0]["disclosure"]).encode()
+    yield "box", json.dumps(json.loads((FROZEN / "box.json").read_bytes())["box"]).encode()
     yield "report", json.dumps(json.loads(canonical(world.verify()))).encode()
     yield from (("receipt", raw) for raw in world.lanes[0].raws)
 
@@ -261,6 +269,7 @@ def whole() -> dict[str, str]:
     """Collect the long keys that examples cut short, by their first characters."""
     texts = [*re.findall(r'"([A-Za-z0-9+/=]{200,})"', (VECTORS / "pin.json").read_text())]
     texts += [key.ml_dsa_44 or "" for key in trust().listed.keys]
+    texts.append(json.loads((FROZEN / "box.json").read_bytes())["box"]["ciphertext"])
     return {text[:24]: text for text in texts}
 
 
@@ -269,6 +278,12 @@ def packed(example: str) -> bytes:
     for start, text in whole().items():
         example = example.replace(f"{start}…", text)
     return canonical(json.loads(example))
+
+
+def _disclosed() -> leaf.Commitment:
+    """Make the commitment that the page's example opens."""
+    key = call_key(bytes(range(32)), "call-1", "sent")
+    return commit(key, [b'{"arguments":{', b'"amount":10.50', b",", b'"to":"a@b.example"', b"}}"])
 
 
 READ: dict[str, Callable[[str], Any]] = {
@@ -284,6 +299,8 @@ READ: dict[str, Callable[[str], Any]] = {
     "receipts": lambda text: [leaf.decode(line.encode()) for line in text.splitlines()],
     "revocation": lambda text: Revocation.parse(packed(text)),
     "seal": lambda text: Seal.parse(packed(text)),
+    "disclosure": lambda text: check_disclosure(Disclosure.parse(packed(text)), _disclosed()),
+    "box": lambda text: Box.parse(packed(text)),
 }
 
 

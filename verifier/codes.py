@@ -187,6 +187,9 @@ CODES: dict[str, Code] = {
     "missing-box": Code(
         _F, "a payload that the policy wants sealed for its auditors is not there", "Ask for the whole bundle."
     ),
+    "wrong-recipient": Code(
+        _I, "a sealed payload for another key than the one given", "Give the key that the payload names."
+    ),
     "missing-child": Code(
         _I, "a child job's bundle was not given", "Verify the parent together with all its children's bundles."
     ),

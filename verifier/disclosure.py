@@ -4,14 +4,22 @@ A disclosure stands on a line of its own behind the receipt whose commitment it 
 in the receipt, which the seal covers, is what it is held against.
 """
 
-from typing import Annotated
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-from verifier.commitment import Side
+from verifier.commitment import Side, salt, slice_hash
+from verifier.draft import arguments as read_arguments
+from verifier.encoding import b64, read, unb64
+from verifier.leaf import Commitment
+from verifier.merkle import HASH_BYTES, check_inclusion, inclusion_proof
+from verifier.refused import Refused
 
 MAX_DISCLOSURE = 1 << 20
 MAX_PATH = 20
+SALT_BYTES = 32
+UNCUT = 2  # a body of fewer slices than these was not cut at its members
 
 
 class Disclosure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -22,3 +30,105 @@ class Disclosure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     path: Annotated[list[str], Meta(max_length=MAX_PATH)]
     salt: str
     side: Side
+
+    @classmethod
+    def parse(cls, raw: bytes) -> "Disclosure":
+        """Read a disclosure's document, at most 1 MiB; it is believed only after `check`."""
+        return read(raw, cls, limit=MAX_DISCLOSURE)
+
+    @property
+    def place(self) -> tuple[str, int]:
+        """What disclosures of one receipt are sorted by; none stands twice."""
+        return self.side, self.index
+
+
+def check(disclosure: Disclosure, commitment: Commitment) -> bytes:
+    """Hold a disclosure against the commitment of its side; return the content, now believed.
+
+    The salt has 32 bytes exactly, else bytes could move from content to salt; the length is hashed, so that "ab", "c"
+    never passes for "a", "bc". Raises `Refused`: wrong-disclosure, bad-base64, non-canonical-base64.
+    """
+    content, salted = unb64(disclosure.content, field="content"), unb64(disclosure.salt, field="salt")
+    path = [unb64(each, field="path") for each in disclosure.path]
+    if len(salted) != SALT_BYTES:
+        raise Refused("wrong-disclosure", f"a salt has {SALT_BYTES} bytes", field="salt")
+    root = bytes.fromhex(commitment.root.removeprefix("sha256:"))
+    try:
+        check_inclusion(slice_hash(salted, content), disclosure.index, commitment.n, path, root)
+    except Refused as refused:
+        why = f"slice {disclosure.index} of {disclosure.side} does not lead to the receipt's commitment: {refused.why}"
+        raise Refused("wrong-disclosure", why, field="path") from refused
+    return content
+
+
+def disclose(key: bytes, slices: Sequence[bytes], index: int, side: Side) -> Disclosure:
+    """Disclose one slice with the call key of its side. Raises `Refused` wrong-disclosure, too-large."""
+    if not 0 <= index < len(slices):
+        raise Refused("wrong-disclosure", f"there is no slice {index} among {len(slices)}", field="index")
+    path = inclusion_proof([slice_hash(salt(key, number), each) for number, each in enumerate(slices)], index)
+    assert all(len(each) == HASH_BYTES for each in path)
+    made = Disclosure(
+        content=b64(slices[index]), index=index, path=[b64(each) for each in path],
+        salt=b64(salt(key, index)), side=side,
+    )  # fmt: skip
+    if len(made.content) + MAX_PATH * 64 > MAX_DISCLOSURE:
+        raise Refused("too-large", f"slice {index} has {len(slices[index])} bytes, too many for one disclosure")
+    return made
+
+
+def members(size: int) -> int | None:
+    """Count the arguments in a `sent` body of so many slices: every odd one before the last; None when it is uncut."""
+    return (size - 1) // 2 if size == UNCUT or (size > UNCUT and size % 2) else None
+
+
+def argument(content: bytes) -> tuple[str, Any]:
+    """Read a slice that is one top-level argument, `"name":value`, as strict JSON with exact decimals.
+
+    Raises `Refused` wrong-disclosure: two members, none, or anything around it.
+    """
+    if not content.startswith(b'"') or content[-1:] in b" \t\r\n":
+        raise Refused("wrong-disclosure", 'a slice that is not one argument "name":value', field="content")
+    try:
+        named = read_arguments(b"{" + content + b"}")
+    except Refused as refused:
+        why = f"a slice that is not one argument: {refused.why}"
+        raise Refused("wrong-disclosure", why, field="content") from refused
+    if len(named) != 1:
+        raise Refused("wrong-disclosure", "a slice that holds more than one argument", field="content")
+    return next(iter(named.items()))
+
+
+def fit(content: bytes, index: int, size: int) -> tuple[str, Any] | None:
+    """Hold one slice of a tool call's `sent` against its place in the cut; return the argument, if it is one.
+
+    The first slice ends in the opening brace, the last begins with the closing one, and a comma stands between two
+    arguments: an even slice hides none. Raises `Refused` wrong-disclosure.
+    """
+    if members(size) is None:
+        return None
+    if index % 2 and index < size - 1:
+        return argument(content)
+    fits = content.endswith(b"{") if index == 0 else content.startswith(b"}") if index == size - 1 else content == b","
+    if not fits:
+        raise Refused("wrong-disclosure", f"slice {index} holds more than what stands around arguments", field="index")
+    return None
+
+
+def arguments(contents: Mapping[int, bytes], size: int) -> tuple[dict[str, Any], bool]:
+    """Collect the arguments among the checked slices of a tool call's `sent`; and tell whether these are all.
+
+    Raises `Refused` wrong-disclosure: a slice that does not fit its place, an argument of a name that came before.
+    """
+    known: dict[str, Any] = {}
+    for index, content in sorted(contents.items()):
+        found = fit(content, index, size)
+        if found is not None:
+            if found[0] in known:
+                raise Refused("wrong-disclosure", f"the argument {found[0][:64]!r} stands twice", field="content")
+            known[found[0]] = found[1]
+    return known, len(known) == members(size)
+
+
+def in_order(disclosures: Iterable[Disclosure]) -> list[Disclosure]:
+    """Sort disclosures as they stand behind their receipt: by side, then index."""
+    return sorted(disclosures, key=lambda each: each.place)

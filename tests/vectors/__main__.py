@@ -1,12 +1,15 @@
 """`python -m tests.vectors`: write `specs/vectors/` and `specs/schema/`; with `--check`, only say what would change.
 
-The frozen bundle is written once, when it is not there; no later version may judge it otherwise.
+What is frozen is written once, when it is not there; no later version may judge it otherwise.
 """
 
+import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+
+from msgspec import to_builtins
 
 from tests.vectors.case import FROZEN, SPECS, VECTORS, Case
 from tests.vectors.judge import FOLDERS, expected, judge
@@ -14,7 +17,12 @@ from tests.vectors.pins import pins
 from tests.vectors.schema import schemas
 from tests.vectors.tables import tables
 from tests.world import World
+from verifier import merkle
+from verifier.box import AuditorKey, seal_box
+from verifier.commitment import call_key, commit
 from verifier.encoding import canonical
+
+BOX = FROZEN / "box.json"
 
 
 def files() -> Iterator[tuple[Path, bytes]]:
@@ -49,6 +57,21 @@ def freeze() -> None:
     (FROZEN / "expected.json").write_bytes(expected(world.verify(raw)))
 
 
+def freeze_box() -> None:
+    """Write one sealed payload with its private key: HPKE draws fresh randomness, so no generator makes it again."""
+    key, leaf_hash = call_key(bytes(32), "call-1", "sent"), merkle.leaf_hash(b"a receipt")
+    slices, auditor = [b'{"arguments":{', b'"query":"case-1"', b"}}"], AuditorKey(bytes(range(32)))
+    made = {
+        "seed": auditor.seed.hex(),
+        "public": auditor.public.hex(),
+        "leaf_hash": leaf_hash.hex(),
+        "commitment": to_builtins(commit(key, slices)),
+        "slices": [each.hex() for each in slices],
+        "box": to_builtins(seal_box(auditor.public, leaf_hash, "sent", key, slices)),
+    }
+    BOX.write_text(json.dumps(made, indent=1) + "\n")
+
+
 def main() -> None:
     """Write, or compare."""
     check = "--check" in sys.argv[1:]
@@ -68,6 +91,8 @@ def main() -> None:
         path.unlink()
     if not FROZEN.exists():
         freeze()
+    if not BOX.exists():
+        freeze_box()
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ import msgspec
 from msgspec import Struct
 
 from verifier import leaf
+from verifier.box import Box
 from verifier.bundle import Head, Header
+from verifier.disclosure import Disclosure
 from verifier.envelope import Envelope
 from verifier.grant import Grant, Token
 from verifier.keys import KeyList, Pin
@@ -32,6 +34,8 @@ TYPES: dict[str, type[Struct]] = {
     "heartbeat": Heartbeat,
     "bundle-header": Header,
     "bundle-head": Head,
+    "disclosure": Disclosure,
+    "box": Box,
     "report": Report,
 }
 

@@ -4,15 +4,20 @@ import json
 from typing import Any
 
 import msgspec
+from msgspec import to_builtins
+from msgspec.structs import replace
 
 from tests.world import World, pair
 from verifier.commitment import SIDES, call_key, commit, salt, slice_hash
 from verifier.conditions import evaluate, glob_matches, holds
 from verifier.decision import Allowed, Call, Denied, Held, ModelBody, ModelTarget, Subject, ToolTarget, decide
+from verifier.disclosure import Disclosure, check, disclose
 from verifier.draft import arguments
-from verifier.encoding import canonical, digest, safe_text
+from verifier.encoding import b64, canonical, digest, safe_text
+from verifier.leaf import Commitment
 from verifier.merkle import consistency_proof, inclusion_proof, leaf_hash, root_of
 from verifier.policy import Condition
+from verifier.refused import Refused
 from verifier.revocation import Heartbeat
 
 GLOBS = (
@@ -132,6 +137,7 @@ def tables() -> dict[str, bytes]:
         "decisions": [_decision(row) for row in DECISIONS],
         "safe-text": [{"text": text, "written": safe_text(text)} for text in TEXTS],
         "commitments": _commitments(),
+        "disclosures": _disclosures(),
         "merkle": [_tree(size) for size in range(1, 9)],
         "keys": [
             {"name": name, **json.loads(msgspec.json.encode(pair(name).public)), "kid": pair(name).kid}
@@ -192,6 +198,43 @@ def _commitments() -> list[dict[str, Any]]:
             }
         )
     return found
+
+
+def _disclosures() -> list[dict[str, Any]]:
+    """Disclose each slice of one body, then bend what an attacker would bend."""
+    key = call_key(bytes(range(32)), "call-1", "sent")
+    slices = [b'{"arguments":{', b'"amount":10.50', b",", b'"to":"a@b.example"', b"}}"]
+    committed = commit(key, slices)
+    honest = [disclose(key, slices, index, "sent") for index in range(len(slices))]
+    one = honest[1]
+    bent = {
+        "another salt": replace(one, salt=honest[3].salt),
+        "a salt of 31 bytes": replace(one, salt=b64(salt(key, 1)[:31])),
+        "bytes moved from the next slice": replace(one, content=b64(slices[1] + slices[2])),
+        "an index of a neighbour": replace(one, index=2),
+        "an index beyond the end": replace(one, index=5),
+        "a path cut short": replace(one, path=one.path[:-1]),
+        "a path with a hash more": replace(one, path=[*one.path, one.path[0]]),
+        "base64 with stray bits": replace(one, content="QR=="),
+        "no base64": replace(one, salt="*"),
+    }
+    cases = [(f"slice {each.index}", each) for each in honest] + list(bent.items())
+    return [
+        {
+            "what": what,
+            "commitment": to_builtins(committed),
+            "disclosure": to_builtins(each),
+            **_disclosed(each, committed),
+        }
+        for what, each in cases
+    ]
+
+
+def _disclosed(each: Disclosure, committed: Commitment) -> dict[str, str]:
+    try:
+        return {"content": check(each, committed).decode()}
+    except Refused as refused:
+        return {"refused": refused.code}
 
 
 def _tree(size: int) -> dict[str, Any]:

@@ -1,0 +1,122 @@
+"""Boxes: a body opens for its auditor, at its receipt, as it was committed to, and for nobody else."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from tests.refusal import refused
+from tests.vectors.case import VECTORS
+from verifier import box as boxes
+from verifier.box import MAX_BOX, PUBLIC_BYTES, AuditorKey, Box, open_box, seal_box
+from verifier.commitment import SIDES, call_key, commit
+from verifier.encoding import b64, canonical, unb64
+from verifier.leaf import Commitment
+from verifier.merkle import leaf_hash
+from verifier.signing import kid
+
+AUDITOR, OTHER = AuditorKey(bytes(range(32))), AuditorKey(bytes(32))
+KEY = call_key(bytes(32), "call-1", "sent")
+LEAF = leaf_hash(b"a receipt")
+SLICES = [b"{", b'"a":1', b"}"]
+COMMITMENT = commit(KEY, SLICES)
+SEALED = seal_box(AUDITOR.public, LEAF, "sent", KEY, SLICES)
+
+
+def test_a_box_opens_for_its_auditor() -> None:
+    assert open_box(AUDITOR, Box.parse(canonical(SEALED)), LEAF, COMMITMENT) == SLICES
+    assert SEALED.place == ("sent", AUDITOR.kid)
+
+
+def test_an_auditors_key_is_named_by_its_public_bytes() -> None:
+    assert len(AUDITOR.public) == PUBLIC_BYTES
+    assert AUDITOR.kid == kid(AUDITOR.public, b"") == SEALED.auditor
+
+
+@given(st.lists(st.binary(max_size=30), max_size=5), st.sampled_from(SIDES))
+def test_what_was_sealed_comes_out(slices: list[bytes], side: boxes.Side) -> None:
+    assert open_box(AUDITOR, seal_box(AUDITOR.public, LEAF, side, KEY, slices), LEAF, commit(KEY, slices)) == slices
+
+
+def test_a_box_for_another_key_is_named() -> None:
+    with refused("wrong-recipient", "auditor"):
+        open_box(OTHER, SEALED, LEAF, COMMITMENT)
+
+
+def test_a_box_that_only_says_that_it_is_for_this_key_does_not_open() -> None:
+    with refused("wrong-box", "ciphertext"):
+        open_box(OTHER, replace(SEALED, auditor=OTHER.kid), LEAF, COMMITMENT)
+
+
+def test_a_box_moved_to_another_receipt_or_side_does_not_open() -> None:
+    with refused("wrong-box", "ciphertext"):
+        open_box(AUDITOR, SEALED, leaf_hash(b"another receipt"), COMMITMENT)
+    with refused("wrong-box", "ciphertext"):
+        open_box(AUDITOR, replace(SEALED, side="req"), LEAF, COMMITMENT)
+
+
+@pytest.mark.parametrize("at", [0, 1087, 1088, 1119, 1120, -1])
+def test_a_box_with_one_changed_bit_does_not_open(at: int) -> None:
+    sealed = bytearray(unb64(SEALED.ciphertext))
+    sealed[at] ^= 1
+    with refused("wrong-box", "ciphertext"):
+        open_box(AUDITOR, replace(SEALED, ciphertext=b64(bytes(sealed))), LEAF, COMMITMENT)
+
+
+def test_a_box_that_is_cut_short_is_refused() -> None:
+    with refused("wrong-box", "ciphertext"):
+        replace(SEALED, ciphertext=b64(unb64(SEALED.ciphertext)[:1135])).sealed()
+    with refused("bad-base64", "ciphertext"):
+        replace(SEALED, ciphertext="*").sealed()
+
+
+def test_a_box_with_another_body_than_the_receipts_is_refused() -> None:
+    for slices in ([b"{", b'"a":2', b"}"], [b'{"a":1', b"}"], []):
+        with refused("wrong-box", "ciphertext"):
+            open_box(AUDITOR, seal_box(AUDITOR.public, LEAF, "sent", KEY, slices), LEAF, COMMITMENT)
+    with refused("wrong-box", "ciphertext"):
+        open_box(AUDITOR, seal_box(AUDITOR.public, LEAF, "sent", bytes(32), SLICES), LEAF, COMMITMENT)
+
+
+@pytest.mark.parametrize(
+    "plain", [b"", b"not json", b'{"key":"","slices":[],"x":1}', b'{"key":"*","slices":[]}', b'{"key": "","slices":[]}']
+)
+def test_a_box_that_holds_no_body_is_refused(plain: bytes) -> None:
+    public = boxes._public(AUDITOR.public)
+    sealed = boxes._suite().encrypt(plain, public, info=b"tally-box/1\0" + LEAF + b"\0sent")
+    with refused("wrong-box", "ciphertext"):
+        open_box(AUDITOR, replace(SEALED, ciphertext=b64(sealed)), LEAF, COMMITMENT)
+
+
+@pytest.mark.parametrize(
+    "public",
+    [b"", AUDITOR.public[:-1], AUDITOR.public + b"\0", b"\xff" * PUBLIC_BYTES, AUDITOR.public[:1184] + bytes(32)],
+    ids=["empty", "short", "long", "modulus", "small order"],
+)
+def test_nothing_is_sealed_to_what_is_no_key(public: bytes) -> None:
+    with refused("bad-key", "hpke"):
+        seal_box(public, LEAF, "sent", KEY, SLICES)
+
+
+def test_a_seed_has_32_bytes() -> None:
+    with refused("bad-key"):
+        AuditorKey(bytes(31))
+
+
+def test_a_body_that_no_line_holds_is_not_sealed() -> None:
+    with refused("too-large"):
+        seal_box(AUDITOR.public, LEAF, "sent", KEY, [bytes(MAX_BOX // 16 * 9)])
+    with refused("too-large"):
+        Box.parse(b" " * (MAX_BOX + 1))
+
+
+def test_the_frozen_box_opens_as_it_always_did() -> None:
+    frozen = json.loads((VECTORS / "frozen" / "box.json").read_bytes())
+    auditor = AuditorKey(bytes.fromhex(frozen["seed"]))
+    assert auditor.public.hex() == frozen["public"]
+    opened = open_box(
+        auditor, Box(**frozen["box"]), bytes.fromhex(frozen["leaf_hash"]), Commitment(**frozen["commitment"])
+    )
+    assert [each.hex() for each in opened] == frozen["slices"]
