@@ -26,7 +26,7 @@ $(READY): pyproject.toml $(LOCKS) requirements/bootstrap.py
 	@test -n "$(PYTHON)" || { echo "tally: no Python 3.11 or later found; name one: make PYTHON=/path/to/python3"; exit 1; }
 	@$(PYTHON) requirements/bootstrap.py
 
-$(AUDITOR): $(READY) requirements/base.txt $(wildcard verifier/*.py)
+$(AUDITOR): $(READY) requirements/base.txt $(wildcard verifier/*.py verifier/*/*.py)
 	@$(BIN)/python requirements/bootstrap.py auditor
 
 demo: $(READY) $(AUDITOR) ## run the main job end to end, with real processes; leaves demo-out/

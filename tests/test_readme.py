@@ -30,12 +30,12 @@ def test_four_shell_lines_come_first() -> None:
 
 
 def test_every_command_that_the_readme_names_exists() -> None:
-    cli._join()
+    program = cli.program()
     named = {words.split("`")[0] for words in re.findall(r"`tally ([a-z][a-z ·]*)", README)}
     for words in named:
         group, *rest = words.replace("·", " ").split()
         for command in rest or [""]:
-            result = CliRunner().invoke(cli.app, [group, *([command] if command else []), "--help"])
+            result = CliRunner().invoke(program, [group, *([command] if command else []), "--help"])
             assert result.exit_code == 0, (group, command)
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from verifier import cli
 from verifier.audit import verify
 from verifier.keys import Pin
+from verifier.output import text
+from verifier.terminal import Paint
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,8 +48,7 @@ def test_the_report_in_the_readme_is_that_of_the_storys_bundle(story: tuple[list
         block for block in re.findall(r"```text\n(.*?)```", readme, flags=re.DOTALL) if block.startswith("PASS")
     )
     report = verify(out / "job.tally", Pin.parse((out / "pin.json").read_bytes()))
-    printed = cli.text(Path("demo-out/job.tally"), report)
-    first = re.sub(r"\x1b\[[0-9;]*m", "", printed).split("\n\n")[0] + "\n"
+    first = text.write("demo-out/job.tally", report, Paint(on=False)).split("\n\n")[0] + "\n"
     assert re.sub(r"(job-|sha256:)\S+", r"\1…", first) == said
 
 

@@ -1,190 +1,132 @@
-"""`tally`: the one program. `verify` and `inspect` need only the base install; the services' commands join it.
+"""`tally`: the one program. The verifier's own commands need only the base install; the services' commands join it.
 
 Exit status of `verify`: 0 PASS, 1 FAIL, 2 MALFORMED, 3 INCOMPLETE, 4 UNTRUSTED, 64 usage; of many files the worst.
 """
 
+import io
+import os
 import sys
-from datetime import UTC, datetime
-from importlib.metadata import entry_points
-from pathlib import Path
-from typing import Annotated
+from argparse import ArgumentParser
+from collections.abc import Callable
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
 
-import msgspec
-import typer
-
-from verifier import inspection
-from verifier.audit import verify as audit
-from verifier.bundle import MAX_BYTES
-from verifier.codes import USAGE, Verdict
-from verifier.keys import Pin
+from verifier.codes import USAGE
 from verifier.refused import Refused
-from verifier.report import Finding, Report, many
+from verifier.terminal import complain, plain
 
-OWN = frozenset({"verify", "inspect"})
-COLOURS = {"PASS": "green", "INCOMPLETE": "yellow", "FAIL": "red", "UNTRUSTED": "red", "MALFORMED": "red"}
+if TYPE_CHECKING:
+    import typer
 
-app = typer.Typer(
-    name="tally", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-    help="Signed policy, job-scoped tokens and receipts for AI agents, "
-    "and proof bundles that anyone can check offline.",
-)  # fmt: skip
-
-Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a file.")]
-
-
-@app.command()
-def verify(
-    files: Annotated[list[Path], typer.Argument(help="Proof bundles (<job>.tally).", metavar="FILE...")],
-    pin: Annotated[Path, typer.Option(help="The auditor's pin.json: root keys you trust, from a channel of your own.")],
-    *,
-    at: Annotated[
-        str | None, typer.Option(help="Also judge the key list at this time (RFC 3339).", metavar="TIME")
-    ] = None,
-    max_bytes: Annotated[int, typer.Option(help="Refuse to read more than this of one file.")] = MAX_BYTES,
-    as_json: Json = False,
-) -> None:
-    """Judge proof bundles, offline: nothing but the bundle and the pin is read, and no clock unless --at names one.
-
-    \b
-    Examples:
-      tally verify job.tally --pin pin.json
-      tally verify *.tally --pin pin.json --json
-    """  # noqa: D301 - the backspace itself tells the CLI library to keep these lines
-    pinned = Pin.parse(_read(pin))
-    moment = None if at is None else _time(at)
-    worst = Verdict.PASS
-    for path in files:
-        try:
-            report = audit(path, pinned, moment, max_bytes=max_bytes)
-        except OSError as error:
-            raise Refused("usage", f"cannot read {path}: {error.strerror}") from error
-        worst = max(worst, Verdict[report.verdict])
-        _say(
-            msgspec.json.encode({"file": str(path), **msgspec.to_builtins(report)}).decode()
-            if as_json
-            else text(path, report)
-        )
-    raise typer.Exit(worst.exit_code)
-
-
-@app.command()
-def inspect(
-    file: Annotated[Path, typer.Argument(help="A bundle, envelope, receipt, token, pin or proof.", metavar="FILE")],
-    *,
-    as_json: Json = False,
-) -> None:
-    """Show what an artefact says, without believing any of it.
-
-    \b
-    Examples:
-      tally inspect job.tally
-      tally inspect policy.json --json
-    """  # noqa: D301 - as above
-    shown = inspection.inspect(_read(file))
-    _say(msgspec.json.encode(shown).decode() if as_json else inspection.text(shown))
-
-
-def text(path: Path, report: Report) -> str:
-    """Write a report for people."""
-    totals = report.totals
-    lines = [f"{typer.style(report.verdict, fg=COLOURS[report.verdict], bold=True)}  {path}"]
-    lines += [
-        f"  {name:9} {value}"
-        for name, value in (("job", report.job), ("policy", report.policy), ("sealed", report.status))
-        if value
-    ]
-    counts = (many(totals.calls, "call"), many(totals.denials, "denial"), f"{totals.lost} lost")
-    lines.append(f"  receipts  {totals.receipts} in {many(totals.lanes, 'lane')}: {', '.join(counts)}")
-    lines.append(f"  replayed  {report.replay}")
-    for finding in report.findings:
-        lines += _finding(path, finding)
-    if report.unlisted:
-        lines.append(f"  and {report.unlisted} more findings")
-    for title, claims in (("Proved", report.proved), ("Not proved", report.not_proved)):
-        lines += ["", title, *(f"  - {claim}" for claim in claims)] if claims else []
-    return "\n".join(lines)
+# The verifier's own commands: where each is, and what the list of commands says of it.
+OWN = {
+    "verify": ("verify", "Judge proof bundles, offline."),
+    "inspect": ("inspect", "Show what an artefact says, without believing any of it."),
+    "explain": ("explain", "Say what a code means, and what to do about it."),
+}
+USAGE_CODES = frozenset({"usage", "bad-pin"})
+INTERRUPTED, BROKEN_PIPE = 130, 141
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run the program; the only place where an error becomes words and an exit status."""
     given = sys.argv[1:] if arguments is None else arguments
-    if not given or given[0] not in OWN:
-        _join()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
-        status = app(given, prog_name="tally", standalone_mode=False)
+        status = own(given[0], given[1:]) if given and given[0] in OWN else _joined(given)
+        sys.stdout.flush()
     except Refused as refused:
-        typer.echo(
-            f"tally: {_plain(refused.code)}: {_plain(refused.why)}"
-            + (f" (at {_plain(refused.field)})" if refused.field else ""),
-            err=True,
-        )
-        if refused.hint:
-            typer.echo(f"hint: {_plain(refused.hint)}", err=True)
-        sys.exit(USAGE if refused.code in {"usage", "bad-pin"} else 1)
+        status = _refused(refused)
+    except KeyboardInterrupt:
+        status = INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing complains again at the end
+        status = BROKEN_PIPE
+    sys.exit(status)
+
+
+def own(name: str, arguments: list[str]) -> int:
+    """Run one of the verifier's own commands."""
+    command = import_module(f"verifier.commands.{OWN[name][0]}")
+    if "-h" in arguments or "--help" in arguments:
+        sys.stdout.write(command.HELP)
+        return 0
+    parser = Arguments(prog=f"tally {name}", add_help=False, allow_abbrev=False)
+    command.arguments(parser)
+    status: int = command.run(parser.parse_intermixed_args(arguments))
+    return status
+
+
+class Arguments(ArgumentParser):
+    """Python's parser, whose errors are refusals."""
+
+    def error(self, message: str) -> NoReturn:  # type: ignore[explicit-override] # typing has no `override` before 3.12
+        """Refuse what cannot be understood."""
+        raise Refused("usage", message, hint=f"{self.prog} --help")
+
+
+def program() -> "typer.Typer":
+    """Build the whole program: our own commands by name, and the services' where their extra is installed."""
+    import typer  # noqa: PLC0415 - slow to load; our own commands do without it
+
+    made = typer.Typer(
+        name="tally", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
+        help="Signed policy, job-scoped tokens and receipts for AI agents, "
+        "and proof bundles that anyone can check offline.",
+    )  # fmt: skip
+    as_it_comes = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+    for name, (_, summary) in OWN.items():
+        made.command(name, help=summary, context_settings=as_it_comes)(_passed_on(name))
+    _join(made)
+    return made
+
+
+def _passed_on(name: str) -> "Callable[[typer.Context], None]":
+    """Make a command that hands its arguments to ours as they come."""
+    import typer  # noqa: PLC0415 - as above
+
+    def passed_on(context: typer.Context) -> None:
+        raise typer.Exit(own(name, context.args))
+
+    return passed_on
+
+
+def _joined(given: list[str]) -> int:
+    """Run a command of a service, or show what there is."""
+    import typer  # noqa: PLC0415 - as above
+
+    try:
+        status = program()(given, prog_name="tally", standalone_mode=False)
     except typer.Abort:
-        sys.exit(130)
-    except typer.BadParameter as error:
-        sys.exit(_usage(error.format_message()))
+        return INTERRUPTED
     except Exception as error:
-        if not hasattr(error, "format_message"):
+        said = getattr(error, "format_message", None)
+        if said is None:
             raise
-        sys.exit(_usage(error.format_message()))
-    sys.exit(status if isinstance(status, int) else 0)
+        complain(f"tally: usage: {plain(said())}")
+        complain(f"hint: tally --help; commands beyond {', '.join(OWN)} come with tallystick[services]")
+        return USAGE
+    return status if isinstance(status, int) else 0
 
 
-def _join() -> None:
+def _join(made: "typer.Typer") -> None:
     """Add the services' commands where their extra is installed."""
+    from importlib.metadata import entry_points  # noqa: PLC0415 - slow to load
+
     for entry in sorted(entry_points(group="tally.commands"), key=lambda each: each.name):
         try:
             joined = entry.load()
         except ModuleNotFoundError:
             continue  # the base install: the verifier alone
-        app.registered_commands += [each for each in joined.registered_commands if each not in app.registered_commands]
-        app.registered_groups += [each for each in joined.registered_groups if each not in app.registered_groups]
+        made.registered_commands += joined.registered_commands
+        made.registered_groups += joined.registered_groups
 
 
-def _usage(message: str) -> int:
-    typer.echo(f"tally: usage: {_plain(message)}", err=True)
-    typer.echo("hint: tally --help; commands beyond verify and inspect come with tallystick[services]", err=True)
-    return USAGE
-
-
-def _finding(path: Path, finding: Finding) -> list[str]:
-    place = [f"step {finding.step}"]
-    place += [
-        f"{name} {value}"
-        for name, value in (
-            ("line", finding.line),
-            ("lane", finding.lane),
-            ("receipt", finding.seq),
-            ("field", finding.field),
-        )
-        if value is not None
-    ]
-    said = f"  {path.name}: {finding.verdict} {finding.code} ({_plain(', '.join(place))}): {_plain(finding.why)}"
-    return [said, f"      hint: {_plain(finding.hint)}"]
-
-
-def _plain(said: str) -> str:
-    """Keep what a document says from steering the terminal."""
-    return "".join(each if each.isprintable() else "?" for each in said)
-
-
-def _say(said: str) -> None:
-    typer.echo(said)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise Refused("usage", f"cannot read {path}: {error.strerror}") from error
-
-
-def _time(said: str) -> int:
-    try:
-        moment = datetime.fromisoformat(said)
-    except ValueError as error:
-        raise Refused("usage", f"--at {said!r} is not a time like 2026-11-21T12:00:00Z") from error
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return round(aware.timestamp() * 1_000_000)
+def _refused(refused: Refused) -> int:
+    where = f" (at {plain(refused.field)})" if refused.field else ""
+    complain(f"tally: {plain(refused.code)}: {plain(refused.why)}{where}")
+    if refused.hint:
+        complain(f"hint: {plain(refused.hint)}")
+    return USAGE if refused.code in USAGE_CODES else 1

@@ -4,6 +4,7 @@ import json
 import runpy
 import sys
 from collections.abc import Callable
+from importlib import metadata
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -15,8 +16,10 @@ from verifier import cli
 from verifier.checkpoint import proof
 from verifier.encoding import canonical
 from verifier.envelope import seal_up
+from verifier.output import text
 from verifier.refused import Refused
 from verifier.report import MAX_FINDINGS, Report
+from verifier.terminal import Paint
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -138,8 +141,9 @@ def test_findings_beyond_the_list_are_counted() -> None:
     report = Report()
     for _ in range(MAX_FINDINGS + 3):
         report.add("wrong-seq", 7, "out of its place")
-    assert cli.text(Path("x.tally"), report).count("hint: ") == MAX_FINDINGS
-    assert "and 3 more findings" in cli.text(Path("x.tally"), report)
+    said = text.write("x.tally", report, Paint(on=False))
+    assert said.count("hint: ") == MAX_FINDINGS
+    assert "and 3 more findings" in said
 
 
 def test_what_a_document_says_does_not_steer_the_terminal(run: Run, folder: Path) -> None:
@@ -155,39 +159,42 @@ def test_a_refusal_of_a_service_command_is_one_sentence_and_exit_1(run: Run, mon
 
     joined = typer.Typer()
     joined.command("refuse")(refuse)
-    monkeypatch.setattr(cli, "_join", lambda: cli.app.registered_commands.extend(joined.registered_commands))
-    before = list(cli.app.registered_commands)
-    try:
-        assert run("refuse") == (1, "", "tally: wrong-owner: not yours (at key)\n")
-    finally:
-        cli.app.registered_commands[:] = before
+    monkeypatch.setattr(cli, "_join", lambda made: made.registered_commands.extend(joined.registered_commands))
+    assert run("refuse") == (1, "", "tally: wrong-owner: not yours (at key)\n")
 
 
-def test_an_interrupted_command_exits_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
-    def abort(*_: object, **__: object) -> None:
-        raise typer.Abort
+@pytest.mark.parametrize("stop", [KeyboardInterrupt, typer.Abort])
+@pytest.mark.parametrize("command", ["verify", "policy"])
+def test_an_interrupted_command_exits_with_130(
+    monkeypatch: pytest.MonkeyPatch, stop: type[BaseException], command: str
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise stop if command == "policy" else KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "app", abort)
-    monkeypatch.setattr(sys, "argv", ["tally", "verify"])
+    monkeypatch.setattr(cli, "program", lambda: interrupted)
+    monkeypatch.setattr(cli, "own", interrupted)
+    monkeypatch.setattr(sys, "argv", ["tally", command])
     with pytest.raises(SystemExit) as ended:
         cli.main()
     assert ended.value.code == 130
 
 
-def test_a_bug_is_not_dressed_up_as_a_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", ["verify", "policy"])
+def test_a_bug_is_not_dressed_up_as_a_refusal(monkeypatch: pytest.MonkeyPatch, command: str) -> None:
     def fail(*_: object, **__: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(cli, "app", fail)
+    monkeypatch.setattr(cli, "program", lambda: fail)
+    monkeypatch.setattr(cli, "own", fail)
     with pytest.raises(ZeroDivisionError):
-        cli.main(["verify"])
+        cli.main([command])
 
 
 def test_without_the_extra_the_services_commands_are_absent_and_nothing_breaks(
     run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     missing = EntryPoint("services", "module_that_is_not_installed:app", "tally.commands")
-    monkeypatch.setattr(cli, "entry_points", lambda group: [missing] if group == "tally.commands" else [])
+    monkeypatch.setattr(metadata, "entry_points", lambda group: [missing] if group == "tally.commands" else [])
     status, out, _ = run("--help")
     assert status == 0
     assert "verify" in out
@@ -196,7 +203,7 @@ def test_without_the_extra_the_services_commands_are_absent_and_nothing_breaks(
 def test_the_help_of_verify_shows_an_example_a_line(run: Run) -> None:
     status, out, _ = run("verify", "--help")
     assert status == 0
-    assert "    tally verify job.tally --pin pin.json\n" in out
+    assert "  tally verify bundles/ --pin pin.json --sarif -o tally.sarif\n" in out
 
 
 # inspect -------------------------------------------------------------------------------------------------------------
@@ -257,4 +264,4 @@ def test_the_module_is_the_same_program(monkeypatch: pytest.MonkeyPatch, capsys:
     monkeypatch.setattr(sys, "argv", ["tally", "verify", "--help"])
     with pytest.raises(SystemExit):
         runpy.run_module("verifier", run_name="__main__")
-    assert "tally verify job.tally" in capsys.readouterr().out
+    assert "tally verify bundles/" in capsys.readouterr().out

@@ -1,0 +1,196 @@
+"""`tally verify`: judge proof bundles, offline."""
+
+import sys
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from verifier.bundle import MAX_BYTES
+from verifier.codes import USAGE, Verdict
+from verifier.judging import Asked, Judged, judge_all, usable_cores
+from verifier.keys import Pin
+from verifier.output import text
+from verifier.progress import Meter
+from verifier.refused import Refused
+from verifier.sources import Given, expand, load
+from verifier.terminal import Paint, complain, say, wants_colour
+
+HELP = """\
+Usage: tally verify FILE... --pin PIN [OPTIONS]
+
+Judge proof bundles, offline: nothing but the bundles, the pin and what the options name is read, no network, and no
+clock unless --at names a time. A FILE is a bundle (<job>.tally, or .tally.gz), a folder (every bundle below it), a
+pattern, or - for standard input.
+
+Options:
+  --pin PIN          the auditor's pin.json: root keys that you trust, from a channel of your own (required)
+  --at TIME          the key list must also be current at this time (RFC 3339)
+  --max-bytes N      read no more than this of one bundle, unpacked (default: 16 GiB)
+  --jobs N           judge so many bundles at once (default: one a core)
+
+  --json             one JSON object a bundle and line
+  --sarif            SARIF 2.1.0, for code-scanning dashboards
+  --junit            JUnit XML, for build servers
+  -o, --output FILE  write that into FILE; standard output then has one line a bundle
+
+  --explain CODE     say what a code means instead, as tally explain does
+  -h, --help         show this text
+
+Examples:
+  tally verify job.tally --pin pin.json
+  tally verify bundles/ --pin pin.json --sarif -o tally.sarif
+  zcat job.tally.gz | tally verify - --pin pin.json --json
+
+Exit status: 0 PASS, 1 FAIL, 2 MALFORMED, 3 INCOMPLETE, 4 UNTRUSTED, 64 usage; of many bundles the worst.
+"""
+MAX_PIN = 1 << 20
+FORMATS = ("json", "sarif", "junit")
+
+
+def arguments(parser: ArgumentParser) -> None:
+    """Read what HELP names."""
+    parser.add_argument("files", nargs="*", metavar="FILE")
+    parser.add_argument("--pin")
+    parser.add_argument("--at")
+    parser.add_argument("--max-bytes", type=int, default=MAX_BYTES)
+    parser.add_argument("--jobs", type=int, default=0)
+    form = parser.add_mutually_exclusive_group()
+    for each in FORMATS:
+        form.add_argument(f"--{each}", dest="form", action="store_const", const=each, default="text")
+    parser.add_argument("-o", "--output")
+    parser.add_argument("--explain", metavar="CODE")
+
+
+def run(given: Namespace) -> int:
+    """Judge everything that is named; the exit status is the worst verdict's."""
+    if given.explain:
+        from verifier.commands import explain  # noqa: PLC0415 - another command
+
+        return explain.show(given.explain, as_json=given.form == "json")
+    if not given.files:
+        raise Refused("usage", "no bundle is named", hint="tally verify job.tally --pin pin.json")
+    if not given.pin:
+        raise Refused("usage", "--pin is missing", hint="A bundle proves nothing without root keys that you trust.")
+    if given.max_bytes < 1 or given.jobs < 0:
+        raise Refused("usage", "--max-bytes and --jobs are positive numbers")
+    found = expand(given.files)
+    asked = Asked(
+        pin=Pin.parse(load(given.pin, MAX_PIN)),
+        at=None if given.at is None else _time(given.at),
+        max_bytes=given.max_bytes,
+        timeline=given.form == "html",
+    )
+    for link in found.skipped:
+        complain(f"tally: skipped {link}: the link leads out of its folder")
+    with _output(given, found) as out:
+        judged = _judge(found, asked, given, out)
+        status = _status(judged)
+        if given.form in {"sarif", "junit"}:
+            out.write(_document(given.form, judged, status))
+    for each in judged:
+        if each.unread:
+            complain(f"tally: usage: {each.unread}")
+    return status
+
+
+class Output:
+    """Where the report goes: a file, or standard output."""
+
+    def __init__(self, path: Path | None) -> None:
+        """Collect for a file; pass on to standard output."""
+        self.path = path
+        self.held: list[str] = []
+
+    def write(self, said: str) -> None:
+        """Write some of it."""
+        if self.path is None:
+            sys.stdout.write(said)
+        else:
+            self.held.append(said)
+
+
+@contextmanager
+def _output(given: Namespace, found: Given) -> Iterator[Output]:
+    """Open the output; a file appears only when it is whole, and never in the place of what was judged."""
+    path = Path(given.output) if given.output else None
+    read = [given.pin, *(source.path for source in found.sources if source.path)]
+    if path is not None and path.exists() and any(path.samefile(each) for each in read):
+        raise Refused("usage", f"{path} is one of the files to read", hint="Name another file for the output.")
+    out = Output(path)
+    yield out
+    if path is not None:
+        beside = path.with_name(f".{path.name}.part")
+        try:
+            beside.write_text("".join(out.held), encoding="utf-8")
+            beside.replace(path)
+        except OSError as error:
+            why = f"cannot write {path}: {error.strerror}"
+            raise Refused("usage", why, hint="Name a file in a folder that you may write to.") from error
+
+
+def _judge(found: Given, asked: Asked, given: Namespace, out: Output) -> list[Judged]:
+    """Judge all and say at once what can be said at once."""
+    paint = Paint(on=out.path is None and wants_colour(sys.stdout))
+    one_line = out.path is not None
+    kept: list[Judged] = []
+    with Meter(sum(source.size for source in found.sources)) as meter:
+        for judged in judge_all(found.sources, asked, given.jobs or usable_cores(), meter):
+            if judged.report is not None:
+                if given.form == "json":
+                    out.write(_json(judged))
+                elif given.form == "text":
+                    out.write(("\n" if kept else "") + text.write(judged.name, judged.report, paint) + "\n")
+                if one_line:
+                    say(text.headline(judged.name, judged.report, Paint(on=wants_colour(sys.stdout))))
+            kept.append(judged)
+    if len(kept) > 1 and given.form == "text":
+        out.write("\n" + text.tally([each.report.verdict for each in kept if each.report]) + "\n")
+    return kept
+
+
+def _json(judged: Judged) -> str:
+    said: dict[str, Any] = {"file": judged.name, **msgspec.to_builtins(judged.report)}
+    return msgspec.json.encode(said).decode() + "\n"
+
+
+def _document(form: str, judged: Sequence[Judged], status: int) -> str:
+    """Write what holds all bundles at once."""
+    if form == "sarif":
+        from verifier.output import sarif  # noqa: PLC0415 - each form is loaded when it is asked for
+
+        return (
+            msgspec.json.format(msgspec.json.encode(sarif.write(judged, _version(), status)), indent=1).decode() + "\n"
+        )
+    from verifier.output import junit  # noqa: PLC0415
+
+    return junit.write(judged)
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow to load
+
+    try:
+        return version("tallystick")
+    except PackageNotFoundError:
+        return "0.0.0"
+
+
+def _status(judged: Sequence[Judged]) -> int:
+    """Take the worst; a bundle that could not even be read is a usage error, whatever the others are."""
+    if any(each.report is None for each in judged):
+        return USAGE
+    return max((Verdict[each.report.verdict] for each in judged if each.report), default=Verdict.PASS).exit_code
+
+
+def _time(said: str) -> int:
+    try:
+        moment = datetime.fromisoformat(said)
+    except ValueError as error:
+        raise Refused("usage", f"--at {said!r} is not a time like 2026-11-21T12:00:00Z") from error
+    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+    return round(aware.timestamp() * 1_000_000)
