@@ -118,6 +118,7 @@ class Sessions:
         server = self._servers.get(digest)
         if server is None:
             opened = await self._documents.manifest(digest, session.grant.issued_at)
+            _holds_nothing(opened.value)
             server = Server(addressed(opened, digest).value, digest, {})
             _remember(self._servers, digest, server, MAX_SERVERS)
         if server.manifest.server != name:
@@ -132,8 +133,28 @@ class Sessions:
             token.fits(grant)
         except Refused as refused:
             raise BadToken(refused.code, refused.why) from refused
+        _enforceable(grant)
         policy = addressed(await self._documents.policy(grant.scope.policy, grant.opened), grant.scope.policy).value
         return Session(token, grant, policy, subject_of(grant.scope))
+
+
+def _enforceable(grant: Grant) -> None:
+    """Refuse by name what this gateway could accept and would not enforce."""
+    scope = grant.scope
+    for unbuilt, name in (
+        (scope.binding != "none", "binding"),
+        (grant.parent is not None or scope.depth > 0, "delegation"),
+        (scope.client_counter is not None, "client_counter"),
+    ):
+        if unbuilt:
+            raise Refused("unsupported", f"this gateway does not enforce a grant's {name}", field=name)
+
+
+def _holds_nothing(manifest: Manifest) -> None:
+    """Refuse a manifest whose tools wait for a person: this gateway cannot hold a call."""
+    for tool in manifest.tools:
+        if tool.approval != "none":
+            raise Refused("unsupported", f"tool {tool.name} asks for approval; this gateway holds no calls")
 
 
 def _remember(known: OrderedDict[K, V], key: K, value: V, most: int) -> None:

@@ -25,7 +25,7 @@ from verifier.bundle import (
     kind_of,
 )
 from verifier.encoding import read
-from verifier.evidence import Docket, Evidence, establish_trust
+from verifier.evidence import Evidence, establish, establish_trust
 from verifier.keys import Pin, Trust
 from verifier.lane import LaneCheck
 from verifier.refused import Refused
@@ -73,7 +73,7 @@ class Audit:
         trust = establish_trust(self.pin, lines, self.report)
         if header is None or trust is None:
             return
-        evidence = Docket(header.job, self.pin, trust, lines, self.report).establish()
+        evidence = establish(header.job, trust, lines, self.report)
         if evidence is None:
             return
         self.report.job, self.report.policy = evidence.job, evidence.policy_digest

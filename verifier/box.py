@@ -88,7 +88,7 @@ def auditor_kid(public: bytes) -> str:
 def seal_box(public: bytes, leaf_hash: bytes, side: Side, key: bytes, slices: Sequence[bytes]) -> Box:
     """Encrypt one side of a call to an auditor's public key. Raises `Refused`: bad-key, too-large."""
     plain = canonical(Opened(key=b64(key), slices=[b64(each) for each in slices]))
-    recipient = _public(public)
+    recipient = public_key(public)
     try:
         sealed = _suite().encrypt(plain, recipient, info=_info(leaf_hash, side))
     except ValueError as error:  # an X25519 point of small order
@@ -130,7 +130,8 @@ def _info(leaf_hash: bytes, side: Side) -> bytes:
     return LABEL + leaf_hash + b"\0" + side.encode()
 
 
-def _public(raw: bytes) -> MLKEM768X25519PublicKey:
+def public_key(raw: bytes) -> MLKEM768X25519PublicKey:
+    """Read an auditor's public key: of ML-KEM-768, then of X25519. Raises `Refused` bad-key."""
     if len(raw) != PUBLIC_BYTES:
         raise Refused("bad-key", f"an auditor's public key has {PUBLIC_BYTES} bytes", field="hpke")
     try:

@@ -7,6 +7,7 @@ from typing import Generic, TypeVar
 
 from msgspec import Struct
 
+from verifier.approval import Approval
 from verifier.envelope import Signed
 from verifier.grant import Grant
 from verifier.keys import Trust
@@ -43,11 +44,12 @@ def open_policy(trust: Trust, raw: bytes, at: int) -> Opened[Policy]:
 
 def _policy(trust: Trust, signed: Signed, at: int) -> Opened[Policy]:
     policy = Policy.parse(signed.payload)
-    if trust.listed.author_quorum.get(policy.issuer, 1) > 1:
+    authors = trust.signers(signed.kids, "policy", policy.issuer, at)
+    quorum = trust.listed.author_quorum.get(policy.issuer, 1)
+    if len(authors) < quorum:
         raise Refused(
-            "unsupported", f"an author quorum of {policy.issuer} is not judged by this version", field="author_quorum"
+            "below-quorum", f"{len(authors)} keys of {policy.issuer} signed, its policies need {quorum}", field="issuer"
         )
-    trust.signer(signed.kids, "policy", policy.issuer, at)
     policy.in_force(at)
     return Opened(policy, signed.digest, signed.payload)
 
@@ -68,11 +70,22 @@ def open_grant(trust: Trust, raw: bytes) -> Opened[Grant]:
     return Opened(grant, signed.digest, signed.payload)
 
 
-def open_seal(trust: Trust, raw: bytes) -> Opened[Seal]:
-    """Open a seal. Nothing vouches for its time: a compromised seal key makes every seal of it untrusted."""
+def open_approval(trust: Trust, raw: bytes) -> Opened[Approval]:
+    """Open an approval; the approver's key must have been good when it was given."""
+    signed = trust.open(raw, "approval")
+    approval = Approval.parse(signed.payload)
+    trust.signer(signed.kids, "approver", approval.approver, approval.time)
+    return Opened(approval, signed.digest, signed.payload)
+
+
+def open_seal(trust: Trust, raw: bytes, witnessed: int | None = None) -> Opened[Seal]:
+    """Open a seal. Nothing vouches for its time: a compromised seal key makes every seal of it untrusted.
+
+    Unless a log had seen this seal before that (`witnessed`, specs/seal.md §4).
+    """
     signed = trust.open(raw, "seal")
     seal = Seal.parse(signed.payload)
-    trust.signer(signed.kids, "seal", seal.iss, seal.closed)
+    trust.signer(signed.kids, "seal", seal.iss, seal.closed, witnessed)
     return Opened(seal, signed.digest, signed.payload)
 
 

@@ -7,11 +7,17 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
-from verifier.encoding import Count, Digest, Glob, Id, Name, SafeText, Time, Url, canonical, digest, read
+from verifier.encoding import MAX_INT, Count, Digest, Glob, Id, Name, SafeText, Time, Url, canonical, digest, read
 from verifier.refused import Refused
 
 MAX_GRANT = 1 << 16
+MAX_DEPTH = 4
 ToolName = Annotated[str, Meta(pattern=r"^mcp:[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[A-Za-z0-9_.:/-]{1,128}\Z")]
+
+Claim = Annotated[str, Meta(max_length=256)] | Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT)] | bool
+# How a token is bound to its holder, the weakest first.
+BINDINGS = ("none", "dpop", "mtls")
+LIMITS = ("calls", "tokens", "wall_seconds")
 
 
 class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -23,7 +29,11 @@ class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkno
 
 
 class Scope(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """Everything that a token may do; its digest is the token's `scope_hash`. Lists are sorted sets."""
+    """Everything that a token may do; its digest is the token's `scope_hash`. Lists are sorted sets.
+
+    `user` is a pseudonym, `claims` what an identity provider's verified token said of that user; `act` is the agent
+    that delegated to another one; `depth` counts delegations from the root job.
+    """
 
     iss: Url
     job: Id
@@ -32,15 +42,16 @@ class Scope(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     agent: SafeText
     client: SafeText
     user: SafeText | None = None
+    claims: Annotated[dict[Name, Claim], Meta(min_length=1, max_length=64)] | None = None
     act: SafeText | None = None
     audience: Url
-    binding: Literal["none"]
+    binding: Literal["none", "dpop", "mtls"]
     policy: Digest
     manifests: dict[Name, Digest]
     tools: Annotated[list[ToolName], Meta(max_length=2000)]
     models: Annotated[list[Glob], Meta(max_length=256)]
     limits: Budget
-    depth: Annotated[int, Meta(ge=0, le=4)]
+    depth: Annotated[int, Meta(ge=0, le=MAX_DEPTH)]
     client_counter: Literal["required"] | None = None
 
     def hash(self) -> str:
@@ -49,7 +60,10 @@ class Scope(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
 
 
 class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """A scope, granted from `issued_at` to `expires`; `opened` is when the job opened."""
+    """A scope, granted from `issued_at` to `expires`; `opened` is when the job opened.
+
+    `parent` is the grant that it was narrowed from: of this job, or of the job that this one was delegated by.
+    """
 
     opened: Time
     issued_at: Time
@@ -59,7 +73,7 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
 
     @classmethod
     def parse(cls, payload: bytes) -> "Grant":
-        """Read a grant from canonical bytes. Raises `Refused`: the reading codes, bad-grant, unsupported."""
+        """Read a grant from canonical bytes. Raises `Refused`: the reading codes, bad-grant."""
         grant = read(payload, cls, limit=MAX_GRANT)
         scope = grant.scope
         if not grant.opened <= grant.issued_at < grant.expires:
@@ -69,12 +83,10 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
                 raise Refused("bad-grant", f"{name} are sorted, none twice", field=name)
         if {tool.removeprefix("mcp:").split("/")[0] for tool in scope.tools} - set(scope.manifests):
             raise Refused("bad-grant", "a tool of a server whose manifest the grant does not name", field="manifests")
-        if scope.user is not None or scope.act is not None or scope.depth or grant.parent or scope.client_counter:
-            raise Refused(
-                "unsupported",
-                "user, act, depth, parent and client_counter are not judged by this version",
-                field="scope",
-            )
+        if scope.claims is not None and scope.user is None:
+            raise Refused("bad-grant", "claims of a user whom the grant does not name", field="claims")
+        if grant.parent is None and (scope.depth > 0 or scope.act is not None):
+            raise Refused("bad-grant", "a delegated grant names the grant that it was narrowed from", field="parent")
         return grant
 
 

@@ -4,11 +4,14 @@ The auditor pins root keys; the roots sign a list that gives every key an owner,
 are properties of the key in that list, never of a signature or a document.
 """
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
-from verifier.encoding import Count, Digest, Id, SafeText, Time, Url, digest, parse, read, reject_duplicates
+from verifier.box import public_key
+from verifier.encoding import Count, Digest, Id, SafeText, Time, Url, digest, parse, read, reject_duplicates, unb64
 from verifier.envelope import Envelope, Signed
 from verifier.refused import Refused
 from verifier.signing import SUITE, PublicPair, kid
@@ -18,18 +21,21 @@ Owner = SafeText
 Reason = Literal["superseded", "retired", "compromise"]
 Threshold = Annotated[int, Meta(ge=1, le=16)]
 # Uses whose documents carry both signatures of the suite: their keys have both halves.
-HYBRID_USES = frozenset({"policy", "registry", "grant", "seal", "gateway", "approver"})
+HYBRID_USES = frozenset({"policy", "registry", "grant", "seal", "gateway", "approver", "log"})
 # What each kind of document is signed with (the registry's second signature on a policy: `policies.py`).
 USE_OF = {
     "policy": "policy",
     "manifest": "registry",
     "grant": "grant",
     "seal": "seal",
+    "approval": "approver",
     "revocation": "revocation",
     "heartbeat": "revocation",
     "latest": "registry",
 }
 MAX_PIN = 1 << 16
+# A chain of key lists: each costs up to 16 signatures to check.
+MAX_LISTS = 64
 SECOND = 1_000_000
 
 
@@ -87,21 +93,35 @@ class Pin(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_
 
 
 class Key(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One key of the list: who owns it, the one thing that it is for, and when."""
+    """One key of the list: who owns it, the one thing that it is for, and when.
+
+    A signing key is a pair (`ed25519`, `ml_dsa_44`); an auditor's is an encryption key in its place (`hpke`).
+    """
 
     kid: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     use: Use
     owner: Owner
-    ed25519: str
+    ed25519: str | None = None
     ml_dsa_44: str | None = None
+    hpke: str | None = None
     not_before: Time
     not_after: Time
     revoked_at: Time | None = None
     reason: Reason | None = None
 
     def pair(self) -> PublicPair:
-        """Return the public pair."""
+        """Return the public pair. Raises `Refused` wrong-use for an auditor's key: it signs nothing."""
+        if self.ed25519 is None:
+            raise Refused("wrong-use", f"key {self.kid} of {self.owner} encrypts and signs nothing")
         return PublicPair(ed25519=self.ed25519, ml_dsa_44=self.ml_dsa_44)
+
+    def recipient(self) -> bytes:
+        """Return an auditor's public key, which payloads are sealed to. Raises `Refused`: wrong-use, bad-key."""
+        if self.hpke is None:
+            raise Refused("wrong-use", f"key {self.kid} of {self.owner} signs and encrypts nothing")
+        raw = unb64(self.hpke, field="hpke")
+        public_key(raw)
+        return raw
 
 
 class KeyList(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -120,71 +140,89 @@ class KeyList(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unkn
     def parse(cls, payload: bytes) -> "KeyList":
         """Read a key list and check what it says of itself. Raises `Refused`: bad-keys and the reading codes."""
         listed = read(payload, cls, limit=1 << 20)
-        pairs = [key.pair() for key in listed.keys] + [root.pair() for root in listed.roots]
-        _once([half for pair in pairs for half in pair.raw() if half])
+        for key in listed.keys:
+            _check_key(key)
+        _once([half for key in listed.keys for half in _halves(key)], [root.pair().raw() for root in listed.roots])
         if listed.issued_at >= listed.expires:
             raise Refused("bad-keys", "the key list expires before it is issued", field="expires")
         if len({root.owner for root in listed.roots}) < listed.threshold:
             raise Refused(
                 "bad-keys", "the threshold asks for more distinct owners than there are roots", field="threshold"
             )
-        for key in listed.keys:
-            _check_key(key)
         return listed
 
 
 class Trust(Struct, frozen=True):
-    """A key list that the pinned roots signed. The only way to get one is `Trust.establish`."""
+    """The key list of a job, which the pinned roots vouch for. The only way to get one is `Trust.establish`.
+
+    `listed` is the list that the seal names, each key as the newest list known has it: ended or revoked since.
+    `digests` names every list of the chain by its version, `newest` is the last list known.
+    """
 
     pin: Pin
     listed: KeyList
     digest: str
     by_kid: dict[str, Key]
+    digests: dict[int, str]
+    newest: KeyList
 
     @classmethod
-    def establish(cls, pin: Pin, raw: bytes) -> "Trust":
-        """Open a key list with the pinned roots alone.
+    def establish(cls, pin: Pin, raws: bytes | Sequence[bytes], *, newer: Sequence[bytes] = ()) -> "Trust":
+        """Open a key list, or a chain of lists in the order of their versions, with the pinned roots alone.
 
-        Raises `Refused`: unknown-root, old-keys and the envelope's codes.
+        `newer` are later lists from elsewhere (`--keys`), for what became of the keys since. Raises `Refused`:
+        unknown-root, wrong-rotation, old-keys, too-large, and the envelope's and the list's codes.
         """
-        envelope = Envelope.parse(raw, "keys")
-        roots = {root.pair().kid(): root for root in pin.roots}
-        if not {each.keyid.rpartition("/")[0] for each in envelope.signatures} & set(roots) and envelope.signatures:
+        chain = [raws] if isinstance(raws, bytes) else list(raws)
+        if len(chain) + len(newer) > MAX_LISTS:
+            raise Refused("too-large", f"more than {MAX_LISTS} key lists")
+        last, digests = _first(pin, chain[0]), {}
+        digests[last.listed.version] = last.digest
+        for raw in chain[1:]:
+            last = _next(last, raw)
+            digests[last.listed.version] = last.digest
+        newest = last
+        for raw in newer:
+            newest = _newer(pin, newest, raw, digests)
+        if pin.min_keys_version is not None and newest.listed.version < pin.min_keys_version:
             raise Refused(
-                "unknown-root",
-                "no pinned root signed this key list",
-                hint="A key list of another installation proves nothing here.",
+                "old-keys",
+                f"key list version {newest.listed.version}; the pin asks for {pin.min_keys_version} or later",
             )
-        signed = envelope.open("keys", {name: root.pair() for name, root in roots.items()})
-        if len({roots[name].owner for name in signed.kids}) < pin.threshold:
-            raise Refused(
-                "unknown-root", f"fewer than {pin.threshold} distinct owners of pinned roots signed this key list"
-            )
-        listed = KeyList.parse(signed.payload)
-        if pin.min_keys_version is not None and listed.version < pin.min_keys_version:
-            raise Refused(
-                "old-keys", f"key list version {listed.version}; the pin asks for {pin.min_keys_version} or later"
-            )
-        return cls(pin, listed, signed.digest, {key.kid: key for key in listed.keys})
+        known = {key.kid: key for key in newest.listed.keys}
+        listed = replace(last.listed, keys=[known[key.kid] for key in last.listed.keys])
+        return cls(pin, listed, last.digest, {key.kid: key for key in listed.keys}, digests, newest.listed)
 
-    def current(self, at: int) -> None:
-        """Check that the list had not expired at a time (the seal's), nor outlived the pin's `max_keys_age`."""
-        if at > self.listed.expires:
+    def current(self, at: int, *, newest: bool = False) -> None:
+        """Check that the list had not expired at a time (the seal's), nor outlived the pin's `max_keys_age`.
+
+        With `newest` the last list known is asked, as for a time that the auditor names (`--at`).
+        """
+        listed = self.newest if newest else self.listed
+        if at > listed.expires:
             raise Refused("keys-expired", "the key list had expired", hint="Ask for a newer key list.")
-        if self.pin.max_keys_age is not None and at - self.listed.issued_at > self.pin.max_keys_age * SECOND:
+        if self.pin.max_keys_age is not None and at - listed.issued_at > self.pin.max_keys_age * SECOND:
             raise Refused("keys-expired", "the key list is older than the pin allows")
 
     def open(self, raw: bytes, kind: str) -> Signed:
         """Check form and signatures of a document of any kind but `keys`; who may sign it is `signer`'s question."""
         envelope = Envelope.parse(raw, kind)
-        named = {each.keyid.rpartition("/")[0] for each in envelope.signatures}
-        return envelope.open(kind, {name: self.by_kid[name].pair() for name in named if name in self.by_kid})
+        named = {each.keyid.rpartition("/")[0] for each in envelope.signatures} & set(self.by_kid)
+        return envelope.open(
+            kind, {name: self.by_kid[name].pair() for name in named if self.by_kid[name].use != "auditor"}
+        )
 
-    def signer(self, kids: frozenset[str], use: str, owner: str | None, at: int) -> Key:
-        """Find the signer of one use whose owner is the document's issuer and whose key was good at `at`.
+    def signer(self, kids: frozenset[str], use: str, owner: str | None, at: int, witnessed: int | None = None) -> Key:
+        """Find a signer of one use whose owner is the document's issuer and whose key was good at `at`.
 
         Raises `Refused`: wrong-use, wrong-owner, key-not-valid, key-revoked.
         """
+        return self.signers(kids, use, owner, at, witnessed)[0]
+
+    def signers(
+        self, kids: frozenset[str], use: str, owner: str | None, at: int, witnessed: int | None = None
+    ) -> list[Key]:
+        """Find every such signer, at least one; when there is none, the refusal is the first key's."""
         candidates = [self.by_kid[name] for name in sorted(kids) if self.by_kid[name].use == use]
         if not candidates:
             raise Refused("wrong-use", f"no signature by a key whose use is {use}", field="signatures")
@@ -193,17 +231,29 @@ class Trust(Struct, frozen=True):
             raise Refused(
                 "wrong-owner", f"signed by a {use} key of {candidates[0].owner}, not of {owner}", field="signatures"
             )
-        self.good_at(owned[0], at)
-        return owned[0]
+        refusals = {key.kid: refused for key in owned if (refused := self._refusal(key, at, witnessed)) is not None}
+        if len(refusals) == len(owned):
+            raise refusals[owned[0].kid]
+        return [key for key in owned if key.kid not in refusals]
 
-    def good_at(self, key: Key, at: int) -> None:
-        """Check a key's window and revocation for a time; a compromise ends trust for every time."""
-        if key.reason == "compromise":
-            raise Refused("key-revoked", f"key {key.kid} of {key.owner} was compromised")
+    def good_at(self, key: Key, at: int, witnessed: int | None = None) -> None:
+        """Check a key's window and revocation for a time; a compromise ends trust for every time.
+
+        Unless somebody else's log had seen the document before the compromise: `witnessed` is that log's time.
+        """
+        refused = self._refusal(key, at, witnessed)
+        if refused is not None:
+            raise refused
+
+    def _refusal(self, key: Key, at: int, witnessed: int | None) -> Refused | None:
+        compromised = key.reason == "compromise" and (witnessed is None or witnessed >= (key.revoked_at or 0))
+        if compromised:
+            return Refused("key-revoked", f"key {key.kid} of {key.owner} was compromised")
         if key.revoked_at is not None and at >= key.revoked_at:
-            raise Refused("key-revoked", f"key {key.kid} of {key.owner} had been revoked")
+            return Refused("key-revoked", f"key {key.kid} of {key.owner} had been revoked")
         if not key.not_before <= at <= key.not_after:
-            raise Refused("key-not-valid", f"key {key.kid} of {key.owner} was not valid at that time")
+            return Refused("key-not-valid", f"key {key.kid} of {key.owner} was not valid at that time")
+        return None
 
 
 def key_list_digest(raw: bytes) -> str:
@@ -211,19 +261,128 @@ def key_list_digest(raw: bytes) -> str:
     return digest(Envelope.parse(raw, "keys").content())
 
 
-def _once(values: list[bytes]) -> None:
-    if len(set(values)) != len(values):
+class _Link(Struct, frozen=True):
+    """One list of a chain whose signatures are good."""
+
+    listed: KeyList
+    digest: str
+
+
+def _first(pin: Pin, raw: bytes) -> _Link:
+    """Open the first list of a chain: signed by the threshold of the pinned roots; its own may sign besides."""
+    pinned = {root.pair().kid(): root for root in pin.roots}
+    envelope = Envelope.parse(raw, "keys")
+    if not {each.keyid.rpartition("/")[0] for each in envelope.signatures} & set(pinned) and envelope.signatures:
+        raise Refused(
+            "unknown-root",
+            "no pinned root signed this key list",
+            hint="A key list of another installation proves nothing here.",
+        )
+    listed, signed = _open(envelope, pinned)
+    if _owners(signed, pinned) < pin.threshold:
+        raise Refused(
+            "unknown-root", f"fewer than {pin.threshold} distinct owners of pinned roots signed this key list"
+        )
+    return _Link(listed, signed.digest)
+
+
+def _next(former: _Link, raw: bytes) -> _Link:
+    """Open the list after another one, as in TUF: signed by the thresholds of both (specs/keys.md §4)."""
+    old, before = _roots(former.listed), former.listed
+    listed, signed = _open(Envelope.parse(raw, "keys"), old)
+    if listed.version != before.version + 1:
+        raise _rotation(f"version {listed.version} stands behind version {before.version}", "version")
+    _follows(before, listed)
+    for whose, roots, threshold in (
+        (f"version {before.version}", old, before.threshold),
+        (f"version {listed.version} itself", _roots(listed), listed.threshold),
+    ):
+        if _owners(signed, roots) < threshold:
+            raise _rotation(f"fewer than {threshold} distinct owners of roots of {whose} signed it", "signatures")
+    return _Link(listed, signed.digest)
+
+
+def _newer(pin: Pin, last: _Link, raw: bytes, digests: Mapping[int, str]) -> _Link:
+    """Open a later list from elsewhere: the next one, or any later one that the pinned roots signed themselves."""
+    envelope = Envelope.parse(raw, "keys")
+    address, listed = digest(envelope.content()), KeyList.parse(envelope.content())
+    if address == last.digest or digests.get(listed.version) == address:
+        return last
+    if listed.version <= last.listed.version:
+        raise _rotation(f"version {listed.version} is given as newer than version {last.listed.version}", "version")
+    if listed.version == last.listed.version + 1:
+        return _next(last, raw)
+    link = _first(pin, raw)
+    _follows(last.listed, link.listed)
+    return link
+
+
+def _open(envelope: Envelope, roots: Mapping[str, Root]) -> tuple[KeyList, Signed]:
+    """Read a list and check every signature, by these roots and its own; who has to sign is the caller's question."""
+    listed = KeyList.parse(envelope.content())
+    known = {**_roots(listed), **roots}
+    return listed, envelope.open("keys", {name: root.pair() for name, root in known.items()})
+
+
+def _roots(listed: KeyList) -> dict[str, Root]:
+    return {root.pair().kid(): root for root in listed.roots}
+
+
+def _owners(signed: Signed, roots: Mapping[str, Root]) -> int:
+    """Count the distinct owners among those of `roots` who signed."""
+    return len({roots[name].owner for name in signed.kids if name in roots})
+
+
+def _follows(old: KeyList, new: KeyList) -> None:
+    """Check that a later list keeps every key of the former: it may end one, never drop, move or revive it."""
+    if new.issuer != old.issuer or new.issued_at < old.issued_at:
+        raise _rotation("another issuer, or issued earlier, than the list before it", "issuer")
+    found = {key.kid: key for key in new.keys}
+    for key in old.keys:
+        kept = found.get(key.kid)
+        if kept is None:
+            raise _rotation(f"key {key.kid} was dropped: a later list only ends a key", "keys")
+        if (kept.use, kept.owner, kept.not_before) != (key.use, key.owner, key.not_before):
+            raise _rotation(f"key {key.kid} has another use, owner or beginning than before", "keys")
+        if kept.not_after > key.not_after or not _stays_revoked(key, kept):
+            raise _rotation(f"key {key.kid} lives longer than it did before", "keys")
+
+
+def _stays_revoked(key: Key, kept: Key) -> bool:
+    """Tell whether a revocation is kept: no later than before, and a compromise stays one."""
+    if key.revoked_at is None:
+        return True
+    return (
+        kept.revoked_at is not None
+        and kept.revoked_at <= key.revoked_at
+        and (key.reason != "compromise" or kept.reason == "compromise")
+    )
+
+
+def _rotation(why: str, field: str) -> Refused:
+    return Refused("wrong-rotation", why, field=field)
+
+
+def _halves(key: Key) -> tuple[bytes, bytes]:
+    """Give the public keys of one entry."""
+    return key.pair().raw() if key.hpke is None else (key.recipient(), b"")
+
+
+def _once(halves: Sequence[bytes], roots: Sequence[tuple[bytes, bytes]]) -> None:
+    every = [half for half in (*halves, *(half for pair in roots for half in pair)) if half]
+    if len(set(every)) != len(every):
         raise Refused("bad-keys", "a public key occurs twice: a pair has one use", field="keys")
 
 
 def _check_key(key: Key) -> None:
-    first, second = key.pair().raw()
-    if kid(first, second) != key.kid:
+    encrypts = key.use == "auditor"
+    if encrypts != (key.hpke is not None) or encrypts != (key.ed25519 is None) or (encrypts and key.ml_dsa_44):
+        raise Refused("bad-keys", f"key {key.kid}: an auditor has an hpke key, every other use a pair", field="keys")
+    halves = _halves(key)
+    if kid(*halves) != key.kid:
         raise Refused("bad-keys", f"{key.kid} is not the name of the key beside it", field="keys")
-    if key.use in HYBRID_USES and not second:
+    if key.use in HYBRID_USES and not halves[1]:
         raise Refused("bad-keys", f"key {key.kid}: use {key.use} needs both halves", field="keys")
-    if key.use == "auditor":
-        raise Refused("unsupported", "auditor keys are not read by this version", field="keys")
     if key.not_before >= key.not_after:
         raise Refused("bad-keys", f"key {key.kid} ends before it begins", field="keys")
     if (key.revoked_at is None) != (key.reason is None):

@@ -42,7 +42,7 @@ class Manifest(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unk
 
     @classmethod
     def parse(cls, payload: bytes) -> "Manifest":
-        """Read a manifest from canonical bytes. Raises `Refused`: the reading codes, bad-manifest, unsupported."""
+        """Read a manifest from canonical bytes. Raises `Refused`: the reading codes, bad-manifest."""
         manifest = read(payload, cls, limit=MAX_MANIFEST)
         names = [tool.name for tool in manifest.tools]
         if names != sorted(set(names)):
@@ -62,10 +62,6 @@ class Manifest(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unk
 
 
 def _check_tool(tool: Tool) -> None:
-    if tool.approval != "none":
-        raise Refused(
-            "unsupported", f"tool {tool.name} asks for approval, which this version does not decide", field="tools"
-        )
     if tool.data_classes != sorted(set(tool.data_classes)):
         raise Refused("bad-manifest", f"labels of {tool.name} are sorted, none twice", field="data_classes")
     for text in (tool.input_schema, tool.output_schema, tool.annotations):

@@ -3,7 +3,9 @@
 from msgspec import Struct, field
 
 from verifier.codes import CODES, Verdict
+from verifier.grant import Budget
 from verifier.refused import Refused
+from verifier.seal import Child
 
 MAX_FINDINGS = 10_000
 
@@ -44,6 +46,20 @@ class Totals(Struct, kw_only=True):
     replayed_fully: int = 0
 
 
+class Kin(Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where a job stands in its delegation tree: what its parent's seal says of it, and what its children name.
+
+    `grant` opened the job and was narrowed from `parent`, a grant of the job that delegated it.
+    """
+
+    grant: str
+    grants: list[str]
+    parent: str | None = None
+    depth: int
+    limits: Budget
+    supersedes: str | None = None
+
+
 class Report(Struct, kw_only=True):
     """The outcome of one audit. `verdict` is the worst of the findings' verdicts, PASS without any."""
 
@@ -52,6 +68,9 @@ class Report(Struct, kw_only=True):
     job: str | None = None
     policy: str | None = None
     status: str | None = None
+    seal: str | None = None
+    children: list[Child] = field(default_factory=list)
+    kin: Kin | None = None
     findings: list[Finding] = field(default_factory=list)
     unlisted: int = 0
     totals: Totals = field(default_factory=Totals)
@@ -98,6 +117,7 @@ class Report(Struct, kw_only=True):
         if totals.replayed:
             full = totals.replayed_fully == totals.replayed
             self.replay = "full" if full else f"partial ({totals.replayed_fully} of {totals.replayed})"
+        self.proved = []
         if self.verdict != Verdict.PASS.name:
             return
         lanes, receipts = many(totals.lanes, "lane"), many(totals.receipts, "receipt")

@@ -1,5 +1,6 @@
 """The seal: what a finished job amounts to, signed by `scope`, which holds no gateway key (specs/seal.md)."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -44,7 +45,7 @@ class SealedLane(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Child(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A child job, named by its seal."""
+    """A child job, named by its first grant and its seal, with the share of the purse that it got."""
 
     job: Id
     grant: Digest
@@ -53,7 +54,10 @@ class Child(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 class Seal(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """The whole job: no seal, no PASS. `keys` is the key list at the time of sealing."""
+    """The whole job: no seal, no PASS. `keys` is the key list at the time of sealing.
+
+    `supersedes` is the one `interrupted` seal that this one completes: a job has one final seal, for ever.
+    """
 
     iss: Url
     job: Id
@@ -64,29 +68,74 @@ class Seal(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     opened: Time
     closed: Time
     lanes: Annotated[list[SealedLane], Meta(max_length=1000)]
-    children: list[Child]
+    children: Annotated[list[Child], Meta(max_length=1000)]
     revocations: Annotated[list[Digest], Meta(max_length=1000)]
     supersedes: Digest | None = None
 
     @classmethod
     def parse(cls, payload: bytes) -> "Seal":
-        """Read a seal from canonical bytes. Raises `Refused`: the reading codes, bad-seal, unsupported."""
+        """Read a seal from canonical bytes. Raises `Refused`: the reading codes, bad-seal."""
         seal = read(payload, cls, limit=MAX_SEAL)
         lanes = [lane.lane for lane in seal.lanes]
         if lanes != sorted(set(lanes)) or seal.opened > seal.closed:
             raise Refused("bad-seal", "lanes are sorted, none twice; a job opens before it closes", field="lanes")
         for lane in seal.lanes:
             _check_lane(lane, seal)
-        if seal.children or seal.supersedes is not None:
-            raise Refused(
-                "unsupported", "child jobs and superseded seals are not judged by this version", field="children"
-            )
+        children = [child.job for child in seal.children]
+        if children != sorted(set(children)) or seal.job in children:
+            raise Refused("bad-seal", "child jobs are sorted, none twice, none the job itself", field="children")
+        if seal.supersedes is not None and seal.status == "interrupted":
+            raise Refused("bad-seal", "an interrupted seal supersedes no other one", field="supersedes")
         return seal
 
 
 def origin(gateway: str, job: str, lane: str) -> str:
     """Name a lane's log: the gateway's address without scheme, then job and lane (specs/checkpoint.md §1)."""
     return f"{gateway.split('://', 1)[1].rstrip('/')}/tally/{job}/{lane}"
+
+
+def unextended(final: Seal, earlier: Seal) -> Iterator[tuple[str, str]]:
+    """Give every field in which a seal does not extend the one that it supersedes, with the reason in words."""
+    for field, holds, why in (
+        ("status", earlier.status == "interrupted", "the earlier seal is final: a job has one, for ever"),
+        ("job", final.job == earlier.job, "the earlier seal is of another job"),
+        ("policy", final.policy == earlier.policy, "the earlier seal names another policy"),
+        ("iss", final.iss == earlier.iss, "the earlier seal is by another issuer"),
+        ("opened", final.opened == earlier.opened, "the seals say different openings"),
+        ("closed", final.closed >= earlier.closed, "the earlier seal closed later"),
+        ("grants", set(earlier.grants) <= set(final.grants), "a grant of the earlier seal was dropped"),
+        ("revocations", set(earlier.revocations) <= set(final.revocations), "a revocation was dropped"),
+        ("children", _children(earlier) <= _children(final), "a child job of the earlier seal was dropped or changed"),
+    ):
+        if not holds:
+            yield field, why
+    lanes = {lane.lane: lane for lane in final.lanes}
+    for lane in earlier.lanes:
+        for field in _shrunk(lanes.get(lane.lane), lane):
+            yield f"lanes.{field}", f"lane {lane.lane} of the earlier seal is not extended"
+
+
+def _children(seal: Seal) -> set[tuple[str, str]]:
+    """A child may have been sealed again since; its job and grant are what stays."""
+    return {(child.job, child.grant) for child in seal.children}
+
+
+def _shrunk(lane: SealedLane | None, earlier: SealedLane) -> Iterator[str]:
+    if lane is None:
+        yield "lane"
+        return
+    marks = {(mark.time, mark.size) for mark in lane.marks}
+    tokens = {(token.jti, token.grant, token.iat, token.exp) for token in lane.tokens}
+    for field, kept in (
+        ("gateway", lane.gateway == earlier.gateway),
+        ("kid", lane.kid == earlier.kid),
+        ("size", lane.size >= earlier.size),
+        ("root", lane.size != earlier.size or lane.root == earlier.root),
+        ("marks", marks.issuperset((mark.time, mark.size) for mark in earlier.marks)),
+        ("tokens", tokens.issuperset((token.jti, token.grant, token.iat, token.exp) for token in earlier.tokens)),
+    ):
+        if not kept:
+            yield field
 
 
 def _check_lane(lane: SealedLane, seal: Seal) -> None:

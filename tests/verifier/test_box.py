@@ -84,7 +84,7 @@ def test_a_box_with_another_body_than_the_receipts_is_refused() -> None:
     "plain", [b"", b"not json", b'{"key":"","slices":[],"x":1}', b'{"key":"*","slices":[]}', b'{"key": "","slices":[]}']
 )
 def test_a_box_that_holds_no_body_is_refused(plain: bytes) -> None:
-    public = boxes._public(AUDITOR.public)
+    public = boxes.public_key(AUDITOR.public)
     sealed = boxes._suite().encrypt(plain, public, info=b"tally-box/1\0" + LEAF + b"\0sent")
     with refused("wrong-box", "ciphertext"):
         open_box(AUDITOR, replace(SEALED, ciphertext=b64(sealed)), LEAF, COMMITMENT)

@@ -24,6 +24,7 @@ WORLD = World().story()
 TRUST = Trust.establish(WORLD.pin(), seal_up("keys", WORLD.keys_payload, pair("root")))
 GRANT, SEAL, TOOL = WORLD.grant, WORLD.sealed(), WORLD.manifest.tools[0]
 ZERO = "sha256:" + "0" * 64
+CHILD = Child(job="job-2", grant=ZERO, seal=ZERO, share=Budget())
 REVOKED = Revocation(
     iss=SCOPE, sequence=1, time=NOW, target=Target("job", "job-1"), reason="incident", actor="responder"
 )
@@ -58,7 +59,7 @@ def tooled(**changes: Any) -> Manifest:
         (tooled(input_schema="{]"), "not-json"),
         (tooled(input_schema='{"a":NaN}'), "not-json"),
         (tooled(input_schema="[" * 40 + "]" * 40), "too-deep"),
-        (tooled(approval="human"), "unsupported"),
+        (tooled(approval="everybody"), "bad-value"),
         (tooled(name="a tool"), "bad-value"),
         (replace(WORLD.manifest, url="file:///etc/passwd"), "bad-value"),
         (replace(WORLD.manifest, url="https://user@host/"), "bad-value"),
@@ -84,14 +85,18 @@ def test_a_manifest_names_its_host_and_its_tools() -> None:
         (scoped(tools=GRANT.scope.tools[::-1]), "bad-grant"),
         (scoped(models=["b/x", "a/x"]), "bad-grant"),
         (scoped(manifests={}), "bad-grant"),
-        (scoped(user="alice"), "unsupported"),
-        (scoped(act="agent-0"), "unsupported"),
-        (scoped(depth=1), "unsupported"),
-        (scoped(client_counter="required"), "unsupported"),
-        (replace(GRANT, parent=ZERO), "unsupported"),
+        (scoped(act="agent-0"), "bad-grant"),
+        (scoped(depth=1), "bad-grant"),
+        (scoped(depth=5), "bad-value"),
+        (scoped(claims={"team": "support"}), "bad-grant"),
+        (scoped(user="u-1", claims={}), "bad-value"),
+        (scoped(user="u-1", claims={"a team": "support"}), "bad-value"),
+        (scoped(user="u-1", claims={"team": "x" * 257}), "bad-value"),
+        (scoped(user="u-1", claims={"team": ["support"]}), "wrong-type"),
+        (scoped(client_counter="perhaps"), "bad-value"),
         (scoped(tools=["crm-mcp/get_case"]), "bad-value"),
         (scoped(manifests={"crm mcp": ZERO}), "bad-value"),
-        (scoped(binding="dpop"), "bad-value"),
+        (scoped(binding="rope"), "bad-value"),
     ],
 )
 def test_a_grant_that_contradicts_itself_is_refused(grant: Grant, code: str) -> None:
@@ -158,8 +163,10 @@ def test_a_scope_is_described_as_rfc_9396_asks() -> None:
         (laned(marks=[Mark(time=NOW, size=10**6)]), "bad-seal"),
         (laned(marks=[Mark(time=1, size=2), Mark(time=2, size=1)]), "bad-seal"),
         (laned(marks=[]), "bad-value"),
-        (replace(SEAL, supersedes=ZERO), "unsupported"),
-        (replace(SEAL, children=[Child(job="job-2", grant=ZERO, seal=ZERO, share=Budget())]), "unsupported"),
+        (replace(SEAL, status="interrupted", supersedes=ZERO), "bad-seal"),
+        (replace(SEAL, children=[CHILD, CHILD]), "bad-seal"),
+        (replace(SEAL, children=[CHILD, replace(CHILD, job="job-0")]), "bad-seal"),
+        (replace(SEAL, children=[replace(CHILD, job="job-1")]), "bad-seal"),
         (replace(SEAL, status="fine"), "bad-value"),
         (laned(tokens=[SealedToken(jti="a b", grant=ZERO, iat=0, exp=1)]), "bad-value"),
     ],
@@ -238,14 +245,19 @@ def test_a_policy_that_only_its_author_signed_under_two_hats_is_not_published() 
         documents.open_policy(two_hats, seal_up("policy", WORLD.policy_payload, pair("author"), pair("hat")), NOW)
 
 
-def test_a_policy_of_an_author_with_a_quorum_is_not_judged() -> None:
-    listed = replace(TRUST.listed, author_quorum={AUTHOR: 2})
-    with refused("unsupported"):
-        documents.open_policy(
-            replace(TRUST, listed=listed),
-            seal_up("policy", WORLD.policy_payload, pair("author"), pair("registry")),
-            NOW,
-        )
+def test_a_policy_of_an_author_with_a_quorum_has_so_many_signatures_of_good_keys() -> None:
+    listed = replace(
+        TRUST.listed, author_quorum={AUTHOR: 2}, keys=[*TRUST.listed.keys, key("author-2", "policy", AUTHOR)]
+    )
+    quorum = replace(TRUST, listed=listed, by_kid={each.kid: each for each in listed.keys})
+    one = seal_up("policy", WORLD.policy_payload, pair("author"), pair("registry"))
+    both = seal_up("policy", WORLD.policy_payload, pair("author"), pair("author-2"), pair("registry"))
+    assert documents.open_policy(quorum, both, NOW).value == WORLD.policy
+    with refused("below-quorum", "issuer"):
+        documents.open_policy(quorum, one, NOW)
+    retired = replace(key("author-2", "policy", AUTHOR), revoked_at=NOW, reason="retired")
+    with refused("below-quorum"):
+        documents.open_policy(replace(quorum, by_kid=quorum.by_kid | {retired.kid: retired}), both, NOW)
 
 
 @pytest.mark.parametrize(
