@@ -5,6 +5,7 @@ import hashlib
 import secrets
 import socket
 import warnings
+from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from service.engine import open_engine
 from service.initialise import Plan, initialise
 
+Counted = Callable[[str, int], None]
 START = 1_795_000_000_000_000  # 2026-11-18, in microseconds
 Serve = Callable[[Any], Awaitable[str]]
 
@@ -44,6 +46,23 @@ def seeded(label: str) -> Callable[[int], bytes]:
         return b"".join(blocks)[:count]
 
     return random
+
+
+@pytest.fixture
+def counted(record_property: Callable[[str, object], None]) -> Counted:
+    """Count what a test tried; the sums over all tests stand at the end of the run."""
+    return lambda what, number: record_property("counted", [what, number])
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Print what was counted."""
+    sums: Counter[str] = Counter()
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "counted":
+                sums[value[0]] += value[1]
+    for what, number in sorted(sums.items()):
+        terminalreporter.write_line(f"{number:,} {what}")
 
 
 @pytest.fixture
