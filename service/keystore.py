@@ -5,7 +5,6 @@ refused, not repaired: it may have been read already.
 """
 
 import os
-import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -16,6 +15,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from msgspec import Meta, Struct
 from nacl.secret import SecretBox
 
+from verifier import private
 from verifier.encoding import b64, parse, unb64
 from verifier.keys import HYBRID_USES
 from verifier.refused import Refused
@@ -27,6 +27,8 @@ MAX_PASSPHRASE = 1 << 10
 # RFC 7914 §2: 64 MiB and about 0.2 s a guess.
 COST, BLOCK, PARALLEL = 1 << 16, 8, 1
 HYBRID = HYBRID_USES | {"root"}
+
+write_private = private.write_private
 
 Random = Callable[[int], bytes]
 
@@ -86,25 +88,14 @@ def make_private_directory(path: Path) -> None:
     path.chmod(0o700)
 
 
-def write_private(path: Path, content: bytes) -> None:
-    """Write a new file of mode 0600, durably. Raises `FileExistsError` rather than replace one."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def read_private(path: Path) -> bytes:
-    """Read a file that nobody else could have read. Raises `Refused`: no-key, loose-mode."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError as error:
-        raise Refused("no-key", f"{path.name} cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        _require_private(os.fstat(descriptor), path)
-        _require_private(path.parent.stat(), path.parent)
-        return file.read(MAX_KEY_FILE + 1)
+    """Read a file that nobody else could have read, in a directory that nobody else can enter.
+
+    Raises `Refused`: no-key, loose-mode.
+    """
+    content = private.read_private(path, MAX_KEY_FILE)
+    private.require_private(path.parent.stat(), path.parent)
+    return content
 
 
 def read_passphrase(path: Path) -> bytes:
@@ -113,12 +104,6 @@ def read_passphrase(path: Path) -> bytes:
     if not 0 < len(passphrase) <= MAX_PASSPHRASE:
         raise Refused("bad-passphrase", f"{path.name} holds no passphrase")
     return passphrase
-
-
-def _require_private(status: os.stat_result, path: Path) -> None:
-    if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or status.st_uid != os.geteuid():
-        hint = "Make a new key: somebody else may have read this one. Files are 0600, directories 0700, both your own."
-        raise Refused("loose-mode", f"{path.name} is open to others than its owner", hint=hint)
 
 
 def _seed(text: str) -> bytes:

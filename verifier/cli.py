@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 OWN = {
     "verify": ("verify", "Judge proof bundles, offline."),
     "inspect": ("inspect", "Show what an artefact says, without believing any of it."),
+    "disclose": ("disclose", "Write a bundle again that shows one slice of one call."),
+    "open": ("open", "Open the payloads that are sealed to an auditor's key."),
+    "keygen": ("keygen", "Make an auditor's or a signer's key."),
     "explain": ("explain", "Say what a code means, and what to do about it."),
 }
 USAGE_CODES = frozenset({"usage", "bad-pin"})

@@ -13,7 +13,8 @@ from verifier.commitment import Side, salt, slice_hash
 from verifier.draft import arguments as read_arguments
 from verifier.encoding import b64, read, unb64
 from verifier.leaf import Commitment
-from verifier.merkle import HASH_BYTES, check_inclusion, inclusion_proof
+from verifier.merkle import check_inclusion
+from verifier.paths import Paths
 from verifier.refused import Refused
 
 MAX_DISCLOSURE = 1 << 20
@@ -63,12 +64,20 @@ def check(disclosure: Disclosure, commitment: Commitment) -> bytes:
 
 def disclose(key: bytes, slices: Sequence[bytes], index: int, side: Side) -> Disclosure:
     """Disclose one slice with the call key of its side. Raises `Refused` wrong-disclosure, too-large."""
+    return disclose_each(key, slices, [index], side)[0]
+
+
+def disclose_each(key: bytes, slices: Sequence[bytes], indexes: Iterable[int], side: Side) -> list[Disclosure]:
+    """Disclose several slices of one body. Raises `Refused` wrong-disclosure, too-large."""
+    tree = Paths(slice_hash(salt(key, number), each) for number, each in enumerate(slices))
+    return [_disclose(key, slices, index, side, tree) for index in indexes]
+
+
+def _disclose(key: bytes, slices: Sequence[bytes], index: int, side: Side, tree: Paths) -> Disclosure:
     if not 0 <= index < len(slices):
         raise Refused("wrong-disclosure", f"there is no slice {index} among {len(slices)}", field="index")
-    path = inclusion_proof([slice_hash(salt(key, number), each) for number, each in enumerate(slices)], index)
-    assert all(len(each) == HASH_BYTES for each in path)
     made = Disclosure(
-        content=b64(slices[index]), index=index, path=[b64(each) for each in path],
+        content=b64(slices[index]), index=index, path=[b64(each) for each in tree.path(index)],
         salt=b64(salt(key, index)), side=side,
     )  # fmt: skip
     if len(made.content) + MAX_PATH * 64 > MAX_DISCLOSURE:

@@ -11,7 +11,7 @@ from verifier.refused import MAX_WHY, Refused
 
 PACKAGE = Path(verifier.__file__).parent
 TESTS = Path(__file__).parent
-OF_THE_COMMAND_LINE = {"usage", "worker-died"}  # specs/errors.md §4
+OF_THE_COMMAND_LINE = {"loose-mode", "no-key", "not-empty", "usage", "worker-died"}  # specs/errors.md §4
 
 
 def literals(path: Path) -> set[str]:
