@@ -8,14 +8,15 @@ AUDITOR := .venv-auditor/ready
 LOCKS := requirements/dev.txt requirements/build.txt
 # What covers the verifier, every branch of it; and what wears it down, which takes longer and proves no branch.
 ALONE := tests/verifier tests/test_specs.py
-ENDURANCE := tests/verifier/test_fuzz.py tests/verifier/test_mutation.py
+ENDURANCE := tests/verifier/test_fuzz.py tests/verifier/test_mutation.py tests/verifier/test_fuzz_targets.py \
+	tests/verifier/test_differential.py
 # A lock holds what the public index serves: no setting of this machine's pip enters it.
 COMPILE := env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_INDEX_URL PIP_CONFIG_FILE=/dev/null \
 	$(BIN)/pip-compile --quiet --no-config --upgrade --generate-hashes --allow-unsafe --strip-extras \
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test up check format lint types vectors bench lock clean
+.PHONY: help venv demo test up check format lint types vectors bench fuzz lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -57,6 +58,9 @@ vectors: $(READY) ## check that the generator still makes the vectors in specs/
 bench: $(READY) ## measure verification, decision and gateway
 	@$(BIN)/python -m tests.bench
 
+fuzz: $(READY) ## fuzz every reader of hostile bytes, FUZZ_SECONDS (60) each
+	@$(BIN)/python -m tests.fuzz
+
 lock: $(READY) ## renew the locks, hashes included
 	@$(COMPILE) --extra services --extra dev --output-file requirements/dev.txt pyproject.toml
 	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/base.txt pyproject.toml
@@ -64,4 +68,4 @@ lock: $(READY) ## renew the locks, hashes included
 	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/build.txt requirements/build.in
 
 clean: ## remove what was built, .venv included
-	@rm -rf .venv .venv-auditor .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist demo-out
+	@rm -rf .venv .venv-auditor .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache build dist demo-out fuzz-out
