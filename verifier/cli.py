@@ -24,6 +24,7 @@ OWN = {
     "inspect": ("inspect", "Show what an artefact says, without believing any of it."),
     "disclose": ("disclose", "Write a bundle again that shows one slice of one call."),
     "open": ("open", "Open the payloads that are sealed to an auditor's key."),
+    "export": ("export", "Write a verified bundle as in-toto Statements, C2SP checkpoints and proofs."),
     "keygen": ("keygen", "Make an auditor's or a signer's key."),
     "explain": ("explain", "Say what a code means, and what to do about it."),
 }

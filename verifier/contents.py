@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import NamedTemporaryFile
+from shutil import rmtree
+from tempfile import NamedTemporaryFile, mkdtemp
 from typing import BinaryIO, Literal
 
 from msgspec import Struct
@@ -71,6 +72,22 @@ def make_folder(path: Path) -> None:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         raise Refused("usage", f"cannot make the folder {path}: {error.strerror}") from error
+
+
+@contextmanager
+def new_folder(path: Path) -> Iterator[Path]:
+    """Fill a new folder, which is there whole or not at all. Raises `Refused`: not-empty, usage."""
+    try:
+        if path.exists() and any(path.iterdir()):
+            raise Refused("not-empty", f"{path} is there and not empty", hint="Name another; nothing is overwritten.")
+        temporary = Path(mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+        try:
+            yield temporary
+            temporary.rename(path)
+        finally:
+            rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        raise Refused("usage", f"cannot write {path}: {error.strerror}") from error
 
 
 def write_new(path: Path, lines: Iterable[bytes]) -> None:

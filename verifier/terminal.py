@@ -3,7 +3,10 @@
 import os
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import TextIO
+
+from verifier.refused import Refused
 
 RESET, BOLD, DIM, RED, GREEN, YELLOW, CYAN = (f"\x1b[{number}m" for number in (0, 1, 2, 31, 32, 33, 36))
 OF_VERDICT = {"PASS": GREEN, "INCOMPLETE": YELLOW, "FAIL": RED, "UNTRUSTED": RED, "MALFORMED": RED}
@@ -54,6 +57,26 @@ def say(said: str) -> None:
 def complain(said: str) -> None:
     """Write one line to standard error."""
     sys.stderr.write(said + "\n")
+
+
+def moment(said: str) -> int:
+    """Read `--at`. Raises `Refused` usage."""
+    try:
+        found = datetime.fromisoformat(said)
+    except ValueError as error:
+        raise Refused("usage", f"--at {said!r} is not a time like 2026-11-21T12:00:00Z") from error
+    aware = found if found.tzinfo else found.replace(tzinfo=UTC)
+    return round(aware.timestamp() * 1_000_000)
+
+
+def version() -> str:
+    """Name the version that is installed."""
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow to load
+
+    try:
+        return version("tallystick")
+    except PackageNotFoundError:
+        return "0.0.0"
 
 
 def _cut(said: str) -> str:

@@ -4,7 +4,6 @@ import sys
 from argparse import ArgumentParser, Namespace
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from verifier.output import text
 from verifier.progress import Meter
 from verifier.refused import Refused
 from verifier.sources import Given, expand, load
-from verifier.terminal import Paint, complain, say, wants_colour
+from verifier.terminal import Paint, complain, moment, say, version, wants_colour
 
 HELP = """\
 Usage: tally verify FILE... --pin PIN [OPTIONS]
@@ -81,7 +80,7 @@ def run(given: Namespace) -> int:
     found = expand(given.files)
     asked = Asked(
         pin=Pin.parse(load(given.pin, MAX_PIN)),
-        at=None if given.at is None else _time(given.at),
+        at=None if given.at is None else moment(given.at),
         max_bytes=given.max_bytes,
         timeline=given.form == "html",
     )
@@ -164,20 +163,11 @@ def _document(form: str, judged: Sequence[Judged], status: int) -> str:
         from verifier.output import sarif  # noqa: PLC0415 - each form is loaded when it is asked for
 
         return (
-            msgspec.json.format(msgspec.json.encode(sarif.write(judged, _version(), status)), indent=1).decode() + "\n"
+            msgspec.json.format(msgspec.json.encode(sarif.write(judged, version(), status)), indent=1).decode() + "\n"
         )
     from verifier.output import junit  # noqa: PLC0415
 
     return junit.write(judged)
-
-
-def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - slow to load
-
-    try:
-        return version("tallystick")
-    except PackageNotFoundError:
-        return "0.0.0"
 
 
 def _status(judged: Sequence[Judged]) -> int:
@@ -185,12 +175,3 @@ def _status(judged: Sequence[Judged]) -> int:
     if any(each.report is None for each in judged):
         return USAGE
     return max((Verdict[each.report.verdict] for each in judged if each.report), default=Verdict.PASS).exit_code
-
-
-def _time(said: str) -> int:
-    try:
-        moment = datetime.fromisoformat(said)
-    except ValueError as error:
-        raise Refused("usage", f"--at {said!r} is not a time like 2026-11-21T12:00:00Z") from error
-    aware = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    return round(aware.timestamp() * 1_000_000)
