@@ -13,7 +13,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.fuzz.targets import MAX_SEED, TARGETS
+from tests.fuzz.targets import TARGETS
 
 OUT = Path("fuzz-out")
 
@@ -29,14 +29,15 @@ def main() -> None:
 
 def fuzz(name: str) -> bool:
     """Fuzz one target; tell whether nothing but refusals came out."""
+    target = TARGETS[name]
     with tempfile.TemporaryDirectory() as corpus, tempfile.TemporaryDirectory() as found:
-        for raw in TARGETS[name].seeds():
+        for raw in [each for each in target.seeds() if len(each) <= target.most]:
             (Path(corpus) / hashlib.sha256(raw).hexdigest()[:16]).write_bytes(raw)
         runs, seconds = os.environ.get("FUZZ_RUNS"), os.environ.get("FUZZ_SECONDS", "60")
         limit = f"-runs={runs}" if runs else f"-max_total_time={seconds}"
         done = subprocess.run(
             [
-                sys.executable, "-m", "tests.fuzz.one", name, corpus, limit, f"-max_len={MAX_SEED}", "-timeout=20",
+                sys.executable, "-m", "tests.fuzz.one", name, corpus, limit, f"-max_len={target.most}", "-timeout=20",
                 "-rss_limit_mb=2048", f"-artifact_prefix={found}/{name}-", f"-seed={os.environ.get('FUZZ_SEED', '0')}",
                 "-print_final_stats=1", "-verbosity=1",
             ],

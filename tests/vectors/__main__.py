@@ -7,6 +7,7 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 
 from msgspec import to_builtins
@@ -14,6 +15,7 @@ from msgspec import to_builtins
 from tests.vectors.case import FROZEN, SPECS, VECTORS, Case
 from tests.vectors.judge import FOLDERS, expected, judge
 from tests.vectors.pins import pins
+from tests.vectors.places import with_places
 from tests.vectors.schema import schemas
 from tests.vectors.tables import tables
 from tests.world import World
@@ -23,15 +25,17 @@ from verifier.commitment import call_key, commit
 from verifier.encoding import canonical
 
 BOX = FROZEN / "box.json"
+SUMS, README, ERRORS = VECTORS / "SHA256SUMS", VECTORS / "README.md", SPECS / "errors.md"
 
 
 def files() -> Iterator[tuple[Path, bytes]]:
     """Make every file but the frozen ones."""
     for name, raw in pins().items():
         yield VECTORS / name, raw
-    for folder, cases in FOLDERS.items():
-        for name, make in cases.items():
-            yield VECTORS / folder / name, judged(folder, make()).encode()
+    cases = [(folder, name, judged(folder, make())) for folder, made in FOLDERS.items() for name, make in made.items()]
+    for folder, name, case in cases:
+        yield VECTORS / folder / name, case.encode()
+    yield ERRORS, with_places(ERRORS.read_text(), [(folder, case) for folder, _, case in cases]).encode()
     for name, raw in tables().items():
         yield VECTORS / "tables" / name, raw
     for name, raw in schemas().items():
@@ -72,12 +76,26 @@ def freeze_box() -> None:
     BOX.write_text(json.dumps(made, indent=1) + "\n")
 
 
+def sums(wanted: dict[Path, bytes]) -> bytes:
+    """Write SHA256SUMS over every file of the testkit, the frozen and the written ones among them."""
+    kept = {path: path.read_bytes() for path in [README, *FROZEN.iterdir()]}
+    made = {path: raw for path, raw in (wanted | kept).items() if path.is_relative_to(VECTORS)}
+    lines = [f"{sha256(raw).hexdigest()}  {path.relative_to(VECTORS)}\n" for path, raw in sorted(made.items())]
+    return "".join(lines).encode()
+
+
 def main() -> None:
     """Write, or compare."""
     check = "--check" in sys.argv[1:]
+    if not check and not FROZEN.exists():
+        freeze()
+    if not check and not BOX.exists():
+        freeze_box()
     wanted = dict(files())
+    wanted[SUMS] = sums(wanted)
     present = {path for folder in (VECTORS, SPECS / "schema") for path in folder.rglob("*") if path.is_file()}
-    stale = {path for path in present if path not in wanted and path.parent != FROZEN}
+    stale = {path for path in present if path not in wanted and path.parent != FROZEN and path != README}
+    present.add(ERRORS)
     changed = {path for path, raw in wanted.items() if path not in present or path.read_bytes() != raw}
     for path in sorted(stale | changed):
         word = "differs" if check else "written" if path in changed else "removed"
@@ -89,10 +107,6 @@ def main() -> None:
         path.write_bytes(wanted[path])
     for path in stale:
         path.unlink()
-    if not FROZEN.exists():
-        freeze()
-    if not BOX.exists():
-        freeze_box()
 
 
 if __name__ == "__main__":

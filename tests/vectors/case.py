@@ -16,8 +16,9 @@ class Case:
     """`expect` is PASS, or a verdict and the code that names what is wrong; `also` holds every other code found.
 
     `finds` says of each finding its code, step and place; the generator writes it, so its author reads it. `pin` names
-    the file beside the vectors that judges it; `at` is the time of `--at`; `kind` is an envelope's. `keys` (of
-    `--keys`), `kept` (of `--receipts`) and `beside` (more bundles of the same command) name other vectors.
+    the file beside the vectors that judges it; `at` is the time of `--at`; `kind` is an envelope's, `asked` the digest
+    under which it was asked for. `keys` (of `--keys`), `kept` (of `--receipts`) and `beside` (more bundles of the same
+    command) name other vectors. `lacks` is what the installation that judges it cannot do.
     """
 
     expect: str
@@ -31,6 +32,8 @@ class Case:
     keys: str = ""
     kept: str = ""
     beside: str = ""
+    asked: str = ""
+    lacks: str = ""
 
     @property
     def verdict(self) -> str:
@@ -48,7 +51,7 @@ class Case:
         fields += [("finds", each) for each in self.finds]
         fields += [("pin", "" if self.pin == "pin.json" else self.pin), ("kind", self.kind)]
         fields += [("at", "" if self.at is None else str(self.at))]
-        fields += [("keys", self.keys), ("kept", self.kept), ("beside", self.beside)]
+        fields += [(name, getattr(self, name)) for name in ("keys", "kept", "beside", "asked", "lacks")]
         return "".join(f"{name}: {value}\n" for name, value in fields if value).encode() + b"\n" + self.raw
 
     @classmethod

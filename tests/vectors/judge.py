@@ -1,24 +1,33 @@
 """What the verifier says of a vector: the verdict and every code. One judge a folder."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import cache
+from importlib import import_module
 from io import BytesIO
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
+import pytest
+from cryptography.exceptions import UnsupportedAlgorithm
+from msgspec import Struct
 
 from tests.vectors import bundles, documents
 from tests.vectors.case import PASS, Case, Made
 from tests.vectors.pins import pins
 from tests.world import GATEWAY, NOW, pair
-from verifier import leaf
+from verifier import leaf, signing
 from verifier.audit import verify
+from verifier.box import MAX_BOX, AuditorKey, Box, open_box
 from verifier.checkpoint import Checkpoint, Proof
 from verifier.codes import CODES
-from verifier.draft import build, read_draft
+from verifier.documents import Opened, addressed
+from verifier.draft import build, read_draft, run_tests
+from verifier.encoding import read
 from verifier.grant import Grant
 from verifier.keys import Pin, Trust
+from verifier.leaf import Commitment
 from verifier.manifest import Manifest
 from verifier.policy import Policy
 from verifier.refused import Refused
@@ -38,17 +47,67 @@ class Judgement(NamedTuple):
 
 
 def judge(folder: str, case: Case) -> Judgement:
-    """Judge one case as its folder asks."""
-    if folder == "bundles":
-        report = verify(BytesIO(case.raw), pin(case.pin), case.at)
-        codes = {finding.code for finding in report.findings}
-        return Judgement(report.verdict, codes, tuple(map(where, report.findings)))
-    try:
-        READERS[folder](case)
-    except Refused as refused:
-        place = f" field={refused.field}" if refused.field else ""
-        return Judgement(CODES[refused.code].verdict.name, {refused.code}, (refused.code + place,))
+    """Judge one case as its folder asks, by an installation that lacks what the case says."""
+    with _without(case.lacks):
+        if folder == "bundles":
+            report = audited(case)
+            codes = {finding.code for finding in report.findings}
+            return Judgement(report.verdict, codes, tuple(map(where, report.findings)))
+        try:
+            READERS[folder](case)
+        except Refused as refused:
+            place = f" field={refused.field}" if refused.field else ""
+            return Judgement(CODES[refused.code].verdict.name, {refused.code}, (refused.code + place,))
     return Judgement(PASS, set(), ())
+
+
+def audited(case: Case) -> Report:
+    """Audit a bundle, with whatever else is given beside it."""
+    more: dict[str, Any] = {}
+    if case.keys:
+        more["keys"] = b"\n".join(vector(name) for name in case.keys.split())
+    if case.kept:
+        more["kept"] = [vector(name) for name in case.kept.split()]
+    report = verify(BytesIO(case.raw), pin(case.pin), case.at, **more)
+    if case.beside:
+        others = {name: verify(BytesIO(vector(name)), pin(case.pin), case.at) for name in case.beside.split()}
+        import_module("verifier.tree").hold_together({"": report, **others})
+    return report
+
+
+@cache
+def vector(name: str) -> bytes:
+    """Make the bytes of another vector, named as `folder/name`."""
+    folder, _, file = name.partition("/")
+    return FOLDERS[folder][file]().raw
+
+
+@contextmanager
+def _without(lacks: str) -> Iterator[None]:
+    """Take ML-DSA-44 away for a while."""
+    patch = pytest.MonkeyPatch()
+    if lacks:
+        assert lacks == "ml-dsa-44"
+        patch.setattr(signing, "mldsa", _NoMlDsa)
+        signing.self_test.cache_clear()
+    try:
+        yield
+    finally:
+        patch.undo()
+        if lacks:
+            signing.self_test.cache_clear()
+
+
+class _NoMlDsa:
+    """What cryptography offers where OpenSSL has no ML-DSA."""
+
+    class MLDSA44PrivateKey:
+        """There is none."""
+
+        @staticmethod
+        def from_seed_bytes(_: bytes) -> None:
+            """Refuse, as cryptography does."""
+            raise UnsupportedAlgorithm("no ML-DSA here")
 
 
 def where(finding: Finding) -> str:
@@ -81,17 +140,39 @@ def _checkpoint(case: Case) -> None:
     Checkpoint.parse(case.raw.decode()).check(pair("gateway").public, closing=False)
 
 
+def _envelope(case: Case) -> None:
+    signed = trust().open(case.raw, case.kind)
+    if case.asked:
+        addressed(Opened(None, signed.digest, signed.payload), case.asked)
+
+
+def _box(case: Case) -> None:
+    """Open a box: `{"box","commitment","leaf_hash","seed"}`, hash and seed of the private key in hex."""
+    given = read(case.raw, BoxCase, limit=MAX_BOX)
+    open_box(AuditorKey(bytes.fromhex(given.seed)), given.box, bytes.fromhex(given.leaf_hash), given.commitment)
+
+
+class BoxCase(Struct, frozen=True, forbid_unknown_fields=True):
+    """A sealed payload with all that is needed to open it."""
+
+    box: Box
+    commitment: Commitment
+    leaf_hash: str
+    seed: str
+
+
 READERS: dict[str, Callable[[Case], object]] = {
     "policies": lambda case: Policy.parse(case.raw),
-    "drafts": lambda case: build(read_draft(case.raw), issuer=GATEWAY, now=NOW),
+    "drafts": lambda case: run_tests(build(read_draft(case.raw), issuer=GATEWAY, now=NOW)),
     "manifests": lambda case: Manifest.parse(case.raw),
     "grants": lambda case: Grant.parse(case.raw),
     "seals": lambda case: Seal.parse(case.raw),
     "revocations": lambda case: Revocation.parse(case.raw),
     "keys": lambda case: Trust.establish(pin("pin.json"), case.raw),
     "pins": lambda case: Pin.parse(case.raw),
-    "envelopes": lambda case: trust().open(case.raw, case.kind),
+    "envelopes": _envelope,
     "checkpoints": _checkpoint,
     "proofs": lambda case: Proof.parse(case.raw.decode()).check(pair("gateway").public),
     "leaves": lambda case: leaf.decode(case.raw),
+    "boxes": _box,
 }

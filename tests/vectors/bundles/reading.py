@@ -103,3 +103,13 @@ def unnamed_manifest() -> bytes:
     world = story()
     other = seal_up("manifest", bent(world.manifest_payload, lambda it: it.update(serial=2)), pair("registry"))
     return signed(world, manifests=[*world.documents(None).manifests, other])
+
+
+@case(
+    MADE,
+    "MALFORMED no-ml-dsa",
+    "an honest bundle on an installation that can check one signature of two: it must not do with one",
+    lacks="ml-dsa-44",
+)
+def judged_without_ml_dsa() -> bytes:
+    return story().bundle()

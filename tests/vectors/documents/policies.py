@@ -187,6 +187,12 @@ DRAFTS = rows(
         "a rule without a server",
         draft(allowed_tools=[{"kind": "mcp", "tools": ["a"]}]),
     ),
+    (
+        "test-does-not-hold",
+        "FAIL policy-test-failed",
+        "the author's own test expects what the policy does not do",
+        draft(tests=[{"name": "t", "call": {"server": "crm-mcp", "tool": "get_case"}, "expect": "allow"}]),
+    ),
     ("too-deep", "MALFORMED too-deep", "a hundred brackets", lambda: b"[" * 100 + b"]" * 100),
     ("too-large", "MALFORMED too-large", "more than 256 KiB", lambda: b" " * (1 << 18) + b"{}"),
 )

@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.vectors.bundles.make import bent
 from tests.vectors.case import PASS
-from tests.vectors.documents.make import Make, rows
+from tests.vectors.documents.make import ZERO, Make, rows
 from tests.world import NOW, World, key, pair, root
 from verifier.encoding import canonical
 from verifier.envelope import seal_up
@@ -152,4 +152,13 @@ ENVELOPES = rows(
     ("truncated", "MALFORMED truncated", "half of it", envelope(lambda raw: raw[:100])),
     ("too-large", "MALFORMED too-large", "more than any revocation has", envelope(lambda raw: raw + b" " * 80_000)),
     kind="revocation",
+) | rows(
+    (
+        "another-address",
+        "FAIL wrong-digest",
+        "signed well, and not the document that was asked for",
+        envelope(lambda raw: raw),
+    ),
+    kind="revocation",
+    asked=ZERO,
 )
