@@ -20,8 +20,9 @@ from verifier.envelope import Envelope
 from verifier.keys import Pin, Trust
 from verifier.latest import Latest
 from verifier.manifest import Manifest
-from verifier.policy import Label, Policy
+from verifier.policy import Policy
 from verifier.refused import Refused
+from verifier.rules import Label
 
 T = TypeVar("T")
 D = TypeVar("D", Policy, Manifest)

@@ -66,7 +66,7 @@ def run_policy_tests(file: In, *, as_json: Json = False) -> None:
 
     Example: tally policy test crm.policy.json
     """
-    results = run_tests(Policy.parse(file.read_bytes()))
+    results = run_tests((Policy.parse(file.read_bytes()),))
     held = [
         {"test": test.name, "decision": type(decision).__name__.lower(), "rule": decision.rule}
         for test, decision in results
@@ -87,7 +87,7 @@ def sign_policy(file: In, *, key: Key, out: Out, as_json: Json = False) -> None:
     """
     payload = file.read_bytes()
     read = Policy.parse(payload)
-    run_tests(read)
+    run_tests((read,))
     _sign("policy", "policy", payload, read.issuer, key, out, as_json)
 
 

@@ -15,8 +15,8 @@ from msgspec import Meta, Raw, Struct
 
 from verifier.encoding import Name, canonical, parse, reject_duplicates
 from verifier.manifest import MAX_MANIFEST, Manifest, Tool
-from verifier.policy import Label, ToolClass
 from verifier.refused import Refused
+from verifier.rules import Label, ToolClass
 
 ABSENT = Raw(b"")
 

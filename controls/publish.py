@@ -20,7 +20,7 @@ from verifier.encoding import canonical
 from verifier.envelope import Envelope, seal_up
 from verifier.keys import Trust
 from verifier.latest import Latest
-from verifier.policy import Policy
+from verifier.policy import Policy, check_enforceable
 from verifier.refused import Refused
 from verifier.signing import KeyPair
 
@@ -65,7 +65,8 @@ async def publish(db: AsyncConnection, raw: bytes, digest: str, registry: Regist
         return Published(known.envelope, digest, new=False)
     policy = open_draft_policy(registry.trust, raw, now).value
     _one_author(registry.trust, policy)
-    run_tests(policy)
+    check_enforceable(policy)
+    run_tests((policy,))
     envelope = Envelope.parse(raw, "policy").signed_by("policy", registry.key).encode()
     open_policy(registry.trust, envelope, now)
     if await _take_serial(db, policy, digest):

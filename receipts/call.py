@@ -10,7 +10,8 @@ from receipts.request import Answer
 from receipts.sessions import Session
 from receipts.upstream import UpstreamFailed
 from verifier.commitment import SIDES, Side, call_key
-from verifier.decision import Call, ModelBody, ModelTarget, ToolTarget
+from verifier.conditions import Undisclosed
+from verifier.decision import Call, ModelBody, ModelTarget, Recency, ToolTarget
 from verifier.leaf import MAX_TOOL_CALLS, End, Parent, Status, Target, ToolCall, Usage
 from verifier.refused import Refused
 
@@ -44,8 +45,8 @@ class Asked(Struct, frozen=True, kw_only=True):
     url: str
     headers: Mapping[str, str]
 
-    def to_decide(self, session: Session, time: int) -> Call:
-        """Put the question to the policy; `time` is the leaf's."""
+    def to_decide(self, session: Session, time: int, recent: Recency | Undisclosed, staleness: int) -> Call:
+        """Put the question to the policy; `time` is the leaf's, `recent` known where the policy asks for it."""
         token = session.token
         return Call(
             subject=session.subject,
@@ -54,6 +55,8 @@ class Asked(Struct, frozen=True, kw_only=True):
             time=time,
             arguments=self.arguments,
             body=self.body,
+            recent=recent,
+            staleness=staleness,
         )
 
 

@@ -18,7 +18,7 @@ from scope.client import LaneRequest, ScopeClient
 from service.app import VERSION
 from service.keystore import Random, make_private_directory, read_private, write_private
 from verifier.encoding import canonical
-from verifier.fold import MINUTE, Fold, Purse
+from verifier.fold import MINUTE, Fold
 from verifier.grant import Budget, Grant
 from verifier.grant import Token as Claims
 from verifier.keys import Trust
@@ -217,7 +217,7 @@ class Lanes:
         return self._begin(row, key, policy, registered.share)
 
     def _begin(self, row: LaneRow, key: bytes, policy: Policy, share: Budget) -> Lane:
-        fold = Fold(Purse(policy, share, row.opened))
+        fold = Fold.of((policy,), share, row.opened)
         lane = Lane(row, key, fold, pair=self._pair, ledger=self._ledger, clock=self._clock)
         self._ledger.add_lane(row)
         said = partial(

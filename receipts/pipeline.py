@@ -19,7 +19,7 @@ from receipts.revocations import Revocations
 from receipts.sessions import Session, Sessions
 from receipts.tokens import check_time
 from verifier.commitment import commit
-from verifier.conditions import any_glob
+from verifier.conditions import UNDISCLOSED, any_glob
 from verifier.decision import Allowed, Denied, decide
 from verifier.grant import Scope
 from verifier.leaf import Begin, Commitment, Facts, Parent, Reservation, Target
@@ -122,7 +122,8 @@ class Pipeline:
         session, asked, known = ready.session, ready.asked, ready.known
         self._require_current(session, asked.target, time)
         known.parent = _tie(ready, seq)
-        rule = _decide(ready, time)
+        staleness = self._revocations.staleness(time)
+        rule = _decide(ready, time, staleness)
         return Begin(
             call=known.call or "",
             facts=Facts(labels=list(asked.decided.labels)),
@@ -136,7 +137,7 @@ class Pipeline:
             rule=rule,
             sent=ready.sent,
             seq=seq,
-            staleness=self._revocations.staleness(time),
+            staleness=staleness,
             target=asked.target,
             time=time,
         )
@@ -169,10 +170,12 @@ def _tie(ready: Ready, seq: int) -> Parent | None:
     return found
 
 
-def _decide(ready: Ready, time: int) -> str:
+def _decide(ready: Ready, time: int, staleness: int) -> str:
     """Ask policy, grant and purse; return the rule that allows. Raises `PolicyDenied`, `Refused`."""
     session, asked = ready.session, ready.asked
-    decision = decide(session.policy, asked.to_decide(session, time))
+    seen = ready.lane.fold.recent
+    recent = UNDISCLOSED if seen is None else seen.at(time, asked.target)
+    decision = decide((session.policy,), asked.to_decide(session, time, recent, staleness))
     if isinstance(decision, Denied):
         raise PolicyDenied(decision)
     if not isinstance(decision, Allowed):
@@ -181,9 +184,9 @@ def _decide(ready: Ready, time: int) -> str:
         raise Refused(
             "not-granted", "the policy allows this, the grant does not name it", hint="Open a job whose scope names it."
         )
-    over = ready.lane.fold.purse.refusal(decision.rule, asked.target, asked.reservation or 0, time)
+    over = ready.lane.fold.purse.refusal((decision.rule,), asked.target, asked.reservation or 0, time)
     if over is not None:
-        raise PolicyDenied(Denied(decision.rule, over))
+        raise PolicyDenied(over)
     return decision.rule
 
 

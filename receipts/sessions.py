@@ -18,7 +18,7 @@ from verifier.documents import Opened, addressed, open_grant
 from verifier.grant import Grant, Scope, Token
 from verifier.keys import Trust
 from verifier.manifest import Manifest, Tool
-from verifier.policy import Policy
+from verifier.policy import Policy, check_enforceable
 from verifier.refused import Refused
 
 MAX_SESSIONS = 4096
@@ -135,6 +135,7 @@ class Sessions:
             raise BadToken(refused.code, refused.why) from refused
         _enforceable(grant)
         policy = addressed(await self._documents.policy(grant.scope.policy, grant.opened), grant.scope.policy).value
+        check_enforceable(policy)
         return Session(token, grant, policy, subject_of(grant.scope))
 
 

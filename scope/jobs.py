@@ -20,14 +20,14 @@ from scope.client import JobLane, JobPage, JobRequest, JobStatus, Models, Opened
 from scope.store import Job
 from service.clients import Caller
 from service.engine import reading
-from verifier.admission import LIMITS, admits, expand, within
+from verifier.admission import admits, expand, within
 from verifier.conditions import glob_matches
 from verifier.decision import Subject
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
-from verifier.grant import Budget, Grant, Scope
+from verifier.grant import LIMITS, Budget, Grant, Scope
 from verifier.manifest import Manifest
-from verifier.policy import Policy
+from verifier.policy import Policy, check_enforceable
 from verifier.refused import Refused
 
 LIFETIME = 3600  # seconds of a job that asks for none
@@ -119,12 +119,13 @@ async def _plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Pla
     policy = (await authority.registry.policy(wanted.policy, now)).value
     if (await authority.registry.status(wanted.policy)).status != "published":
         raise Refused("policy-withdrawn", "the policy was withdrawn: no new job may pin it", field="policy")
-    admits(policy, agent=wanted.agent, job_type=wanted.job_type, environment=wanted.environment)
+    check_enforceable(policy)
+    admits((policy,), agent=wanted.agent, job_type=wanted.job_type, environment=wanted.environment)
     job = f"job-{authority.random(12).hex()}"
     subject = Subject(wanted.agent, caller.client, job, wanted.job_type, wanted.environment)
     if wanted.authorization_details is None:
         manifests = await _available(authority, policy, now)
-        tools, models, unavailable = expand(policy, _values(manifests), subject)
+        tools, models, unavailable = expand((policy,), _values(manifests), subject)
         revoked = await _revoked(authority, tools)
         tools, unavailable = sorted(set(tools) - set(revoked)), sorted([*unavailable, *revoked])
     else:
@@ -132,7 +133,7 @@ async def _plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Pla
         manifests, unavailable = await _named(authority, tools, now), []
     used = {server: each.digest for server, each in manifests.items() if server in {_server(tool) for tool in tools}}
     scope = _scope(authority, wanted, subject, policy, manifests=used, tools=tools, models=models)
-    within(scope, policy, _values(manifests))
+    within(scope, (policy,), _values(manifests))
     return Planned(scope, policy, wanted.expires_in, unavailable)
 
 

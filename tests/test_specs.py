@@ -30,8 +30,9 @@ from verifier.envelope import Envelope
 from verifier.grant import Grant, Token
 from verifier.keys import KeyList, Pin
 from verifier.manifest import Manifest
-from verifier.policy import Condition, Policy
+from verifier.policy import Policy
 from verifier.revocation import Heartbeat, Revocation
+from verifier.rules import Condition
 from verifier.seal import Seal
 
 ROOT = SPECS.parent
@@ -291,6 +292,7 @@ READ: dict[str, Callable[[str], Any]] = {
     "pin": lambda text: Pin.parse(packed(text)),
     "draft": lambda text: build(read_draft(text.encode()), issuer="security-team", now=NOW),
     "condition": lambda text: Condition(**json.loads(text)),
+    "conditions": lambda text: [Condition(**each) for each in json.loads(text)],
     "manifest": lambda text: Manifest.parse(packed(text)),
     "grant": lambda text: Grant.parse(packed(text)),
     "token": lambda text: Token(**json.loads(text)),

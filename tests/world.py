@@ -22,7 +22,7 @@ from verifier.commitment import call_key, commit
 from verifier.draft import build, read_draft
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
-from verifier.fold import Fold, Purse
+from verifier.fold import Fold
 from verifier.grant import Budget, Grant, Scope
 from verifier.keys import Key, KeyList, Pin, Root
 from verifier.leaf import (
@@ -100,7 +100,7 @@ class Lane:
         """Write the first receipts: open, token."""
         world = self.world
         self.tree = Tree()
-        self.fold = Fold(Purse(world.policy, world.grant.scope.limits, world.grant.opened))
+        self.fold = Fold.of((world.policy,), world.grant.scope.limits, world.grant.opened)
         self.kinds: dict[str, int] = {}
         self.closed = False
         self.write(lambda seq, time: Open(
@@ -344,7 +344,7 @@ class World:
             client="orchestrator-1", audience=GATEWAY, binding="none", policy=self.policy_digest,
             manifests={"crm-mcp": digest(self.manifest_payload)}, tools=[], models=[], limits=Budget(), depth=0,
         )  # fmt: skip
-        tools, models, _ = expand(self.policy, {"crm-mcp": self.manifest}, subject_of(made))
+        tools, models, _ = expand((self.policy,), {"crm-mcp": self.manifest}, subject_of(made))
         made = replace(made, **({"tools": tools, "models": models} | scope))
         return replace(Grant(opened=NOW, issued_at=NOW, expires=NOW + 3600 * SECOND, scope=made), **grant)
 

@@ -5,71 +5,95 @@ Asked by `scope` when a job opens and by the verifier in step 4, with one answer
 
 from collections.abc import Iterable, Mapping
 
+from verifier.chain import terms
 from verifier.conditions import UNDISCLOSED, any_glob, glob_matches
-from verifier.decision import Allowed, Call, Held, Subject, ToolTarget, outcomes
-from verifier.grant import Scope
+from verifier.decision import Call, Subject, ToolTarget, possible
+from verifier.grant import LIMITS, Scope
 from verifier.manifest import Manifest, Tool
-from verifier.policy import Policy
+from verifier.policy import Chain
 from verifier.refused import Refused
 
-LIMITS = ("calls", "tokens", "wall_seconds")
+
+def admits(chain: Chain, *, agent: str, job_type: str, environment: str) -> None:
+    """Check that every policy is for this agent, type of job and environment. Raises `Refused` not-admitted."""
+    for policy in chain:
+        jobs = policy.jobs
+        for name, globs, value in (
+            ("agent", jobs.agents, agent),
+            ("type", jobs.types, job_type),
+            ("environment", jobs.environments, environment),
+        ):
+            if not any_glob(globs, value):
+                raise Refused(
+                    "not-admitted",
+                    f"policy {policy.policy_name} does not admit the {name} {value!r}",
+                    field=f"jobs.{name}s",
+                )
 
 
-def admits(policy: Policy, *, agent: str, job_type: str, environment: str) -> None:
-    """Check that the policy is for this agent, type of job and environment. Raises `Refused` not-admitted."""
-    jobs = policy.jobs
-    for name, globs, value in (
-        ("agent", jobs.agents, agent),
-        ("type", jobs.types, job_type),
-        ("environment", jobs.environments, environment),
-    ):
-        if not any_glob(globs, value):
-            raise Refused(
-                "not-admitted",
-                f"policy {policy.policy_name} does not admit the {name} {value!r}",
-                field=f"jobs.{name}s",
-            )
-
-
-def expand(
-    policy: Policy, manifests: Mapping[str, Manifest], subject: Subject
-) -> tuple[list[str], list[str], list[str]]:
+def expand(chain: Chain, manifests: Mapping[str, Manifest], subject: Subject) -> tuple[list[str], list[str], list[str]]:
     """Return all that the policy allows: tools (exact names), models (patterns), servers that have no manifest yet."""
     tools = sorted(
         f"mcp:{server}/{tool.name}"
         for server, manifest in manifests.items()
         for tool in manifest.tools
-        if may(policy, subject, manifest, tool)
+        if may(chain, subject, manifest, tool)
     )
-    models = sorted({f"{rule.provider}/{glob}" for rule in policy.model_egress.models for glob in rule.models})
-    named = {rule.server for rule in policy.allowed_tools}
+    patterns = {
+        f"{rule.provider}/{glob}" for policy in chain for rule in policy.model_egress.models for glob in rule.models
+    }
+    models = sorted(pattern for pattern in patterns if _covered(chain, pattern))
+    named = {rule.server for rule in chain[0].allowed_tools}
     unavailable = sorted(server for server in named if not any(glob_matches(server, known) for known in manifests))
     return tools, models, unavailable
 
 
-def may(policy: Policy, subject: Subject, manifest: Manifest, tool: Tool) -> bool:
+def may(chain: Chain, subject: Subject, manifest: Manifest, tool: Tool) -> bool:
     """Tell whether some arguments at some time could be allowed or held."""
     call = Call(subject=subject, target=tool_target(manifest, tool), token_ttl=0, time=UNDISCLOSED)
-    return any(isinstance(each, Allowed | Held) for each in outcomes(policy, call))
+    return all(level.allows for level in possible(chain, call).levels)
+
+
+def _covered(chain: Chain, pattern: str) -> bool:
+    """Tell whether every policy has a model rule whose glob matches this pattern as text."""
+    provider, _, glob = pattern.partition("/")
+    return all(
+        any(rule.provider == provider and any_glob(rule.models, glob) for rule in policy.model_egress.models)
+        for policy in chain
+    )
 
 
 def tool_target(manifest: Manifest, tool: Tool, labels: Iterable[str] = ()) -> ToolTarget:
     """Describe a tool for a decision by its manifest, with what detectors added to its labels."""
     every = tuple(sorted({*tool.data_classes, *labels}))
-    return ToolTarget(manifest.server, tool.name, tool.tool_class, tool.sensitivity, manifest.host, every)
+    return ToolTarget(
+        manifest.server, tool.name, tool.tool_class, tool.sensitivity, manifest.host, every, tool.approval
+    )
 
 
 def subject_of(scope: Scope) -> Subject:
     """Name the caller as a grant does."""
-    return Subject(scope.agent, scope.client, scope.job, scope.job_type, scope.environment)
+    return Subject(
+        scope.agent,
+        scope.client,
+        scope.job,
+        scope.job_type,
+        scope.environment,
+        act=scope.act,
+        depth=scope.depth,
+        user=scope.user,
+        claims=scope.claims or {},
+        gateway=scope.audience,
+    )
 
 
-def within(scope: Scope, policy: Policy, manifests: Mapping[str, Manifest]) -> None:
-    """Check that a scope is inside its policy; `manifests` by server name are those that the scope pins.
+def within(scope: Scope, chain: Chain, manifests: Mapping[str, Manifest]) -> None:
+    """Check that a scope is inside its policy and the policy's ancestors; `manifests` by server are those it pins.
 
     Raises `Refused`: not-admitted, unknown-server, scope-too-wide.
     """
-    admits(policy, agent=scope.agent, job_type=scope.job_type, environment=scope.environment)
+    admits(chain, agent=scope.agent, job_type=scope.job_type, environment=scope.environment)
+    budgets = terms(chain).budgets
     subject = subject_of(scope)
     for name in scope.tools:
         server, _, tool_name = name.removeprefix("mcp:").partition("/")
@@ -77,13 +101,12 @@ def within(scope: Scope, policy: Policy, manifests: Mapping[str, Manifest]) -> N
         if manifest is None:
             raise Refused("unknown-server", f"no approved manifest of server {server!r}", field="tools")
         tool = manifest.tool(tool_name)
-        if tool is None or not may(policy, subject, manifest, tool):
+        if tool is None or not may(chain, subject, manifest, tool):
             raise Refused("scope-too-wide", f"the policy does not allow {name}", field="tools")
     for pattern in scope.models:
-        provider, _, glob = pattern.partition("/")
-        if not any(rule.provider == provider and any_glob(rule.models, glob) for rule in policy.model_egress.models):
+        if not _covered(chain, pattern):
             raise Refused("scope-too-wide", f"the policy does not allow the models {pattern}", field="models")
     for name in LIMITS:
-        most, asked = getattr(policy.budgets, name), getattr(scope.limits, name)
+        most, asked = getattr(budgets, name), getattr(scope.limits, name)
         if most is not None and (asked is None or asked > most):
             raise Refused("scope-too-wide", f"the policy's budget of {name} is {most}", field="limits")

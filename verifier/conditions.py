@@ -6,15 +6,20 @@ something missing, a rule that allows is missing already, and a rule that denies
 false.
 """
 
-import re
 from collections.abc import Callable, Mapping, Sequence
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from enum import Enum
 from typing import Any
 
-from verifier.policy import Condition
+from msgspec import Struct
 
-MAX_DIGITS = 34
+from verifier import grammar
+from verifier.grammar import number
+from verifier.rules import Condition
+
+SECOND = 1_000_000
+MINUTE, DAY = 60 * SECOND, 1440
+MAX_VALUES = 256
 
 
 class Truth(Enum):
@@ -36,9 +41,16 @@ class Undisclosed:
 
 
 UNDISCLOSED = Undisclosed()
+
+
+class Partial(Struct, frozen=True):
+    """Arguments of which some are known, each whole; any other name may be there or not, with any value."""
+
+    known: dict[str, Any]
+
+
 Attributes = Mapping[str, Any]
 _ABSENT = object()
-_decimal = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][+-]?[0-9]+)?").fullmatch  # RFC 8259 §6, not Python's own
 
 
 def holds(conditions: Sequence[Condition], attributes: Attributes, *, denies: bool = False) -> Truth:
@@ -48,8 +60,8 @@ def holds(conditions: Sequence[Condition], attributes: Attributes, *, denies: bo
 
 
 def evaluate(condition: Condition, attributes: Attributes) -> Truth:
-    """Evaluate one condition against attributes by name; `args` holds the arguments, or `UNDISCLOSED`."""
-    value = _find(condition.attr, attributes)
+    """Evaluate one condition against attributes by name; `args` holds the arguments, `Partial` or `UNDISCLOSED`."""
+    value = _find(condition, attributes)
     if value is UNDISCLOSED:
         return Truth.UNDISCLOSED
     if condition.op == "exists":
@@ -81,34 +93,46 @@ def any_glob(patterns: Sequence[str], text: str) -> bool:
     return any("*" in pattern and glob_matches(pattern, text) for pattern in patterns)
 
 
-def _find(name: str, attributes: Attributes) -> Any:
-    if not name.startswith("args."):
-        return attributes.get(name, _ABSENT)
-    value = attributes.get("args", _ABSENT)
-    for part in name.split(".")[1:]:
+def _find(condition: Condition, attributes: Attributes) -> Any:
+    family, _, name = condition.attr.partition(".")
+    if family == "args":
+        return _argument(name.split("."), attributes.get("args", _ABSENT))
+    if family == "age":
+        return _age(attributes.get("user." + name), attributes.get("time.now", _ABSENT))
+    if condition.offset is not None:
+        return _local(condition, attributes.get("time.now", _ABSENT))
+    return attributes.get(condition.attr, _ABSENT)
+
+
+def _argument(parts: Sequence[str], value: Any) -> Any:
+    """Follow a path into the arguments, object by object."""
+    if isinstance(value, Partial):
+        value = value.known if parts[0] in value.known else UNDISCLOSED
+    for part in parts:
         if value is UNDISCLOSED:
             return UNDISCLOSED
         value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
     return value
 
 
+def _age(since: Any, now: Any) -> Any:
+    """Count the whole seconds from a claim in Unix seconds until now; a claim of the future has no age."""
+    if not isinstance(since, int) or isinstance(since, bool) or not isinstance(now, int):
+        return UNDISCLOSED if now is UNDISCLOSED and isinstance(since, int) else _ABSENT
+    return _ABSENT if since * SECOND > now else (now - since * SECOND) // SECOND
+
+
+def _local(condition: Condition, now: Any) -> Any:
+    """Read the clock and the calendar at an offset from UTC; Unix time began on a Thursday."""
+    offset = grammar.offset_minutes(condition.offset or "")
+    if not isinstance(now, int) or offset is None:
+        return now if now is UNDISCLOSED else _ABSENT
+    days, minute = divmod(now // MINUTE + offset, DAY)
+    return {"time.hour": minute // 60, "time.minute_of_day": minute, "time.weekday": (days + 3) % 7 + 1}[condition.attr]
+
+
 def _truth(answer: bool) -> Truth:  # noqa: FBT001 - the answer itself
     return Truth.TRUE if answer else Truth.FALSE
-
-
-def number(value: object) -> Decimal | None:
-    """Read an exact decimal of at most 34 digits from an integer, parsed JSON number or policy's string; else None."""
-    if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
-        return None
-    if isinstance(value, str) and not _decimal(value):
-        return None
-    try:
-        exact = Decimal(value)
-    except InvalidOperation:
-        return None
-    if not exact.is_finite() or len(exact.as_tuple().digits) > MAX_DIGITS or abs(exact.adjusted()) > MAX_DIGITS:
-        return None
-    return exact
 
 
 def _equal(value: Any, wanted: Any) -> bool | None:
@@ -152,6 +176,45 @@ def _not(test: Callable[[Any, Any], bool | None]) -> Callable[[Any, Any], bool |
     return negated
 
 
+def _every(reads: Callable[[str], Any], inside: Callable[[Any, Any], bool | None]) -> Callable[[Any, Any], bool | None]:
+    """Read a text, or each of a list; where some are inside and some are not, nothing is said of the whole."""
+
+    def judged(value: Any, wanted: Any) -> bool | None:
+        values = value if isinstance(value, list) else [value]
+        found = [reads(each) if isinstance(each, str) else None for each in values[: MAX_VALUES + 1]]
+        answers = {None if each is None else inside(each, wanted) for each in found}
+        return answers.pop() if len(answers) == 1 and len(values) <= MAX_VALUES else None
+
+    return judged
+
+
+def _under(name: str, pattern: str) -> bool:
+    return name.endswith(pattern[1:]) if pattern.startswith("*.") else name == pattern
+
+
+def _host_in(found: tuple[str, int | None], wanted: list[str]) -> bool | None:
+    """Look for host and port together; a host under another port than the policy states it with is missing."""
+    name, port = found
+    said = [each for each in map(grammar.host_port_pattern, wanted) if each is not None]
+    ports = {stated for pattern, stated in said if _under(name, pattern)}
+    if port in ports:
+        return True
+    return None if ports or port not in {None, *(stated for _, stated in said)} else False
+
+
+def _domain_in(name: str, wanted: list[str]) -> bool:
+    return any(_under(name, pattern) for pattern in wanted)
+
+
+def _below(parts: tuple[str, ...], wanted: str) -> bool | None:
+    top = grammar.path_parts(wanted)
+    return None if top is None else parts[: len(top)] == top
+
+
+def _cidr_in(found: grammar.Address, wanted: list[str]) -> bool:
+    return any(found in block for block in map(grammar.network, wanted) if block is not None)
+
+
 OPERATORS: dict[str, Callable[[Any, Any], bool | None]] = {
     "eq": _equal,
     "ne": _not(_equal),
@@ -165,4 +228,8 @@ OPERATORS: dict[str, Callable[[Any, Any], bool | None]] = {
     "prefix": _text(str.startswith),
     "suffix": _text(str.endswith),
     "glob": _text(lambda value, pattern: glob_matches(pattern, value)),
+    "host_in": _every(grammar.url_host, _host_in),
+    "email_domain_in": _every(grammar.email_domain, _domain_in),
+    "subpath_of": _every(grammar.path_parts, _below),
+    "cidr_in": _every(grammar.address, _cidr_in),
 }

@@ -1,28 +1,35 @@
 """The one decision: the gateway asks it live and the verifier asks it again years later (specs/policy.md §4).
 
 `decide` is pure and total. What no rule names is denied; deny wins over everything; a rule whose conditions are missing
-does not match if it allows and matches if it denies.
+does not match if it allows and matches if it denies. Of a policy and its ancestors every one must allow.
 """
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any, Literal
 
 from msgspec import Struct
 
-from verifier.conditions import UNDISCLOSED, Truth, Undisclosed, any_glob, glob_matches, holds
-from verifier.policy import ModelRule, Policy, ToolRule
+from verifier.conditions import UNDISCLOSED, Partial, Truth, Undisclosed, any_glob, glob_matches, holds
+from verifier.policy import Chain, Policy
+from verifier.rules import TIERS, ModelRule, Scalar, Tier, ToolRule
 
 DEFAULT = "default"
 
 
 class Subject(Struct, frozen=True):
-    """Who calls, by the grant and never by what a model wrote."""
+    """Who calls and for whom, by the grant and never by what a model wrote; `gateway` is its base URL."""
 
     agent: str
     client: str
     job: str
     job_type: str
     environment: str
+    act: str | None = None
+    depth: int = 0
+    user: str | None = None
+    claims: Mapping[str, Scalar] = {}
+    gateway: str | None = None
 
 
 class ToolTarget(Struct, frozen=True):
@@ -34,6 +41,7 @@ class ToolTarget(Struct, frozen=True):
     sensitivity: str
     host: str
     labels: tuple[str, ...] = ()
+    approval: Tier = "none"
 
 
 class ModelTarget(Struct, frozen=True):
@@ -54,24 +62,35 @@ class ModelBody(Struct, frozen=True):
     provider_state: bool = False
 
 
+class Recency(Struct, frozen=True):
+    """What the lane saw in the ten minutes before a call; `first_use` of its tool, None for a model."""
+
+    calls: int = 0
+    denials: int = 0
+    first_use: bool | None = None
+
+
 class Call(Struct, frozen=True, kw_only=True):
     """One call as it is decided: `arguments` are a tool's, `body` a model's.
 
-    `time` in microseconds, `token_ttl` in seconds.
+    `time` and `staleness` (of the revocation feed) in microseconds, `token_ttl` in seconds.
     """
 
     subject: Subject
     target: ToolTarget | ModelTarget
     token_ttl: int
     time: int | Undisclosed
-    arguments: Mapping[str, Any] | Undisclosed = UNDISCLOSED
+    arguments: Mapping[str, Any] | Partial | Undisclosed = UNDISCLOSED
     body: ModelBody | Undisclosed = UNDISCLOSED
+    recent: Recency | Undisclosed = UNDISCLOSED
+    staleness: int | Undisclosed = UNDISCLOSED
 
 
 class Allowed(Struct, frozen=True):
-    """The call may go through."""
+    """The call may go through; `inherited` are the rules of the policy's ancestors that allow it too, nearest first."""
 
     rule: str
+    inherited: tuple[str, ...] = ()
 
 
 class Held(Struct, frozen=True):
@@ -79,6 +98,7 @@ class Held(Struct, frozen=True):
 
     rule: str
     tier: Literal["confirm", "human"]
+    inherited: tuple[str, ...] = ()
 
 
 class Denied(Struct, frozen=True):
@@ -91,51 +111,134 @@ class Denied(Struct, frozen=True):
 Decision = Allowed | Held | Denied
 
 
-def decide(policy: Policy, call: Call) -> Decision:
-    """Decide one call whose arguments are known."""
-    return next(_possible(policy, call))
+class Level(Struct, frozen=True):
+    """What one policy of a chain can say: by which rules it allows, each with the tier that it asks, how it denies."""
+
+    allows: dict[str, Tier]
+    denies: dict[tuple[str, str], None]
 
 
-def outcomes(policy: Policy, call: Call) -> tuple[Decision, ...]:
-    """Give every decision that some value of what is undisclosed could lead to; exactly one when nothing is."""
-    return tuple(dict.fromkeys(_possible(policy, call)))
+class Possible(Struct, frozen=True):
+    """Every decision that some value of what is undisclosed could lead to, level by level.
+
+    `decision in possible` asks for one without listing them all: four levels of a thousand rules have many.
+    """
+
+    levels: tuple[Level, ...]
+    approval: Tier
+
+    def __contains__(self, decision: object) -> bool:
+        if isinstance(decision, Denied):
+            return self._denies(decision)
+        if not isinstance(decision, Allowed | Held):
+            return False
+        rules = (decision.rule, *decision.inherited)
+        if len(rules) != len(self.levels) or any(
+            rule not in level.allows for rule, level in zip(rules, self.levels, strict=True)
+        ):
+            return False
+        return self.decision(rules) == decision
+
+    def _denies(self, denied: Denied) -> bool:
+        for level in self.levels:
+            if (denied.rule, denied.reason) in level.denies:
+                return True
+            if not level.allows:
+                return False
+        return False
+
+    def allows(self, rule: str) -> bool:
+        """Tell whether a rule, an ancestor's named with its level, can be among those that allow."""
+        return all(level.allows for level in self.levels) and any(rule in level.allows for level in self.levels)
+
+    @property
+    def full(self) -> bool:
+        """Tell whether only one decision is left."""
+        for level in self.levels:
+            if len(level.allows) + len(level.denies) != 1:
+                return False
+            if level.denies:
+                return True
+        return True
+
+    def decision(self, rules: tuple[str, ...]) -> Allowed | Held:
+        """Put together what one rule of each level comes to: the highest tier that one of them or the tool asks."""
+        asked = (self.approval, *(level.allows[rule] for level, rule in zip(self.levels, rules, strict=True)))
+        tier = max(asked, key=TIERS.index)
+        return Allowed(rules[0], rules[1:]) if tier == "none" else Held(rules[0], tier, rules[1:])
+
+    def __iter__(self) -> Iterator[Decision]:
+        """List them; a denial is the first level's that denies."""
+        for level in self.levels:
+            yield from (Denied(*denied) for denied in level.denies)
+            if not level.allows:
+                return
+        yield from map(self.decision, product(*(level.allows for level in self.levels)))
 
 
-def _possible(policy: Policy, call: Call) -> Iterator[Decision]:
-    """Walk the rules in order, yield each decision that can be reached, stop at the first that must be."""
+def decide(chain: Chain, call: Call) -> Decision:
+    """Decide one call of which everything is known; the policy comes first in the chain, then its ancestors."""
+    return next(iter(possible(chain, call)))
+
+
+def outcomes(chain: Chain, call: Call) -> tuple[Decision, ...]:
+    """List every decision that some value of what is undisclosed could lead to; exactly one when nothing is."""
+    return tuple(possible(chain, call))
+
+
+def possible(chain: Chain, call: Call) -> Possible:
+    """Ask every level what it could say."""
+    attributes = _attributes(call)
+    levels = tuple(_level(policy, number, call, attributes) for number, policy in enumerate(chain))
+    return Possible(levels, call.target.approval if isinstance(call.target, ToolTarget) else "none")
+
+
+def _level(policy: Policy, number: int, call: Call, attributes: Mapping[str, Any]) -> Level:
+    """Ask one policy; an ancestor's rules bear the number of its level."""
+    prefix = f"{number}/" if number else ""
+    found = Level({}, {})
+    for rule, answer in _possible(policy, call, attributes):
+        if answer in TIERS:
+            found.allows[prefix + rule] = answer
+        else:
+            found.denies[prefix + rule, answer] = None
+    return found
+
+
+def _possible(policy: Policy, call: Call, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Walk the rules in order, yield each answer that can be reached, stop at the first that must be."""
     if call.token_ttl > policy.token_constraints.cst_max_ttl_seconds:
-        yield Denied("token_constraints", "token-ttl")
+        yield "token_constraints", "token-ttl"
         return
     classes = policy.data_classes
     if any(any_glob(classes.deny, label) or not any_glob(classes.allow, label) for label in call.target.labels):
-        yield Denied("data_classes", "data-class")
+        yield "data_classes", "data-class"
         return
     if isinstance(call.target, ToolTarget):
-        yield from _tool(policy, call, call.target)
+        yield from _tool(policy, call.target, attributes)
     else:
-        yield from _model(policy, call, call.target)
+        yield from _model(policy, call.target, call.body, attributes)
 
 
-def _tool(policy: Policy, call: Call, target: ToolTarget) -> Iterator[Decision]:
-    attributes = _attributes(call)
+def _tool(policy: Policy, target: ToolTarget, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for rule in policy.denied_tools:
         if _names(rule, target):
             truth = holds(rule.when, attributes, denies=True)
             if truth is not Truth.FALSE:
-                yield Denied(rule.id, "denied-tool")
+                yield rule.id, "denied-tool"
             if truth in (Truth.TRUE, Truth.MISSING):
                 return
     if not any_glob(policy.egress.hosts, target.host):
-        yield Denied("egress", "egress-host")
+        yield "egress", "egress-host"
         return
     for rule in policy.allowed_tools:
         if _names(rule, target):
             truth = holds(rule.when, attributes)
             if truth in (Truth.TRUE, Truth.UNDISCLOSED):
-                yield Allowed(rule.id) if rule.approval == "none" else Held(rule.id, rule.approval)
+                yield rule.id, rule.approval
             if truth is Truth.TRUE:
                 return
-    yield Denied(DEFAULT, "not-allowed")
+    yield DEFAULT, "not-allowed"
 
 
 def _names(rule: ToolRule, target: ToolTarget) -> bool:
@@ -148,10 +251,11 @@ def _names(rule: ToolRule, target: ToolTarget) -> bool:
     )
 
 
-def _model(policy: Policy, call: Call, target: ModelTarget) -> Iterator[Decision]:
+def _model(
+    policy: Policy, target: ModelTarget, body: ModelBody | Undisclosed, attributes: Mapping[str, Any]
+) -> Iterator[tuple[str, str]]:
     """Allow by the first rule that matches and opens every side door used; else deny by the first that matches."""
-    attributes = _attributes(call)
-    refusals: list[Decision] = []
+    refusals: list[tuple[str, str]] = []
     settled = False
     for rule in policy.model_egress.models:
         if (
@@ -163,17 +267,17 @@ def _model(policy: Policy, call: Call, target: ModelTarget) -> Iterator[Decision
         truth = holds(rule.when, attributes)
         if truth not in (Truth.TRUE, Truth.UNDISCLOSED):
             continue
-        doors = _side_doors(rule, call.body)
+        doors = _side_doors(rule, body)
         if None in doors:
-            yield Allowed(rule.id)
+            yield rule.id, "none"
         if truth is Truth.TRUE and doors == (None,):
             return
         if not settled:
-            refusals += [Denied(rule.id, door) for door in doors if door]
+            refusals += [(rule.id, door) for door in doors if door]
             settled = truth is Truth.TRUE
     yield from refusals
     if not settled:
-        yield Denied(DEFAULT, "not-allowed")
+        yield DEFAULT, "not-allowed"
 
 
 def _side_doors(rule: ModelRule, body: ModelBody | Undisclosed) -> tuple[str | None, ...]:
@@ -208,26 +312,37 @@ def _attributes(call: Call) -> dict[str, Any]:
         "job.type": subject.job_type,
         "job.environment": subject.environment,
         "job.client": subject.client,
+        "job.depth": subject.depth,
         "data.labels": target.labels,
-        "time.now": call.time if not isinstance(call.time, Undisclosed) else UNDISCLOSED,
-        "args": call.arguments,
+        "time.now": call.time,
+        "gateway.staleness": call.staleness,
+        **{f"user.{name}": value for name, value in subject.claims.items()},
     }
+    # What is not there is missing; a claim that calls itself `id` is not the user.
+    found |= {"agent.act": subject.act, "user.id": subject.user, "gateway.url": subject.gateway}
+    found |= _recent(call.recent)
     if isinstance(target, ToolTarget):
-        return found | {
+        found |= {
             "tool.server": target.server,
             "tool.name": target.tool,
             "tool.class": target.tool_class,
             "tool.sensitivity": target.sensitivity,
+            "args": call.arguments,
         }
-    found |= {"model.provider": target.provider, "model.name": target.model, "model.operation": target.operation}
-    if isinstance(call.body, Undisclosed):
-        return found | {"model.max_output_tokens": UNDISCLOSED}
-    return found | (
-        {} if call.body.max_output_tokens is None else {"model.max_output_tokens": call.body.max_output_tokens}
-    )
+    else:
+        found |= {"model.provider": target.provider, "model.name": target.model, "model.operation": target.operation}
+        body = call.body
+        found["model.max_output_tokens"] = body if isinstance(body, Undisclosed) else body.max_output_tokens
+    return {name: value for name, value in found.items() if value is not None}
 
 
-def reads_time(policy: Policy) -> bool:
-    """Tell whether a decision can depend on the time of the call."""
-    rules: list[ToolRule | ModelRule] = [*policy.allowed_tools, *policy.denied_tools, *policy.model_egress.models]
-    return any(condition.attr.startswith("time.") for rule in rules for condition in rule.when)
+def _recent(recent: Recency | Undisclosed) -> dict[str, Any]:
+    names = ("calls", "denials", "first_use")
+    if isinstance(recent, Undisclosed):
+        return {f"recent.{name}": UNDISCLOSED for name in names}
+    return {f"recent.{name}": getattr(recent, name) for name in names}
+
+
+def reads(chain: Chain, *families: str) -> bool:
+    """Tell whether a decision can depend on attributes of these families."""
+    return any(policy.reads(*families) for policy in chain)

@@ -5,10 +5,23 @@ from typing import Any
 
 import msgspec
 
-from verifier.decision import Allowed, Call, Decision, Denied, Held, ModelBody, ModelTarget, Subject, ToolTarget, decide
+from verifier.decision import (
+    Allowed,
+    Call,
+    Decision,
+    Denied,
+    Held,
+    ModelBody,
+    ModelTarget,
+    Recency,
+    Subject,
+    ToolTarget,
+    decide,
+)
 from verifier.encoding import canonical, reject_duplicates
-from verifier.policy import DAY, MAX_POLICY, OPERATIONS, Policy, PolicyTest, TestFacts
+from verifier.policy import DAY, MAX_POLICY, Chain, Policy, PolicyTest, TestFacts
 from verifier.refused import Refused
+from verifier.rules import OPERATIONS
 
 VALID_DAYS = 90
 _ANY: list[str] = ["*"]
@@ -106,9 +119,12 @@ def _models(egress: Any) -> Any:
     return {**egress, "models": written}
 
 
-def run_tests(policy: Policy) -> list[tuple[PolicyTest, Decision]]:
-    """Run the policy's own tests. Raises `Refused` policy-test-failed with the first that does not hold."""
-    results = [(test, decide(policy, _call(test))) for test in policy.tests]
+def run_tests(chain: Chain) -> list[tuple[PolicyTest, Decision]]:
+    """Run the policy's own tests under its ancestors.
+
+    Raises `Refused` policy-test-failed with the first that does not hold.
+    """
+    results = [(test, decide(chain, _call(test))) for test in chain[0].tests]
     for test, decision in results:
         if _word(decision) != test.expect or (test.rule is not None and decision.rule != test.rule):
             wanted = f"{test.expect} by {test.rule}" if test.rule else test.expect
@@ -131,17 +147,21 @@ def _call(test: PolicyTest) -> Call:
         "unstated",
         facts.job_type or "unstated",
         facts.environment or "unstated",
+        user=facts.user,
+        claims=facts.claims or {},
     )
-    common: dict[str, Any] = {"subject": subject, "token_ttl": 0, "time": facts.time or 0}
+    common: dict[str, Any] = {"subject": subject, "token_ttl": 0, "time": facts.time or 0, "staleness": 0}
+    seen = facts.recent_calls or 0, facts.recent_denials or 0
     if call.tool is not None and call.server is not None:
-        return Call(target=_tool(call.server, call.tool, facts), arguments=_arguments(call.arguments), **common)
+        tool, recent = _tool(call.server, call.tool, facts), Recency(*seen, facts.first_use is not False)
+        return Call(target=tool, arguments=_arguments(call.arguments), recent=recent, **common)
     if call.provider is None or call.model is None:
         raise Refused(
             "bad-policy", f"test {test.name!r} names neither server and tool nor provider and model", field="tests"
         )
     body = ModelBody(max_output_tokens=call.max_output_tokens, hosted_tools=tuple(call.hosted_tools or ()))
     target = ModelTarget(call.provider, call.model, call.operation or OPERATIONS[0], tuple(facts.labels or ()))
-    return Call(target=target, body=body, **common)
+    return Call(target=target, body=body, recent=Recency(*seen), **common)
 
 
 def _tool(server: str, tool: str, facts: TestFacts) -> ToolTarget:
@@ -152,6 +172,7 @@ def _tool(server: str, tool: str, facts: TestFacts) -> ToolTarget:
         facts.sensitivity or "unstated",
         facts.host or "unstated",
         tuple(sorted(facts.labels or ())),
+        facts.approval or "none",
     )
 
 

@@ -113,7 +113,7 @@ def check_scopes(
             if wrong:
                 report.add(code, 4, why, place=field)
         try:
-            within(scope, policies[0], pinned)
+            within(scope, policies, pinned)
         except Refused as refused:
             report.refuse(refused, 4)
     if seal is not None and seal.children and family.first.scope.depth >= deepest:

@@ -5,16 +5,21 @@ The gateway feeds it as it writes, the verifier as it reads: a budget or a tie c
 """
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 
 from msgspec import Struct
 
+from verifier.chain import terms
+from verifier.decision import Denied, Recency, reads
 from verifier.grant import Budget
-from verifier.leaf import Begin, End, Leaf, Parent, Target
-from verifier.policy import Policy
+from verifier.leaf import Begin, Deny, End, Leaf, Note, Parent, Target
+from verifier.policy import Chain
 
 MINUTE = 60_000_000
 SECOND = 1_000_000
 WINDOW = 4096
+RECENT_SECONDS = 600
+MAX_RECENT_TOOLS = 4096
 _SEPARATORS = ("__", ".", "/")
 
 
@@ -30,50 +35,63 @@ class OpenCall(Struct, frozen=True):
 class Purse:
     """The lane's share and what is left of it; `opened` in microseconds is when the job opened."""
 
-    def __init__(self, policy: Policy, share: Budget, opened: int) -> None:
-        """Start with nothing spent."""
-        self.policy = policy
+    def __init__(self, chain: Chain, share: Budget, opened: int) -> None:
+        """Start with nothing spent; a budget is the lowest of the chain, a rule's limit is its own."""
         self.share = share
         self.opened = opened
         self.calls = 0
         self.tokens = 0  # spent by ended calls and reserved by open and lost ones
         self._per_rule: dict[str, int] = {}
-        self._per_tool: dict[str, int] = {}
-        limits = {rule.id: rule.limits for rule in policy.allowed_tools}
-        minutes = {
-            rule: limit.calls_per_minute
-            for rule, limit in limits.items()
-            if limit and limit.calls_per_minute is not None
+        self._tools: dict[str, int] = {}
+        limits = {
+            (f"{number}/" if number else "") + rule.id: rule.limits
+            for number, policy in enumerate(chain)
+            for rule in policy.allowed_tools
+            if rule.limits is not None
         }
         self._rule_calls = {
-            rule: limit.calls_per_job for rule, limit in limits.items() if limit and limit.calls_per_job is not None
+            rule: limit.calls_per_job for rule, limit in limits.items() if limit.calls_per_job is not None
         }
-        self._recent = {rule: deque[int](maxlen=most) for rule, most in minutes.items()}
-        lane = policy.budgets.calls_per_minute
+        self._recent = {
+            rule: deque[int](maxlen=limit.calls_per_minute)
+            for rule, limit in limits.items()
+            if limit.calls_per_minute is not None
+        }
+        budgets = terms(chain).budgets
+        self._per_tool = budgets.per_tool or {}
+        lane = budgets.calls_per_minute
         self._recent_all = None if lane is None else deque[int](maxlen=lane)
 
-    def refusal(self, rule: str, target: Target, reservation: int, time: int) -> str | None:
-        """Say by code why one more call is not covered, or None. `reservation` is in tokens."""
-        share, budgets = self.share, self.policy.budgets
+    def refusal(self, rules: Sequence[str], target: Target, reservation: int, time: int) -> Denied | None:
+        """Say why one more call is not covered, or None: by the rule whose limit it is, else by the policy's own.
+
+        `rules` are those that allow, one of each level; `reservation` is in tokens.
+        """
+        share = self.share
         tool = f"{target.server}/{target.tool}"
-        per_tool = (budgets.per_tool or {}).get(tool)
         checks = (
             ("budget-calls", share.calls is not None and self.calls >= share.calls),
             ("budget-tokens", share.tokens is not None and self.tokens + reservation > share.tokens),
             ("budget-time", share.wall_seconds is not None and time - self.opened > share.wall_seconds * SECOND),
-            ("budget-tool", per_tool is not None and self._per_tool.get(tool, 0) >= per_tool),
+            ("budget-tool", tool in self._per_tool and self._tools.get(tool, 0) >= self._per_tool[tool]),
             ("budget-rate", self._recent_all is not None and _full(self._recent_all, time)),
-            ("limit-calls", rule in self._rule_calls and self._per_rule.get(rule, 0) >= self._rule_calls[rule]),
-            ("limit-rate", rule in self._recent and _full(self._recent[rule], time)),
         )
-        return next((code for code, over in checks if over), None)
+        code = next((code for code, over in checks if over), None)
+        if code is not None:
+            return Denied(rules[0], code)
+        for rule in rules:
+            if rule in self._rule_calls and self._per_rule.get(rule, 0) >= self._rule_calls[rule]:
+                return Denied(rule, "limit-calls")
+            if rule in self._recent and _full(self._recent[rule], time):
+                return Denied(rule, "limit-rate")
+        return None
 
     @property
     def limited(self) -> bool:
         """Tell whether anything is counted at all."""
-        share, budgets = self.share, self.policy.budgets
+        share = self.share
         return bool(
-            self._recent_all is not None or budgets.per_tool or self._rule_calls or self._recent
+            self._recent_all is not None or self._per_tool or self._rule_calls or self._recent
             or (share.calls, share.tokens, share.wall_seconds) != (None, None, None)
         )  # fmt: skip
 
@@ -83,13 +101,14 @@ class Purse:
         self.tokens += reserved
         if self._recent_all is not None:
             self._recent_all.append(leaf.time)
-        if leaf.rule in self._recent:
-            self._recent[leaf.rule].append(leaf.time)
-        if leaf.rule in self._rule_calls:
-            self._per_rule[leaf.rule] = self._per_rule.get(leaf.rule, 0) + 1
-        if self.policy.budgets.per_tool:
+        for rule in (leaf.rule, *(leaf.inherited or ())):
+            if rule in self._recent:
+                self._recent[rule].append(leaf.time)
+            if rule in self._rule_calls:
+                self._per_rule[rule] = self._per_rule.get(rule, 0) + 1
+        if self._per_tool:
             tool = f"{leaf.target.server}/{leaf.target.tool}"
-            self._per_tool[tool] = self._per_tool.get(tool, 0) + 1
+            self._tools[tool] = self._tools.get(tool, 0) + 1
 
     def end(self, call: OpenCall, leaf: End) -> None:
         """Replace a reservation by what was used; a call without usage costs its reservation."""
@@ -153,15 +172,78 @@ class ModelCalls:
             self._free[key] = None
 
 
-class Fold:
-    """Everything that a lane's next leaf depends on."""
+class Recent:
+    """What a lane did in the last ten minutes, by leaf time in whole seconds: this second and the 599 before it."""
 
-    def __init__(self, purse: Purse) -> None:
+    def __init__(self) -> None:
+        """Start with nothing seen."""
+        self._calls = _Tally()
+        self._denials = _Tally()
+        self._tools: OrderedDict[tuple[str | None, str], int] = OrderedDict()  # the second of the last call
+
+    def add(self, leaf: Leaf) -> None:
+        """Take in any leaf: calls that began, denials, and the denials that one note stands for."""
+        if isinstance(leaf, Begin):
+            second = leaf.time // SECOND
+            self._calls.add(second, 1)
+            if leaf.target.tool is not None:
+                tool = (leaf.target.server, leaf.target.tool)
+                self._tools[tool] = second
+                self._tools.move_to_end(tool)
+                if len(self._tools) > MAX_RECENT_TOOLS:
+                    self._tools.popitem(last=False)
+        elif isinstance(leaf, Deny):
+            self._denials.add(leaf.time // SECOND, 1)
+        elif isinstance(leaf, Note) and leaf.code == "denials":
+            self._denials.add(leaf.time // SECOND, leaf.count or 0)
+
+    def at(self, time: int, target: Target) -> Recency:
+        """Say what conditions may read of it at a time, for a call of this target."""
+        second = time // SECOND
+        first_use = None
+        if target.tool is not None:
+            first_use = self._tools.get((target.server, target.tool), -RECENT_SECONDS) <= second - RECENT_SECONDS
+        return Recency(self._calls.count(second), self._denials.count(second), first_use)
+
+
+class _Tally:
+    """A count over the last ten minutes, in 600 numbers at most."""
+
+    def __init__(self) -> None:
+        self._seconds: deque[tuple[int, int]] = deque()
+        self._total = 0
+
+    def add(self, second: int, count: int) -> None:
+        """Count something; time that runs backwards stands still."""
+        self.count(second)
+        self._total += count
+        if self._seconds and self._seconds[-1][0] >= second:
+            second, before = self._seconds.pop()
+            count += before
+        self._seconds.append((second, count))
+
+    def count(self, second: int) -> int:
+        """Forget what is older than ten minutes, and say what is left."""
+        while self._seconds and self._seconds[0][0] <= second - RECENT_SECONDS:
+            self._total -= self._seconds.popleft()[1]
+        return self._total
+
+
+class Fold:
+    """Everything that a lane's next leaf depends on; `recent` is kept where a policy asks for it."""
+
+    def __init__(self, purse: Purse, *, recent: bool = False) -> None:
         """Start before leaf 0."""
         self.purse = purse
         self._limited = purse.limited
+        self.recent = Recent() if recent else None
         self.model_calls = ModelCalls()
         self.open_calls: dict[str, OpenCall] = {}
+
+    @classmethod
+    def of(cls, chain: Chain, share: Budget, opened: int) -> "Fold":
+        """Start a lane under a chain of policies."""
+        return cls(Purse(chain, share, opened), recent=reads(chain, "recent"))
 
     def add(self, leaf: Leaf) -> None:
         """Take in the next leaf."""
@@ -169,6 +251,8 @@ class Fold:
             self.begin(leaf)
         elif isinstance(leaf, End):
             self.end(leaf)
+        if self.recent is not None:
+            self.recent.add(leaf)
 
     def begin(self, leaf: Begin) -> None:
         """Open a call: count it, reserve for it, take the model's tool call that it answers."""

@@ -6,8 +6,10 @@ from typing import Any
 
 from verifier import leaf as leaves
 from verifier.bundle import Head
+from verifier.chain import terms
+from verifier.decision import Allowed, Denied
 from verifier.evidence import Evidence
-from verifier.fold import Fold, Purse
+from verifier.fold import Fold
 from verifier.grant import Budget
 from verifier.heads import Rebuilt, check_head
 from verifier.leaf import Begin, Close, Deny, End, Hold, Note, Open, Target, Token
@@ -43,13 +45,13 @@ class LaneCheck:
         self.sealed_tokens = {token.jti: token for token in self.sealed.tokens} if self.sealed else {}
         self._tree = Tree()
         self._append = self._tree.append
-        policy, granted = evidence.policy, evidence.first.scope.limits
+        agreed, granted = terms(evidence.policies), evidence.first.scope.limits
         share = self.sealed.share if self.sealed else granted
-        self.fold = Fold(Purse(policy, share, evidence.first.opened))
-        self._replay = Replay(policy, evidence.manifests)
+        self.fold = Fold.of(evidence.policies, share, evidence.first.opened)
+        self._replay = Replay(evidence.policies, evidence.manifests, self.fold)
         self._limited = self.fold.purse.limited
-        self._tied = policy.model_egress.require_proxy_receipts
-        self._stale = policy.token_constraints.max_staleness_seconds * SECOND
+        self._tied = agreed.tied
+        self._stale = agreed.token_constraints.max_staleness_seconds * SECOND
         self._skew = evidence.trust.pin.max_skew_seconds * SECOND
         closed = evidence.seal.closed if evidence.seal else None
         self._marks = Marks(self.sealed.marks if self.sealed else [], closed, skew=self._skew, stale=self._stale)
@@ -95,6 +97,8 @@ class LaneCheck:
             self.add("wrong-order", 7, f"a receipt of kind {kind} cannot stand at place {seq}", seq, "kind")
         self.kinds[kind] += 1
         self._judges[kind](leaf)
+        if self.fold.recent is not None:
+            self.fold.recent.add(leaf)
 
     def finish(self) -> None:
         """Judge the lane as a whole: size, root, head, what stayed open."""
@@ -241,7 +245,8 @@ class LaneCheck:
         judged = self._judge(leaf, token)
         if judged is None:
             return
-        if leaf.rule not in judged.allowed:
+        rules = (leaf.rule, *(leaf.inherited or ()))
+        if Allowed(leaf.rule, rules[1:]) not in judged.possible:
             self.add(
                 "wrong-decision", 9, f"recorded as allowed by {leaf.rule}; the policy cannot decide so", seq, "rule"
             )
@@ -270,7 +275,7 @@ class LaneCheck:
         judged = self._judge(leaf, token)
         if judged is None:
             return
-        if (leaf.rule, leaf.code) not in judged.denied and not self._over(leaf, judged):
+        if Denied(leaf.rule or "", leaf.code) not in judged.possible and not self._over(leaf, judged):
             self.add(
                 "wrong-decision",
                 9,
@@ -282,12 +287,11 @@ class LaneCheck:
     def _over(self, leaf: Deny, judged: Judged) -> bool:
         """Tell whether the purse refuses the call as recorded; what it would have reserved is not disclosed."""
         rule = leaf.rule or ""
-        if rule not in judged.allowed:
+        if not judged.possible.allows(rule):
             return False
         target = leaf.target or Target()
-        return leaf.code in {
-            self.fold.purse.refusal(rule, target, reservation, leaf.time) for reservation in (0, FOREVER)
-        }
+        spent = [self.fold.purse.refusal((rule,), target, reservation, leaf.time) for reservation in (0, FOREVER)]
+        return any(each is not None and each.reason == leaf.code for each in spent)
 
     def _check_purse(self, leaf: Begin) -> None:
         reserved = leaf.reservation.tokens
@@ -299,9 +303,9 @@ class LaneCheck:
                 leaf.seq,
                 "reservation",
             )
-        code = self.fold.purse.refusal(leaf.rule, leaf.target, reserved or 0, leaf.time)
-        if code is not None:
-            self.add("over-budget", 9, f"allowed although {code}", leaf.seq, "reservation")
+        over = self.fold.purse.refusal((leaf.rule, *(leaf.inherited or ())), leaf.target, reserved or 0, leaf.time)
+        if over is not None:
+            self.add("over-budget", 9, f"allowed although {over.reason}", leaf.seq, "reservation")
 
     def _check_share(self, share: Budget, granted: Budget) -> None:
         """A lane's share is never more than the grant's purse."""

@@ -8,8 +8,8 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from verifier.encoding import Name, SafeText, Text, Time, read, reject_duplicates
-from verifier.policy import Label, Tier, ToolClass
 from verifier.refused import Refused
+from verifier.rules import Label, Tier, ToolClass
 
 Schema = Annotated[str, Meta(min_length=2, max_length=1 << 16)]
 MAX_MANIFEST = 1 << 20

@@ -10,11 +10,12 @@ from msgspec import Struct
 
 from verifier.admission import subject_of, tool_target
 from verifier.conditions import UNDISCLOSED, any_glob
-from verifier.decision import Allowed, Call, Denied, ModelTarget, ToolTarget, outcomes, reads_time
+from verifier.decision import Call, ModelTarget, Possible, ToolTarget, possible, reads
+from verifier.fold import Fold
 from verifier.grant import Grant
 from verifier.leaf import Begin, Deny, Target
 from verifier.manifest import Manifest
-from verifier.policy import Policy
+from verifier.policy import Chain
 from verifier.refused import Refused
 
 SECOND = 1_000_000
@@ -31,10 +32,9 @@ class TokenUse(Struct, frozen=True):
 
 
 class Judged(Struct, frozen=True):
-    """What the policy can say of one target: by which rules allowed, how denied; `full` when only one thing."""
+    """What the policy can say of one target; `full` when only one thing."""
 
-    allowed: frozenset[str]
-    denied: frozenset[tuple[str, str]]
+    possible: Possible
     full: bool
     tool: str | None
 
@@ -42,11 +42,12 @@ class Judged(Struct, frozen=True):
 class Replay:
     """The policy of one job, asked again for each call."""
 
-    def __init__(self, policy: Policy, manifests: dict[str, Manifest]) -> None:
-        """Take the pinned policy and the manifests by digest."""
-        self._policy = policy
+    def __init__(self, chain: Chain, manifests: dict[str, Manifest], fold: Fold) -> None:
+        """Take the pinned policy with its ancestors, the manifests by digest, and what the lane has added up to."""
+        self._chain = chain
         self._manifests = manifests
-        self._timeless = not reads_time(policy)
+        self._fold = fold
+        self._timeless = not reads(chain, "time", "age", "recent", "gateway")
         self._memo: dict[tuple[Any, ...], Judged] = {}  # what cannot depend on the time of a call
 
     def judge(self, leaf: Begin | Deny, token: TokenUse) -> Judged:
@@ -61,23 +62,23 @@ class Replay:
         judged = self._memo.get(key)
         if judged is None:
             rebuilt = self._rebuild(leaf, target, token.grant, labels)
-            judged = self._ask(rebuilt, token, leaf.time)
+            judged = self._ask(rebuilt, token, leaf, target)
             if self._timeless and len(self._memo) < MAX_MEMO:
                 self._memo[key] = judged
         return judged
 
-    def _ask(self, rebuilt: ToolTarget | ModelTarget, token: TokenUse, time: int) -> Judged:
-        ttl = (token.exp - token.iat) // SECOND
+    def _ask(self, rebuilt: ToolTarget | ModelTarget, token: TokenUse, leaf: Begin | Deny, target: Target) -> Judged:
+        recent = self._fold.recent
         call = Call(
-            subject=subject_of(token.grant.scope), target=rebuilt, token_ttl=ttl, time=time, arguments=UNDISCLOSED
+            subject=subject_of(token.grant.scope),
+            target=rebuilt,
+            token_ttl=(token.exp - token.iat) // SECOND,
+            time=leaf.time,
+            recent=UNDISCLOSED if recent is None else recent.at(leaf.time, target),
+            staleness=leaf.staleness,
         )
-        possible = outcomes(self._policy, call)
-        return Judged(
-            frozenset(each.rule for each in possible if isinstance(each, Allowed)),
-            frozenset((each.rule, each.reason) for each in possible if isinstance(each, Denied)),
-            len(possible) == 1,
-            rebuilt.tool if isinstance(rebuilt, ToolTarget) else None,
-        )
+        found = possible(self._chain, call)
+        return Judged(found, found.full, rebuilt.tool if isinstance(rebuilt, ToolTarget) else None)
 
     def _rebuild(self, leaf: Begin | Deny, target: Target, grant: Grant, labels: list[str]) -> ToolTarget | ModelTarget:
         """Rebuild a target from grant and manifest; an allowed one must lie inside the grant."""

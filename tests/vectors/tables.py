@@ -7,6 +7,7 @@ import msgspec
 from msgspec import to_builtins
 from msgspec.structs import replace
 
+from tests.vectors.grammar import GRAMMAR
 from tests.world import World, pair
 from verifier.commitment import SIDES, call_key, commit, salt, slice_hash
 from verifier.conditions import evaluate, glob_matches, holds
@@ -16,9 +17,9 @@ from verifier.draft import arguments
 from verifier.encoding import b64, canonical, digest, safe_text
 from verifier.leaf import Commitment
 from verifier.merkle import consistency_proof, inclusion_proof, leaf_hash, root_of
-from verifier.policy import Condition
 from verifier.refused import Refused
 from verifier.revocation import Heartbeat
+from verifier.rules import Condition
 
 GLOBS = (
     ("*", ""),
@@ -83,6 +84,7 @@ CONDITIONS: tuple[tuple[str, str, Any, str], ...] = (
     ("args.a.b", "eq", 1, '{"a":{"b":1}}'),
     ("args.a.b", "eq", 1, '{"a":[1]}'),
     ("args.a.b", "exists", False, '{"a":1}'),
+    *GRAMMAR,
 )
 
 CANONICAL: tuple[Any, ...] = (
@@ -171,7 +173,7 @@ def _decision(row: dict[str, Any]) -> dict[str, Any]:
     doors = {name: row[name] for name in ("remote_content", "provider_state") if name in row}
     body = ModelBody(hosted_tools=tuple(row.get("hosted_tools", ())), **doors)
     call = Call(subject=subject, target=target, token_ttl=row.get("token_ttl", 300), time=0, arguments={}, body=body)
-    decision = decide(World().policy, call)
+    decision = decide((World().policy,), call)
     word = {Allowed: "allow", Held: "hold", Denied: "deny"}[type(decision)]
     reason = {"reason": decision.reason} if isinstance(decision, Denied) else {}
     return {"call": row, "decision": word, "rule": decision.rule, **reason}

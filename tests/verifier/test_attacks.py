@@ -364,10 +364,7 @@ def test_a_parent_that_is_merely_there_answers_nothing() -> None:
 
 
 def test_a_policy_that_inherits_is_refused_and_never_read_without_its_parent() -> None:
-    raw = canonical(replace(WORLD.policy, parent=ZERO))
-    fails(
-        instead("policy", seal_up("policy", raw, pair("author"), pair("registry"))), "unsupported", verdict="MALFORMED"
-    )
+    fails(World(policy={"parent": ZERO}).story().verify(), "missing-document")
 
 
 def test_a_missing_attribute_in_a_deny_condition_denies() -> None:

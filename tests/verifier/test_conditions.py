@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from verifier.conditions import UNDISCLOSED, Truth, evaluate, glob_matches, holds, number
-from verifier.policy import Condition
+from verifier.rules import Condition
 
 T, F, M, U = Truth.TRUE, Truth.FALSE, Truth.MISSING, Truth.UNDISCLOSED
 

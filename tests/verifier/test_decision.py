@@ -20,10 +20,10 @@ from verifier.decision import (
     ToolTarget,
     decide,
     outcomes,
-    reads_time,
+    reads,
 )
 from verifier.draft import build
-from verifier.policy import Policy
+from verifier.policy import Chain
 
 NOW = 1_790_000_000_000_000
 SUBJECT = Subject("agent-1", "client-1", "job-1", "support", "test")
@@ -33,10 +33,10 @@ X1 = {"attr": "args.x", "op": "eq", "value": 1}
 MISSING = {"attr": "model.name", "op": "eq", "value": "never"}
 
 
-def policy(**draft: Any) -> Policy:
-    """Build a policy that allows the one tool, with some fields replaced."""
+def policy(**draft: Any) -> Chain:
+    """Build a policy that allows the one tool, with some fields replaced; it has no parent."""
     whole = {"policy_name": "p", "allowed_tools": [{"kind": "mcp", "server": "crm", "tools": ["get"]}]} | draft
-    return build(whole, issuer="team", now=NOW)
+    return (build(whole, issuer="team", now=NOW),)
 
 
 def tool(**changes: Any) -> Call:
@@ -88,14 +88,13 @@ def test_a_missing_argument_does_not_allow_where_the_rule_allows() -> None:
 
 
 def test_a_rule_that_asks_for_a_person_holds_the_call() -> None:
-    held = policy()
-    rule = replace(held.allowed_tools[0], approval="human")
-    assert decide(replace(held, allowed_tools=[rule]), tool()) == Held("allow-1", "human")
+    held = policy(allowed_tools=allow(approval="human"))
+    assert decide(held, tool()) == Held("allow-1", "human")
 
 
 def test_a_local_rule_is_about_no_tool_of_a_server() -> None:
-    rule = replace(policy().allowed_tools[0], kind="local")
-    assert decide(replace(policy(), allowed_tools=[rule]), tool()) == Denied("default", "not-allowed")
+    rule = replace(policy()[0].allowed_tools[0], kind="local")
+    assert decide((replace(policy()[0], allowed_tools=[rule]),), tool()) == Denied("default", "not-allowed")
 
 
 @pytest.mark.parametrize(
@@ -115,7 +114,7 @@ def test_what_holds_for_all_rules_comes_first(draft: dict[str, Any], changes: di
     assert outcomes(policy(**draft), tool(**changes)) == (decision,)
 
 
-def egress(*rules: dict[str, Any]) -> Policy:
+def egress(*rules: dict[str, Any]) -> Chain:
     """Build a policy with model rules."""
     return policy(model_egress={"provider": "provider", "models": list(rules)})
 
@@ -172,8 +171,8 @@ def test_a_replay_without_the_body_knows_the_doors_that_can_be_shut_and_no_other
 
 
 def test_a_policy_that_asks_for_the_time_says_so() -> None:
-    assert not reads_time(policy())
-    assert reads_time(policy(denied_tools=allow({"attr": "time.now", "op": "gt", "value": 1})))
+    assert not reads(policy(), "time")
+    assert reads(policy(denied_tools=allow({"attr": "time.now", "op": "gt", "value": 1})), "age", "time")
     assert set(
         outcomes(policy(allowed_tools=allow({"attr": "time.now", "op": "gt", "value": 1})), tool(time=UNDISCLOSED))
     ) == {

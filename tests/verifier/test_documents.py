@@ -307,10 +307,10 @@ SMALL = Budget(calls=10, tokens=100, wall_seconds=60)
 
 
 def test_the_widest_scope_is_inside_its_policy_and_says_what_is_unavailable() -> None:
-    tools, models, unavailable = expand(WORLD.policy, MANIFESTS, subject_of(GRANT.scope))
+    tools, models, unavailable = expand((WORLD.policy,), MANIFESTS, subject_of(GRANT.scope))
     assert tools == ["mcp:crm-mcp/get_case", "mcp:crm-mcp/search_customer"]
     assert (models, unavailable) == (["openrouter_via_fal/*"], ["tickets-mcp"])
-    within(replace(GRANT.scope, tools=tools, models=models), WORLD.policy, MANIFESTS)
+    within(replace(GRANT.scope, tools=tools, models=models), (WORLD.policy,), MANIFESTS)
 
 
 @pytest.mark.parametrize(
@@ -338,12 +338,12 @@ def test_the_widest_scope_is_inside_its_policy_and_says_what_is_unavailable() ->
 )
 def test_a_scope_outside_its_policy_is_refused(policy: Policy, changes: dict[str, Any], code: str, field: str) -> None:
     with refused(code, field):
-        within(replace(GRANT.scope, **changes), policy, MANIFESTS)
+        within(replace(GRANT.scope, **changes), (policy,), MANIFESTS)
 
 
 def test_a_scope_inside_its_limits_is_admitted() -> None:
-    within(replace(GRANT.scope, limits=SMALL), LIMITED, MANIFESTS)
-    admits(WORLD.policy, agent="agent-1", job_type="support", environment="test")
+    within(replace(GRANT.scope, limits=SMALL), (LIMITED,), MANIFESTS)
+    admits((WORLD.policy,), agent="agent-1", job_type="support", environment="test")
 
 
 def test_a_tool_that_only_a_deny_without_conditions_names_is_never_in_a_scope() -> None:
@@ -356,5 +356,5 @@ def test_a_tool_that_only_a_deny_without_conditions_names_is_never_in_a_scope() 
         data_classes=[],
         approval="none",
     )
-    tools, _, _ = expand(WORLD.policy, {"crm-mcp": replace(WORLD.manifest, tools=[tool])}, subject_of(GRANT.scope))
+    tools, _, _ = expand((WORLD.policy,), {"crm-mcp": replace(WORLD.manifest, tools=[tool])}, subject_of(GRANT.scope))
     assert tools == []

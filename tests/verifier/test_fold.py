@@ -9,6 +9,7 @@ from msgspec.structs import replace
 
 from tests.world import NOW, SECOND, World
 from verifier import leaf
+from verifier.decision import Denied
 from verifier.draft import build
 from verifier.fold import WINDOW, Fold, ModelCalls, Purse, matches
 from verifier.grant import Budget
@@ -25,7 +26,8 @@ def purse(share: Budget = NO_LIMIT, **draft: Any) -> Purse:
     """Start a purse under a policy with one rule."""
     rule = {"kind": "mcp", "server": "crm", "tools": ["*"], "limits": draft.pop("limits", None)}
     rule = {name: value for name, value in rule.items() if value is not None}
-    return Purse(build({"policy_name": "p", "allowed_tools": [rule]} | draft, issuer="t", now=NOW), share, NOW)
+    chain = (build({"policy_name": "p", "allowed_tools": [rule]} | draft, issuer="t", now=NOW),)
+    return Purse(chain, share, NOW)
 
 
 def begin(target: Target = TOOL, time: int = NOW, call: str = "call-1", **changes: Any) -> Begin:
@@ -52,9 +54,9 @@ def test_a_limit_of_two_calls_covers_two_calls(spend: Purse, code: str) -> None:
     fold = Fold(spend)
     assert spend.limited
     for number in range(2):
-        assert spend.refusal("allow-1", TOOL, 0, NOW) is None
+        assert spend.refusal(("allow-1",), TOOL, 0, NOW) is None
         fold.add(begin(call=f"call-{number}"))
-    assert spend.refusal("allow-1", TOOL, 0, NOW) == code
+    assert spend.refusal(("allow-1",), TOOL, 0, NOW) == Denied("allow-1", code)
 
 
 @pytest.mark.parametrize(
@@ -69,32 +71,32 @@ def test_a_limit_of_two_calls_covers_two_calls(spend: Purse, code: str) -> None:
     ],
 )
 def test_a_limit_of_nothing_covers_nothing(spend: Purse, code: str) -> None:
-    assert spend.refusal("allow-1", TOOL, 1, NOW) == code
+    assert spend.refusal(("allow-1",), TOOL, 1, NOW) == Denied("allow-1", code)
 
 
 def test_a_purse_without_limits_counts_nothing_and_refuses_nothing() -> None:
     spend = purse()
     assert not spend.limited
-    assert spend.refusal("allow-1", TOOL, 2**62, 2**62) is None
+    assert spend.refusal(("allow-1",), TOOL, 2**62, 2**62) is None
 
 
 def test_a_limit_of_another_rule_or_tool_is_not_this_ones() -> None:
     spend = purse(limits={"calls_per_job": 1, "calls_per_minute": 1}, budgets={"per_tool": {"crm/put": 1}})
     spend.begin(replace(begin(), rule="other"), 0)
-    assert spend.refusal("allow-1", TOOL, 0, NOW) is None
+    assert spend.refusal(("allow-1",), TOOL, 0, NOW) is None
 
 
 @pytest.mark.parametrize("spend", [purse(limits={"calls_per_minute": 1}), purse(budgets={"calls_per_minute": 1})])
 def test_a_rate_is_over_any_minute(spend: Purse) -> None:
     spend.begin(begin(), 0)
-    assert spend.refusal("allow-1", TOOL, 0, NOW + 60 * SECOND - 1)
-    assert spend.refusal("allow-1", TOOL, 0, NOW + 60 * SECOND) is None
+    assert spend.refusal(("allow-1",), TOOL, 0, NOW + 60 * SECOND - 1)
+    assert spend.refusal(("allow-1",), TOOL, 0, NOW + 60 * SECOND) is None
 
 
 def test_time_is_spent_from_the_opening_of_the_job() -> None:
     spend = purse(Budget(wall_seconds=10))
-    assert spend.refusal("allow-1", TOOL, 0, NOW + 10 * SECOND) is None
-    assert spend.refusal("allow-1", TOOL, 0, NOW + 10 * SECOND + 1) == "budget-time"
+    assert spend.refusal(("allow-1",), TOOL, 0, NOW + 10 * SECOND) is None
+    assert spend.refusal(("allow-1",), TOOL, 0, NOW + 10 * SECOND + 1) == Denied("allow-1", "budget-time")
 
 
 @pytest.mark.parametrize(
@@ -109,10 +111,10 @@ def test_time_is_spent_from_the_opening_of_the_job() -> None:
 def test_a_reservation_is_replaced_by_what_was_used(changes: dict[str, Any], left: int) -> None:
     fold = Fold(purse(Budget(tokens=100)))
     fold.add(begin(MODEL, reservation=Reservation(tokens=50)))
-    assert fold.purse.refusal("model-1", MODEL, 51, NOW) == "budget-tokens"
+    assert fold.purse.refusal(("model-1",), MODEL, 51, NOW) == Denied("model-1", "budget-tokens")
     fold.add(end(**changes))
-    assert fold.purse.refusal("model-1", MODEL, left, NOW) is None
-    assert fold.purse.refusal("model-1", MODEL, left + 1, NOW) == "budget-tokens"
+    assert fold.purse.refusal(("model-1",), MODEL, left, NOW) is None
+    assert fold.purse.refusal(("model-1",), MODEL, left + 1, NOW) == Denied("model-1", "budget-tokens")
 
 
 def test_what_a_purse_says_is_what_it_spent_whatever_the_order_of_ends() -> None:

@@ -27,9 +27,10 @@ from verifier.keys import KeyList, Pin, Trust
 from verifier.latest import Latest
 from verifier.manifest import Manifest
 from verifier.merkle import check_consistency, check_inclusion, inclusion_proof, leaf_hash, root_of
-from verifier.policy import Condition, Policy
+from verifier.policy import Policy
 from verifier.refused import Refused
 from verifier.revocation import Heartbeat, Revocation, Target
+from verifier.rules import Condition
 from verifier.seal import Seal
 
 EXAMPLES = 2_000
@@ -92,14 +93,14 @@ def opened(raw: bytes) -> Any:
 
 def drafted(raw: bytes) -> Any:
     """Build a draft and run its tests."""
-    return run_tests(build(read_draft(raw), issuer="team", now=NOW))
+    return run_tests((build(read_draft(raw), issuer="team", now=NOW),))
 
 
 def decided(raw: bytes) -> Any:
     """Decide a call with these arguments."""
     target = ToolTarget("crm", "x", "read", "internal", "crm.example")
     subject = Subject("a", "c", "j", "t", "e")
-    return decide(POLICY, Call(subject=subject, target=target, token_ttl=1, time=NOW, arguments=arguments(raw)))
+    return decide((POLICY,), Call(subject=subject, target=target, token_ttl=1, time=NOW, arguments=arguments(raw)))
 
 
 def conditioned(raw: bytes) -> Any:

@@ -11,7 +11,8 @@ from tests.world import MINIMAL, NOW, World
 from verifier.decision import Allowed, Denied, Held
 from verifier.draft import arguments, build, read_draft, run_tests
 from verifier.encoding import canonical
-from verifier.policy import DAY, Policy
+from verifier.policy import DAY, Policy, check_enforceable
+from verifier.refused import Refused
 
 WORLD = World()
 RULE = {"kind": "mcp", "server": "crm", "tools": ["get"]}
@@ -92,19 +93,16 @@ def test_a_draft_that_cannot_be_read_is_refused(raw: bytes, code: str) -> None:
         ({"valid_until": NOW}, "bad-policy", "valid_until"),
         ({"token_constraints": {"require_scope_hash": False}}, "bad-policy", None),
         ({"token_constraints": {"policy_hash_pinning": "none"}}, "bad-policy", None),
-        ({"parent": "sha256:" + "0" * 64}, "unsupported", None),
-        ({"regulated": True}, "unsupported", None),
-        ({"approvals": {"quorum": 1}}, "unsupported", None),
-        ({"approvals": {"approvers": ["x"]}}, "unsupported", None),
-        ({"receipts": {"privacy": "sealed"}}, "unsupported", None),
-        ({"receipts": {"auditors": ["x"]}}, "unsupported", None),
-        ({"token_constraints": {"binding": "dpop"}}, "unsupported", None),
-        ({"token_constraints": {"max_delegation_depth": 1}}, "unsupported", None),
+        ({"approvals": {"quorum": 1}}, "bad-policy", "approvals"),
+        ({"approvals": {"quorum": 2, "approvers": ["x", "x"]}}, "bad-policy", "approvers"),
+        ({"receipts": {"privacy": "sealed"}}, "bad-policy", "receipts"),
+        ({"receipts": {"auditors": ["x", "x"]}}, "bad-policy", "auditors"),
+        ({"denied_tools": [RULE | {"approval": "human"}]}, "bad-policy", "denied_tools"),
+        ({"denied_tools": [RULE | {"limits": {"calls_per_job": 1}}]}, "bad-policy", "denied_tools"),
         ({"budgets": {"cost_nano_usd": 1}}, "unsupported", None),
         ({"model_egress": {"prices": "sha256:" + "0" * 64}}, "unsupported", None),
         ({"responses": {"injection": "block"}}, "unsupported", None),
         ({"data_classes": {"on_violation": "redact"}}, "unsupported", None),
-        ({"allowed_tools": [RULE | {"approval": "human"}]}, "unsupported", None),
         ({"allowed_tools": [RULE | {"kind": "local"}]}, "unsupported", None),
         ({"denied_tools": [RULE | {"resources": ["*"]}]}, "unsupported", None),
         ({"allowed_tools": [RULE | {"prompts": ["*"]}]}, "unsupported", None),
@@ -121,7 +119,42 @@ def test_a_draft_that_contradicts_itself_or_asks_too_much_is_refused_at_its_plac
 @pytest.mark.parametrize(
     ("condition", "code"),
     [
-        ({"attr": "args.x", "op": "host_in", "value": ["a"]}, "unsupported"),
+        ({"attr": "user", "op": "exists", "value": True}, "bad-policy"),
+        ({"attr": "job.owner", "op": "exists", "value": True}, "unsupported"),
+        ({"attr": "args.x", "op": "in", "value": []}, "bad-policy"),
+        ({"attr": "args.x", "op": "lt", "value": "a"}, "bad-policy"),
+        ({"attr": "args.x", "op": "lt", "value": [1]}, "bad-policy"),
+        ({"attr": "args.x", "op": "between", "value": [2, 1]}, "bad-policy"),
+        ({"attr": "args.x", "op": "between", "value": [1, "x"]}, "bad-policy"),
+        ({"attr": "args.x", "op": "host_in", "value": ["a"]}, "bad-policy"),
+        ({"attr": "args.x", "op": "host_in", "value": []}, "bad-policy"),
+        ({"attr": "args.x", "op": "host_in", "value": "a.example"}, "bad-policy"),
+        ({"attr": "args.x", "op": "host_in", "value": [1]}, "bad-policy"),
+        ({"attr": "args.x", "op": "host_in", "value": ["A.example"]}, "bad-policy"),
+        ({"attr": "args.x", "op": "host_in", "value": ["*.a.example:0"]}, "bad-policy"),
+        ({"attr": "args.x", "op": "email_domain_in", "value": ["a.example:25"]}, "bad-policy"),
+        ({"attr": "args.x", "op": "email_domain_in", "value": ["*a.example"]}, "bad-policy"),
+        ({"attr": "args.x", "op": "subpath_of", "value": "srv"}, "bad-policy"),
+        ({"attr": "args.x", "op": "subpath_of", "value": ["/srv"]}, "bad-policy"),
+        ({"attr": "args.x", "op": "cidr_in", "value": ["10.0.0.1/8"]}, "bad-policy"),
+        ({"attr": "args.x", "op": "cidr_in", "value": ["10.0.0.1"]}, "bad-policy"),
+        ({"attr": "args.x", "op": "cidr_in", "value": ["fe80::%1/64"]}, "bad-policy"),
+        ({"attr": "args.x", "op": "cidr_in", "value": ["ten"]}, "bad-policy"),
+        ({"attr": "job.type", "op": "eq", "value": 1}, "bad-policy"),
+        ({"attr": "job.type", "op": "lt", "value": 1}, "bad-policy"),
+        ({"attr": "time.now", "op": "eq", "value": "noon"}, "bad-policy"),
+        ({"attr": "time.now", "op": "prefix", "value": "1"}, "bad-policy"),
+        ({"attr": "recent.first_use", "op": "eq", "value": 1}, "bad-policy"),
+        ({"attr": "recent.first_use", "op": "in", "value": [True]}, "bad-policy"),
+        ({"attr": "data.labels", "op": "eq", "value": "secrets"}, "bad-policy"),
+        ({"attr": "data.labels", "op": "in", "value": [1]}, "bad-policy"),
+        ({"attr": "time.hour", "op": "lt", "value": 9}, "bad-policy"),
+        ({"attr": "time.now", "op": "lt", "value": 9, "offset": "+00:00"}, "bad-policy"),
+        ({"attr": "time.hour", "op": "lt", "value": 24, "offset": "+00:00"}, "bad-policy"),
+        ({"attr": "time.weekday", "op": "in", "value": [0, 1], "offset": "+00:00"}, "bad-policy"),
+        ({"attr": "time.hour", "op": "lt", "value": 9, "offset": "+14:01"}, "bad-policy"),
+        ({"attr": "time.hour", "op": "lt", "value": 9, "offset": "-00:00"}, "bad-policy"),
+        ({"attr": "time.hour", "op": "lt", "value": 9, "offset": "+1:00"}, "bad-policy"),
         ({"attr": "moon.phase", "op": "eq", "value": 1}, "unsupported"),
         ({"attr": "args.x", "op": "in", "value": 1}, "bad-policy"),
         ({"attr": "args.x", "op": "not_in", "value": "a"}, "bad-policy"),
@@ -144,6 +177,45 @@ def test_a_condition_that_can_never_be_judged_is_refused(place: str, condition: 
     } if place == "model_egress" else {place: [RULE | {"when": [condition]}]}  # fmt: skip
     with refused(code):
         built(**rules)
+
+
+JUDGED: list[tuple[str, dict[str, Any]]] = [
+    ("parent", {"parent": "sha256:" + "0" * 64}),
+    ("approvals", {"approvals": {"quorum": 1, "approvers": ["x"]}}),
+    ("approvals", {"approvals": {"approvers": ["x"]}}),
+    ("approvals", {"allowed_tools": [RULE | {"approval": "human"}]}),
+    ("receipts.privacy sealed", {"receipts": {"privacy": "sealed", "auditors": ["x"]}}),
+    ("receipts.privacy sealed", {"receipts": {"auditors": ["x"]}}),
+    ("token_constraints.binding", {"token_constraints": {"binding": "dpop"}}),
+    ("token_constraints.max_delegation_depth", {"token_constraints": {"max_delegation_depth": 1}}),
+    ("user", {"denied_tools": [RULE | {"when": [{"attr": "user.id", "op": "eq", "value": "u"}]}]}),
+    ("age", {"model_egress": {"provider": "x", "models": [{"when": [{"attr": "age.mfa", "op": "lt", "value": 1}]}]}}),
+]
+
+
+@pytest.mark.parametrize(("name", "draft"), JUDGED)
+def test_what_the_services_cannot_do_is_judged_and_refused_by_name_where_it_would_be_used(
+    name: str, draft: dict[str, Any]
+) -> None:
+    with pytest.raises(Refused, match=name) as caught:
+        check_enforceable(built(**draft))
+    assert caught.value.code == "unsupported"
+
+
+def test_what_the_services_can_do_is_enforceable() -> None:
+    when = [
+        {"attr": "args.url", "op": "host_in", "value": ["*.example.com", "example.com:8443"]},
+        {"attr": "args.to", "op": "email_domain_in", "value": ["a.example", "*.b.example"]},
+        {"attr": "args.path", "op": "subpath_of", "value": "/srv/data"},
+        {"attr": "args.ip", "op": "cidr_in", "value": ["10.0.0.0/8", "2001:db8::/32"]},
+        {"attr": "time.hour", "op": "between", "value": [9, "16"], "offset": "-03:30"},
+        {"attr": "time.weekday", "op": "exists", "value": True, "offset": "+00:00"},
+        {"attr": "recent.denials", "op": "le", "value": 5},
+        {"attr": "recent.first_use", "op": "eq", "value": False},
+        {"attr": "data.labels", "op": "not_in", "value": ["secrets"]},
+        {"attr": "gateway.staleness", "op": "in", "value": [0, "1"]},
+    ]
+    check_enforceable(built(regulated=True, allowed_tools=[RULE | {"when": when}], denied_tools=[RULE]))
 
 
 def test_the_keys_of_a_map_are_plain_names() -> None:
@@ -193,7 +265,7 @@ def test_a_policys_own_test_holds(test: dict[str, Any]) -> None:
         model_egress={"provider": "x"},
         tests=[{"name": "t"} | test],
     )
-    assert len(run_tests(made)) == 1
+    assert len(run_tests((made,))) == 1
 
 
 @pytest.mark.parametrize(
@@ -212,13 +284,13 @@ def test_a_policys_own_test_holds(test: dict[str, Any]) -> None:
 def test_a_policys_own_test_that_does_not_hold_is_refused(test: dict[str, Any], code: str) -> None:
     made = built(allowed_tools=[RULE], tests=[{"name": "t"} | test])
     with refused(code):
-        run_tests(made)
+        run_tests((made,))
 
 
 def test_a_held_call_is_a_hold_in_a_policys_own_test() -> None:
     made = built(allowed_tools=[RULE], tests=[{"name": "t", "call": TOOL, "expect": "hold"}])
     asked = replace(made, allowed_tools=[replace(made.allowed_tools[0], approval="confirm")])
-    assert [decision for _, decision in run_tests(asked)] == [Held("allow-1", "confirm")]
+    assert [decision for _, decision in run_tests((asked,))] == [Held("allow-1", "confirm")]
     assert Allowed("allow-1") != Denied("allow-1", "x")
 
 

@@ -85,21 +85,14 @@ def _policy_bent(change: Bend) -> bytes:
     return signed(world, policies=[seal_up("policy", payload, pair("author"), pair("registry"))])
 
 
-@case(
-    MADE,
-    "MALFORMED unsupported",
-    "a policy that asks for approvals, which this version does not judge",
-    also="missing-document",
-)
+@case(MADE, "MALFORMED bad-policy", "a policy that asks more approvers than it has", also="missing-document")
 def policy_with_approvals() -> bytes:
     return _policy_bent(lambda it: it["approvals"].update(quorum=1))
 
 
-@case(
-    MADE, "MALFORMED unsupported", "a policy with a parent, which this version does not judge", also="missing-document"
-)
+@case(MADE, "FAIL missing-document", "a policy whose parent is left out: nothing says what it forbids")
 def policy_with_parent() -> bytes:
-    return _policy_bent(lambda it: it.update(parent="sha256:" + "0" * 64))
+    return World(policy={"parent": "sha256:" + "0" * 64}).story().bundle()
 
 
 @case(MADE, "MALFORMED bad-policy", "two rules with one id", also="missing-document")
