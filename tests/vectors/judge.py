@@ -163,7 +163,7 @@ class BoxCase(Struct, frozen=True, forbid_unknown_fields=True):
 
 READERS: dict[str, Callable[[Case], object]] = {
     "policies": lambda case: Policy.parse(case.raw),
-    "drafts": lambda case: run_tests(build(read_draft(case.raw), issuer=GATEWAY, now=NOW)),
+    "drafts": lambda case: run_tests((build(read_draft(case.raw), issuer=GATEWAY, now=NOW),)),
     "manifests": lambda case: Manifest.parse(case.raw),
     "grants": lambda case: Grant.parse(case.raw),
     "seals": lambda case: Seal.parse(case.raw),
