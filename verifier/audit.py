@@ -24,6 +24,7 @@ from verifier.bundle import (
     content,
     kind_of,
 )
+from verifier.delegation import overdrawn
 from verifier.encoding import read
 from verifier.evidence import Evidence, establish, establish_trust
 from verifier.keys import Pin, Trust
@@ -145,11 +146,10 @@ class Audit:
         return last
 
     def _total(self, evidence: Evidence, calls: int, tokens: int) -> None:
-        """Step 9, its end: all lanes together stay inside the job's one purse, whatever share each was given."""
-        limits = evidence.first.scope.limits
-        for name, most, spent in (("calls", limits.calls, calls), ("tokens", limits.tokens, tokens)):
-            if most is not None and spent > most:
-                self.report.add("over-budget", 9, f"all lanes spent {spent} {name}, the job has {most}", place="limits")
+        """Step 9, its end: all lanes and children's shares together stay inside the job's one purse."""
+        children = evidence.seal.children if evidence.seal else []
+        for why in overdrawn(evidence.first.scope.limits, children, calls=calls, tokens=tokens):
+            self.report.add("over-budget", 9, why, place="limits")
 
     def _receipts(self, check: LaneCheck) -> bytes | None:
         """Feed a lane its receipts; return the next head line, None at the end."""
@@ -164,10 +164,10 @@ class Audit:
 
     def _current(self, trust: Trust, evidence: Evidence, last: int) -> None:
         """Step 2, its second half: the key list was current at the seal (else at the last receipt) and at `--at`."""
-        for at in (evidence.seal.closed if evidence.seal else last, self.at):
+        for at, newest in ((evidence.seal.closed if evidence.seal else last, False), (self.at, True)):
             if at is not None:
                 try:
-                    trust.current(at)
+                    trust.current(at, newest=newest)
                 except Refused as refused:
                     self.report.refuse(refused, 2)
         totals = self.report.totals

@@ -3,7 +3,7 @@
 A child is never wider, longer or deeper than its parent, and speaks for the same user before the same gateway.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 from verifier.conditions import any_glob
 from verifier.grant import BINDINGS, LIMITS, Budget, Grant
@@ -52,15 +52,14 @@ def beyond(most: Budget, asked: Budget) -> Iterator[str]:
             yield name
 
 
-def overdrawn(
-    purse: Budget, children: Iterable[Child], *, calls: int = 0, tokens: int = 0
-) -> Iterator[tuple[str, str]]:
-    """Name every limit that the children's shares, and what the job itself spent, go beyond."""
+def overdrawn(purse: Budget, children: Sequence[Child], *, calls: int, tokens: int) -> Iterator[str]:
+    """Say where the children's shares, and what the job's own lanes spent, go beyond the job's purse."""
     shares = [child.share for child in children]
-    for share in shares:
-        for name in beyond(purse, share):
-            yield name, f"a child job's share of {name} is more than the job's"
+    for child in children:
+        for name in beyond(purse, child.share):
+            yield f"child job {child.job} got a larger share of {name} than the job has"
     for name, spent in (("calls", calls), ("tokens", tokens)):
-        most, given = getattr(purse, name), [getattr(share, name) or 0 for share in shares]
-        if most is not None and spent + sum(given) > most and max(given, default=0) <= most:
-            yield name, f"lanes spent and child jobs got {spent + sum(given)} {name}, the job has {most}"
+        most = getattr(purse, name)
+        total = spent + sum(getattr(share, name) or 0 for share in shares)
+        if most is not None and total > most:
+            yield f"all lanes spent and all child jobs got {total} {name}, the job has {most}"

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from functools import partial
 
 from verifier.bundle import Line
-from verifier.delegation import overdrawn
 from verifier.docket import Docket
 from verifier.documents import open_seal
 from verifier.encoding import digest
@@ -13,6 +12,7 @@ from verifier.family import Family
 from verifier.refused import Refused
 from verifier.revocation import Revocation
 from verifier.seal import Seal, unextended
+from verifier.tree import place_of
 from verifier.witness import witness
 
 
@@ -92,5 +92,6 @@ def check_seal(docket: Docket, seal: Seal | None, family: Family, revocations: M
         report.add("wrong-issuer", 5, "a revocation by another issuer", place="revocation")
     if seal.status == "interrupted":
         report.add("interrupted", 5, "sealed as interrupted: a gateway did not answer at the close", place="status")
-    for field, why in overdrawn(first.scope.limits, seal.children):
-        report.add("over-budget", 9, why, place=field)
+    for child in seal.children:
+        why = f"job {child.job} was delegated, and its bundle is not here"
+        report.add("missing-child", 12, why, place=place_of(child))
