@@ -4,7 +4,7 @@
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from io import BytesIO
@@ -16,11 +16,12 @@ from msgspec.structs import replace
 
 from verifier import bundle, leaf, seal
 from verifier.admission import expand, subject_of
+from verifier.approval import Approval
 from verifier.audit import verify
-from verifier.checkpoint import sign_head
+from verifier.checkpoint import ML_DSA_44_TYPE, key_id, proof, sign_head, subtree_message
 from verifier.commitment import call_key, commit
 from verifier.draft import build, read_draft
-from verifier.encoding import canonical, digest
+from verifier.encoding import b64, canonical, digest
 from verifier.envelope import seal_up
 from verifier.fold import Fold
 from verifier.grant import Budget, Grant, Scope
@@ -43,7 +44,7 @@ from verifier.leaf import (
     Usage,
 )
 from verifier.manifest import Manifest, Tool
-from verifier.merkle import EMPTY, Tree, leaf_hash
+from verifier.merkle import EMPTY, Tree, inclusion_proof, leaf_hash, root_of
 from verifier.policy import DAY, Policy
 from verifier.report import Report
 from verifier.revocation import Revocation
@@ -84,6 +85,20 @@ def root(name: str, owner: str) -> Root:
     """List a root key."""
     public = pair(name).public
     return Root(owner=owner, ed25519=public.ed25519, ml_dsa_44=public.ml_dsa_44 or "")
+
+
+def log_proof(entry: bytes, seconds: int, log: str = "log", **cosigners: int) -> str:
+    """Prove that a log had an entry by a time; cosigners, by the name of their key, each with their own time."""
+    origin = "log.example/seals"
+    hashes = [leaf_hash(b"another entry"), leaf_hash(entry)]
+    root_hash = root_of(hashes)
+    note = sign_head(pair(log), origin, len(hashes), root_hash, closing_at=seconds)
+    for name in sorted(cosigners, key=lambda each: pair(each).kid):
+        line, time = f"{name}.example", cosigners[name]
+        ident = key_id(line, ML_DSA_44_TYPE, pair(name).raw[1])
+        signature = pair(name).ml_dsa_44(subtree_message(line, time, origin, len(hashes), root_hash))
+        note += f"— {line} {b64(ident + time.to_bytes(8, 'big') + signature)}\n"
+    return proof(entry, 1, inclusion_proof(hashes, 1), note)
 
 
 @dataclass
@@ -209,15 +224,19 @@ class World:
         self, *, policy: dict[str, Any] | None = None,
         scope: dict[str, Any] | None = None, grant: dict[str, Any] | None = None,
         tools: list[Tool] | None = None, keys: list[Key] | None = None, listed: dict[str, Any] | None = None,
+        job: str = "job-1", above: Sequence[dict[str, Any]] = (),
     ) -> None:  # fmt: skip
-        self.job, self.jti = "job-1", "token-1"
+        self.job, self.jti = job, "token-1"
+        self.installed: dict[str, Any] = {
+            "policy": policy, "tools": tools, "keys": keys, "listed": listed, "above": above,
+        }  # fmt: skip
         self.iat, self.exp = NOW // SECOND, NOW // SECOND + 300
         self.listed = replace(self._key_list(), **(listed or {}))
         if keys is not None:
             self.listed = replace(self.listed, keys=keys)
         self.keys_payload = canonical(self.listed)
-        self.policy = build(read_draft(MINIMAL.read_bytes()) | (policy or {}), issuer=AUTHOR, now=NOW - DAY)
-        self.policy_payload = canonical(self.policy)
+        self.chain = self._chain([policy or {}, *above])
+        self.policy, self.policy_payload = self.chain[0], canonical(self.chain[0])
         self.policy_digest = digest(self.policy_payload)
         self.manifest = self._manifest(tools)
         self.manifest_payload = canonical(self.manifest)
@@ -226,6 +245,46 @@ class World:
         self.grant_digest = digest(self.grant_payload)
         self.lanes: list[Lane] = []
         self.revocations: list[Revocation] = []
+        self.key_lists: list[bytes] = []  # earlier ones, in envelopes
+        self.roots: list[str] = ["root"]  # who signs the last one
+        self.grants_above: list[bytes] = []  # of the jobs that delegated this one
+        self.narrower: list[Grant] = []  # more grants of this job
+        self.children: list[World] = []
+        self.approvals: list[Approval] = []
+        self.superseded: seal.Seal | None = None
+        self.log: str | None = None
+
+    def rotate(self, *roots: str, **changes: Any) -> "World":
+        """Issue the next key list, before any lane is opened; the roots named sign it."""
+        self.key_lists.append(seal_up("keys", self.keys_payload, *map(pair, self.roots)))
+        self.listed = replace(self.listed, **({"version": self.listed.version + 1} | changes))
+        self.keys_payload = canonical(self.listed)
+        self.roots = list(roots) or self.roots
+        return self
+
+    def delegate(self, job: str = "job-2", agent: str = "agent-2", **scope: Any) -> "World":
+        """Open a child job for another agent, with all that this one may do."""
+        mine, grant = self.grant.scope, scope.pop("grant", {})
+        narrowed = {
+            "agent": agent, "act": mine.agent if agent != mine.agent else None, "depth": mine.depth + 1,
+            "tools": mine.tools, "models": mine.models, "limits": mine.limits,
+        }  # fmt: skip
+        child = World(**self.installed, job=job, scope=narrowed | scope, grant={"parent": self.grant_digest} | grant)
+        child.grants_above = [*self.grants_above, self.grant_payload]
+        self.children.append(child)
+        return child
+
+    def approve(self, held: Leaf, raw: bytes, approver: str = "approver-1", **changes: Any) -> Approval:
+        """Approve a held call, as an approver's client does; the key bears the approver's name."""
+        assert isinstance(held, Hold)
+        made = Approval(
+            approver=approver, commitment=held.sent, expires=held.time + 60 * SECOND,
+            hold="sha256:" + leaf_hash(raw).hex(), job=self.job, manifest=held.manifest, policy=self.policy_digest,
+            time=held.time + 500, verdict="approve",
+        )  # fmt: skip
+        made = replace(made, **changes)
+        self.approvals.append(made)
+        return made
 
     def lane(self, name: str = "lane-1") -> Lane:
         """Open a lane."""
@@ -263,34 +322,57 @@ class World:
         return made
 
     def sealed(self, **changes: Any) -> seal.Seal:
-        """Say what scope would seal."""
+        """Say what scope would seal; what an interrupted seal said of a lane is kept."""
+        kept = {lane.lane: lane.marks for lane in self.superseded.lanes} if self.superseded else {}
         lanes = [
             seal.SealedLane(
                 lane=lane.name, origin=seal.origin(GATEWAY, self.job, lane.name), gateway=GATEWAY,
                 kid=pair("gateway").kid, size=len(lane.raws),
                 root="sha256:" + lane.tree.root().hex(), share=self.grant.scope.limits,
                 tokens=[seal.SealedToken(jti=self.jti, grant=self.grant_digest, iat=self.iat, exp=self.exp)],
-                marks=[seal.Mark(time=NOW + SECOND, size=0), seal.Mark(time=lane.time + SECOND, size=len(lane.raws))],
+                marks=[
+                    *kept.get(lane.name, [seal.Mark(time=NOW + SECOND, size=0)]),
+                    seal.Mark(time=lane.time + SECOND, size=len(lane.raws)),
+                ],
             )
             for lane in sorted(self.lanes, key=lambda lane: lane.name)
         ]  # fmt: skip
         made = seal.Seal(
             iss=SCOPE, job=self.job, policy=self.policy_digest, keys=digest(self.keys_payload),
-            grants=[self.grant_digest], status="complete", opened=self.grant.opened,
-            closed=max([lane.time for lane in self.lanes], default=NOW) + 2 * SECOND, lanes=lanes, children=[],
+            grants=[self.grant_digest, *(digest(canonical(each)) for each in self.narrower)],
+            status="complete", opened=self.grant.opened,
+            closed=max([lane.time for lane in self.lanes], default=NOW) + 2 * SECOND, lanes=lanes,
+            children=sorted((child.as_child() for child in self.children), key=lambda each: each.job),
             revocations=[digest(canonical(each)) for each in self.revocations],
+            supersedes=None if self.superseded is None else digest(canonical(self.superseded)),
         )  # fmt: skip
         return replace(made, **changes)
 
+    def as_child(self) -> seal.Child:
+        """Say what the parent's seal says of this job."""
+        sealed = digest(canonical(self.sealed()))
+        return seal.Child(job=self.job, grant=self.grant_digest, seal=sealed, share=self.grant.scope.limits)
+
     def documents(self, sealed: seal.Seal | None) -> bundle.Documents:
         """Sign everything."""
+        policies = sorted(map(canonical, self.chain), key=digest)
+        grants = sorted(
+            [*self.grants_above, self.grant_payload, *map(canonical, self.narrower)],
+            key=lambda each: (Grant.parse(each).issued_at, digest(each)),
+        )
+        approvals = sorted(self.approvals, key=lambda each: digest(canonical(each)))
+        superseded = self.superseded
         return bundle.Documents(
-            job=self.job, suite=SUITE, keys=seal_up("keys", self.keys_payload, pair("root")),
-            policies=[seal_up("policy", self.policy_payload, pair("author"), pair("registry"))],
+            job=self.job, suite=SUITE, keys=seal_up("keys", self.keys_payload, *map(pair, self.roots)),
+            policies=[seal_up("policy", each, pair("author"), pair("registry")) for each in policies],
             manifests=[seal_up("manifest", self.manifest_payload, pair("registry"))],
-            grants=[seal_up("grant", self.grant_payload, pair("grant"))],
+            grants=[seal_up("grant", each, pair("grant")) for each in grants],
             revocations=[seal_up("revocation", canonical(each), pair("revocation")) for each in self.revocations],
             seal=None if sealed is None else seal_up("seal", canonical(sealed), pair("seal")),
+            chain=self.key_lists,
+            approvals=[seal_up("approval", canonical(each), pair(each.approver)) for each in approvals],
+            superseded=None if superseded is None else seal_up("seal", canonical(superseded), pair("seal")),
+            log=self.log,
         )  # fmt: skip
 
     def bundle(self, documents: bundle.Documents | None = None) -> bytes:
@@ -307,6 +389,14 @@ class World:
     def verify(self, raw: bytes | None = None, **pin: Any) -> Report:
         """Ask the verifier."""
         return verify(BytesIO(self.bundle() if raw is None else raw), self.pin(**pin))
+
+    def _chain(self, changes: Sequence[dict[str, Any]]) -> list[Policy]:
+        """Write a policy and those above it, child first; each is the minimal one with changes."""
+        chain: list[Policy] = []
+        for each in reversed(changes):
+            made = build(read_draft(MINIMAL.read_bytes()) | each, issuer=AUTHOR, now=NOW - DAY)
+            chain.insert(0, replace(made, parent=digest(canonical(chain[0]))) if chain else made)
+        return chain
 
     def _key_list(self) -> KeyList:
         uses = [

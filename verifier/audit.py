@@ -38,18 +38,27 @@ MAX_LANE_LINE = 4 * MAX_LEAF
 MAX_LANES = 1000
 
 
-def verify(source: BinaryIO | Path | str, pin: Pin, at: int | None = None, *, max_bytes: int = MAX_BYTES) -> Report:
+def verify(
+    source: BinaryIO | Path | str,
+    pin: Pin,
+    at: int | None = None,
+    *,
+    keys: bytes | None = None,
+    max_bytes: int = MAX_BYTES,
+) -> Report:
     """Judge one bundle against a pin; with `at` (microseconds) the key list must also be current then.
+
+    `keys` holds newer key lists, one envelope a line: what became of keys since.
 
     Reads once, in constant memory; never raises for what a bundle contains. `OSError` is the caller's.
     """
     if isinstance(source, Path | str):
         with Path(source).open("rb") as file:
-            return verify(file, pin, at, max_bytes=max_bytes)
+            return verify(file, pin, at, keys=keys, max_bytes=max_bytes)
     report = Report()
     reader = Reader(source, max_bytes)
     try:
-        Audit(reader, pin, at, report).run()
+        Audit(reader, pin, at, report, keys).run()
     except Refused as refused:
         report.refuse(refused, 1, line=reader.number)
     report.conclude()
@@ -59,19 +68,20 @@ def verify(source: BinaryIO | Path | str, pin: Pin, at: int | None = None, *, ma
 class Audit:
     """One pass over one bundle."""
 
-    def __init__(self, reader: Reader, pin: Pin, at: int | None, report: Report) -> None:
+    def __init__(self, reader: Reader, pin: Pin, at: int | None, report: Report, keys: bytes | None = None) -> None:
         """Take the parts."""
         self.reader = reader
         self.pin = pin
         self.at = at
         self.report = report
+        self.keys = keys
         self._head: bytes | None = None
 
     def run(self) -> None:
         """Walk the steps."""
         header = self._header()
         lines = self._documents()
-        trust = establish_trust(self.pin, lines, self.report)
+        trust = establish_trust(self.pin, lines, self.report, self.keys)
         if header is None or trust is None:
             return
         evidence = establish(header.job, trust, lines, self.report)

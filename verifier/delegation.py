@@ -25,7 +25,7 @@ def widened(grant: Grant, parent: Grant) -> Iterator[tuple[str, str]]:
         ("limits", not list(beyond(outer.limits, scope.limits)), "has a larger purse than its parent"),
         ("expires", grant.expires <= parent.expires, "outlives its parent"),
         ("issued_at", grant.issued_at >= parent.issued_at, "was issued before its parent"),
-        ("opened", same_job or grant.opened >= parent.issued_at, "opened before its parent was granted"),
+        ("opened", same_job or grant.opened >= parent.issued_at, "opens a job before its parent was granted"),
         ("iss", scope.iss == outer.iss, "is by another issuer than its parent"),
         ("audience", scope.audience == outer.audience, "is for another gateway than its parent"),
         ("user", (scope.user, scope.claims) == (outer.user, outer.claims), "is for another user than its parent"),

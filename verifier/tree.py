@@ -1,7 +1,7 @@
 """A delegation tree: a parent's report and those of its child jobs, held together (specs/seal.md §3).
 
-A parent's seal names each child by its grant and its seal. Alone it is incomplete (`missing-child`); with its children's
-bundles beside it each must be the one that was named, got no more than its share, and pass.
+A parent's seal names each child by its grant and its seal. Alone it is incomplete (`missing-child`); with its
+children's bundles beside it each must be the one that was named, with its share for a purse, and pass.
 """
 
 from collections.abc import Iterator, Mapping
