@@ -4,7 +4,6 @@ import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
-from importlib import import_module
 from io import BytesIO
 from typing import Any, NamedTuple
 
@@ -18,6 +17,7 @@ from tests.vectors.case import PASS, Case, Made
 from tests.vectors.pins import pins
 from tests.world import GATEWAY, NOW, pair
 from verifier import leaf, signing
+from verifier.approval import Approval
 from verifier.audit import verify
 from verifier.box import MAX_BOX, AuditorKey, Box, open_box
 from verifier.checkpoint import Checkpoint, Proof
@@ -34,6 +34,7 @@ from verifier.refused import Refused
 from verifier.report import Finding, Report
 from verifier.revocation import Revocation
 from verifier.seal import Seal
+from verifier.tree import hold_together
 
 FOLDERS: dict[str, Made] = {"bundles": bundles.MADE, **documents.FOLDERS}
 
@@ -71,7 +72,7 @@ def audited(case: Case) -> Report:
     report = verify(BytesIO(case.raw), pin(case.pin), case.at, **more)
     if case.beside:
         others = {name: verify(BytesIO(vector(name)), pin(case.pin), case.at) for name in case.beside.split()}
-        import_module("verifier.tree").hold_together({"": report, **others})
+        hold_together({"": report, **others})
     return report
 
 
@@ -168,6 +169,7 @@ READERS: dict[str, Callable[[Case], object]] = {
     "grants": lambda case: Grant.parse(case.raw),
     "seals": lambda case: Seal.parse(case.raw),
     "revocations": lambda case: Revocation.parse(case.raw),
+    "approvals": lambda case: Approval.parse(case.raw),
     "keys": lambda case: Trust.establish(pin("pin.json"), case.raw),
     "pins": lambda case: Pin.parse(case.raw),
     "envelopes": _envelope,

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Struct
 
 from verifier import leaf
+from verifier.approval import Approval
 from verifier.box import Box
 from verifier.bundle import Head, Header
 from verifier.disclosure import Disclosure
@@ -30,6 +31,7 @@ TYPES: dict[str, type[Struct]] = {
     "grant": Grant,
     "token": Token,
     "seal": Seal,
+    "approval": Approval,
     "revocation": Revocation,
     "heartbeat": Heartbeat,
     "bundle-header": Header,

@@ -1,19 +1,24 @@
 """Bundles: honest ones, and every attack on one that this version judges. A file's name says what is wrong with it."""
 
 from tests.vectors.bundles import (
+    approvals,
     bindings,
     carrier,
     completeness,
     decisions,
+    delegation,
     grants,
     honest,
     lanes,
     policies,
+    quorum,
     reading,
     receipts,
+    rotation,
     seals,
     times,
     trust,
+    witness,
 )
 
 MADE = (
@@ -21,9 +26,14 @@ MADE = (
     | reading.MADE
     | carrier.MADE
     | trust.MADE
+    | rotation.MADE
     | policies.MADE
+    | quorum.MADE
     | grants.MADE
+    | delegation.MADE
     | seals.MADE
+    | witness.MADE
+    | approvals.MADE
     | lanes.MADE
     | receipts.MADE
     | bindings.MADE

@@ -65,7 +65,8 @@ def two_policies() -> bytes:
     world = story()
     other = bent(world.policy_payload, lambda it: it.update(serial=2))
     second = bent(
-        world.grant_payload, lambda it: (it["scope"].update(policy=digest(other)), it.update(issued_at=NOW + 1))
+        world.grant_payload,
+        lambda it: (it["scope"].update(policy=digest(other)), it.update(issued_at=NOW + 1, parent=world.grant_digest)),
     )
     documents = world.documents(world.sealed(grants=[world.grant_digest, digest(second)]))
     return world.bundle(replace(documents, grants=[*documents.grants, seal_up("grant", second, pair("grant"))]))
@@ -76,11 +77,6 @@ def grant_ends_before_it_begins() -> bytes:
     return grant_bent(lambda it: it.update(expires=it["issued_at"]))
 
 
-@case(
-    MADE,
-    "MALFORMED unsupported",
-    "a grant of a delegated job, which this version does not judge",
-    also="missing-document",
-)
+@case(MADE, "MALFORMED bad-grant", "a grant below the root job that comes from none", also="missing-document")
 def grant_of_child_job() -> bytes:
     return grant_bent(lambda it: it["scope"].update(depth=1))

@@ -3,7 +3,6 @@
 from tests.vectors.bundles.make import bent, edit, lines, place, signed, story
 from tests.vectors.case import Made, case
 from tests.world import pair
-from verifier import bundle
 from verifier.envelope import seal_up
 
 MADE: Made = {}
@@ -82,20 +81,6 @@ def header_of_another_suite() -> bytes:
 @case(MADE, "MALFORMED bad-value", "the header names another format")
 def header_of_another_format() -> bytes:
     return edit("header", lambda raw: raw.replace(b"bundle/1", b"bundle/2"))
-
-
-@case(MADE, "MALFORMED unsupported", "a forged approval: approvals are not judged by this version, so nothing passes")
-def forged_approval() -> bytes:
-    written = lines(story())
-    written.insert(place(written, "seal"), bundle.wrap("approval", b"{}") + b"\n")
-    return b"".join(written)
-
-
-@case(MADE, "MALFORMED unsupported", "a log line: not judged by this version")
-def log_line() -> bytes:
-    written = lines(story())
-    written.insert(place(written, "head"), bundle.wrap("log", b"{}") + b"\n")
-    return b"".join(written)
 
 
 @case(MADE, "MALFORMED unnamed-document", "a manifest that no grant names travels along")

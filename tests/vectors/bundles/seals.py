@@ -71,14 +71,6 @@ def revoked_without_revocation() -> bytes:
     return sealing(story(), status="revoked")
 
 
-@case(MADE, "MALFORMED unsupported", "a child job, left out: children are not judged by this version", also="no-seal")
-def seal_with_child() -> bytes:
-    child = seal.Child(
-        job="job-2", grant="sha256:" + "0" * 64, seal="sha256:" + "0" * 64, share=World().grant.scope.limits
-    )
-    return sealing(story(), children=[child])
-
-
 @case(MADE, "MALFORMED bad-seal", "a lane's marks that shrink", also="no-seal")
 def seal_with_shrinking_marks() -> bytes:
     marks = [seal.Mark(time=NOW, size=5), seal.Mark(time=NOW + 1, size=4)]

@@ -1,6 +1,6 @@
 """Step 2: pin and key list."""
 
-from tests.vectors.bundles.make import Bend, bent, lines, place, signed, story, with_keys
+from tests.vectors.bundles.make import Bend, bent, signed, story, with_keys
 from tests.vectors.case import Made, case
 from tests.world import NOW, World, pair
 from verifier.encoding import b64
@@ -44,14 +44,6 @@ def keys_too_old() -> bytes:
 @case(MADE, "UNTRUSTED keys-expired", "current at the seal, and no longer at the time asked for", at=NOW + 91 * DAY)
 def keys_expired_at_time_asked() -> bytes:
     return story().bundle()
-
-
-@case(MADE, "MALFORMED unsupported", "two key lists: root rotation is not judged by this version")
-def keys_twice() -> bytes:
-    written = lines(story())
-    at = place(written, "keys")
-    written.insert(at, written[at])
-    return b"".join(written)
 
 
 @case(MADE, "MALFORMED bad-key", "a public key of 31 bytes")

@@ -10,6 +10,7 @@ FOLDERS: dict[str, Made] = {
     "grants": jobs.GRANTS,
     "seals": jobs.SEALS,
     "revocations": jobs.REVOCATIONS,
+    "approvals": jobs.APPROVALS,
     "keys": trust.KEYS,
     "pins": trust.PINS,
     "envelopes": trust.ENVELOPES,

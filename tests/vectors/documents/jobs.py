@@ -1,12 +1,15 @@
-"""Manifests, grants, seals, revocations."""
+"""Manifests, grants, seals, revocations, approvals."""
 
 from collections.abc import Callable
 from typing import Any
 
+from tests.vectors.bundles.approvals import approval
 from tests.vectors.case import PASS
 from tests.vectors.documents.make import ZERO, Make, bend, rows
 from tests.world import NOW, World
 from verifier.encoding import canonical
+
+CHILD: dict[str, Any] = {"grant": ZERO, "job": "job-2", "seal": ZERO, "share": {}}
 
 
 def seal_of(world: World) -> bytes:
@@ -45,7 +48,8 @@ MANIFESTS = rows(
         "a key twice in a foreign schema",
         manifest(input_schema='{"a":1,"a":2}'),
     ),
-    ("approval", "MALFORMED unsupported", "a tool that asks a person", manifest(approval="confirm")),
+    ("approval", PASS, "a tool that asks a person", manifest(approval="confirm")),
+    ("tier", "MALFORMED bad-value", "a tier that is none of the three", manifest(approval="somebody")),
     ("class", "MALFORMED bad-value", "a class that is none of the four", manifest(tool_class="harmless")),
     (
         "labels-unsorted",
@@ -89,9 +93,46 @@ GRANTS = rows(
         "tools are exact names",
         grant(lambda it: it["scope"].update(tools=["mcp:crm-mcp/*"])),
     ),
-    ("user", "MALFORMED unsupported", "a user", grant(lambda it: it["scope"].update(user="ann"))),
-    ("parent", "MALFORMED unsupported", "a narrower grant of another", grant(lambda it: it.update(parent=ZERO))),
-    ("binding", "MALFORMED bad-value", "a bound token", grant(lambda it: it["scope"].update(binding="mtls"))),
+    ("user", PASS, "a user, by a pseudonym", grant(lambda it: it["scope"].update(user="u-1"))),
+    (
+        "claims",
+        PASS,
+        "what an identity provider said of the user",
+        grant(lambda it: it["scope"].update(user="u-1", claims={"level": 3, "staff": True, "team": "support"})),
+    ),
+    (
+        "claims-of-nobody",
+        "MALFORMED bad-grant",
+        "claims without a user",
+        grant(lambda it: it["scope"].update(claims={"team": "support"})),
+    ),
+    (
+        "claim-of-many-values",
+        "MALFORMED wrong-type",
+        "a claim is a text, a number or a truth value",
+        grant(lambda it: it["scope"].update(user="u-1", claims={"team": ["support"]})),
+    ),
+    ("parent", PASS, "a narrower grant of another", grant(lambda it: it.update(parent=ZERO))),
+    (
+        "depth",
+        "MALFORMED bad-grant",
+        "below the root job, and from no grant",
+        grant(lambda it: it["scope"].update(depth=1)),
+    ),
+    (
+        "act",
+        "MALFORMED bad-grant",
+        "delegated by an agent, and from no grant",
+        grant(lambda it: it["scope"].update(act="agent-0")),
+    ),
+    (
+        "too-deep",
+        "MALFORMED bad-value",
+        "five levels below the root job",
+        grant(lambda it: (it["scope"].update(depth=5), it.update(parent=ZERO))),
+    ),
+    ("binding", PASS, "tokens bound to a client's certificate", grant(lambda it: it["scope"].update(binding="mtls"))),
+    ("binding-unknown", "MALFORMED bad-value", "no binding", grant(lambda it: it["scope"].update(binding="rope"))),
 )
 
 SEALS = rows(
@@ -127,7 +168,26 @@ SEALS = rows(
         "a status that is none of the four",
         bend(seal_of, lambda it: it.update(status="fine")),
     ),
-    ("supersedes", "MALFORMED unsupported", "a second seal", bend(seal_of, lambda it: it.update(supersedes=ZERO))),
+    ("supersedes", PASS, "a second seal", bend(seal_of, lambda it: it.update(supersedes=ZERO))),
+    (
+        "interrupted-twice",
+        "MALFORMED bad-seal",
+        "an interrupted seal that supersedes another",
+        bend(seal_of, lambda it: it.update(supersedes=ZERO, status="interrupted")),
+    ),
+    ("child", PASS, "a child job", bend(seal_of, lambda it: it.update(children=[CHILD]))),
+    (
+        "child-twice",
+        "MALFORMED bad-seal",
+        "a child twice",
+        bend(seal_of, lambda it: it.update(children=[CHILD, CHILD])),
+    ),
+    (
+        "child-of-itself",
+        "MALFORMED bad-seal",
+        "a job that is its own child",
+        bend(seal_of, lambda it: it.update(children=[CHILD | {"job": "job-1"}])),
+    ),
 )
 
 REVOCATIONS = rows(
@@ -148,4 +208,20 @@ REVOCATIONS = rows(
     ("kind", "MALFORMED bad-value", "a kind of a later version", revocation(target={"kind": "user", "value": "ann"})),
     ("sequence", "MALFORMED bad-value", "sequences begin at 1", revocation(sequence=0)),
     ("reason", "MALFORMED bad-value", "a reason in prose", revocation(reason="Something happened")),
+)
+
+
+def approved(**changes: Any) -> Make:
+    """Bend an approval."""
+    return bend(lambda world: canonical(approval(world)), lambda it: it.update(changes))
+
+
+APPROVALS = rows(
+    ("honest", PASS, "one person's yes to one call", approved()),
+    ("refusal", PASS, "one person's no", approved(verdict="refuse")),
+    ("manifest", PASS, "a tool's call names its manifest", approved(manifest=ZERO)),
+    ("backwards", "MALFORMED bad-approval", "ends before it is given", approved(expires=NOW)),
+    ("verdict", "MALFORMED bad-value", "neither yes nor no", approved(verdict="perhaps")),
+    ("condition", "MALFORMED unknown-field", "a yes with a condition that nobody checks", approved(unless="friday")),
+    ("hold", "MALFORMED bad-value", "no receipt's hash", approved(hold="call-1")),
 )

@@ -8,8 +8,17 @@ from tests.vectors.bundles.make import bent
 from tests.vectors.case import PASS
 from tests.vectors.documents.make import ZERO, Make, rows
 from tests.world import NOW, World, key, pair, root
-from verifier.encoding import canonical
+from verifier.box import AuditorKey
+from verifier.encoding import b64, canonical
 from verifier.envelope import seal_up
+from verifier.keys import Key
+from verifier.policy import DAY
+
+AUDITOR_KEY = AuditorKey(bytes(range(32)))
+AUDITOR = Key(
+    kid=AUDITOR_KEY.kid, use="auditor", owner="auditor-1", hpke=b64(AUDITOR_KEY.public),
+    not_before=NOW - DAY, not_after=NOW + 365 * DAY,
+)  # fmt: skip
 
 
 def keys(change: Callable[[dict[str, Any]], Any], signer: str = "root") -> Make:
@@ -17,12 +26,18 @@ def keys(change: Callable[[dict[str, Any]], Any], signer: str = "root") -> Make:
     return lambda: seal_up("keys", bent(World().keys_payload, change), pair(signer))
 
 
-def _half() -> bytes:
-    """List an author's key that has only its Ed25519 half."""
-    short = key("author", "policy", "security-team", ml_dsa_44=None)
+def _half(use: str = "policy") -> Make:
+    """List a key that has only its Ed25519 half."""
+    short = key("author", use, "security-team", ml_dsa_44=None)
     short_kid = short.pair().kid()
     fields = json.loads(canonical(short)) | {"kid": short_kid}
-    return keys(lambda it: it.update(keys=[fields]))()
+    return keys(lambda it: it.update(keys=[fields]))
+
+
+def with_auditor(**changes: Any) -> Make:
+    """List an auditor's key besides."""
+    fields = json.loads(canonical(AUDITOR)) | changes
+    return keys(lambda it: it["keys"].append(fields))
 
 
 KEYS = rows(
@@ -34,7 +49,7 @@ KEYS = rows(
         "a public key of 31 bytes",
         keys(lambda it: it["keys"][0].update(ed25519="AAAA")),
     ),
-    ("one-half", "MALFORMED bad-keys", "a policy key without its ML-DSA-44 half", _half),
+    ("one-half", "MALFORMED bad-keys", "a policy key without its ML-DSA-44 half", _half()),
     (
         "key-twice",
         "MALFORMED bad-keys",
@@ -71,7 +86,26 @@ KEYS = rows(
         "a threshold that the roots cannot reach",
         keys(lambda it: it.update(threshold=2)),
     ),
-    ("auditor", "MALFORMED unsupported", "an auditor's key", keys(lambda it: it["keys"][4].update(use="auditor"))),
+    ("auditor", PASS, "an auditor's key, which encrypts", with_auditor()),
+    (
+        "auditor-pair",
+        "MALFORMED bad-keys",
+        "a pair for an auditor",
+        keys(lambda it: it["keys"][4].update(use="auditor")),
+    ),
+    ("auditor-short", "MALFORMED bad-key", "an auditor's key of 31 bytes", with_auditor(hpke=b64(bytes(31)))),
+    ("auditor-no-key", "MALFORMED bad-key", "bytes that are no ML-KEM-768 key", with_auditor(hpke=b64(b"\xff" * 1216))),
+    ("auditor-moved-name", "MALFORMED bad-keys", "a name of another key", with_auditor(kid="0" * 32)),
+    ("hpke-of-gateway", "MALFORMED bad-keys", "an encryption key that should sign", with_auditor(use="gateway")),
+    ("newer", PASS, "a later version, with nothing new", keys(lambda it: it.update(version=2))),
+    (
+        "newer-compromise",
+        PASS,
+        "a later version: the seal's key was compromised",
+        keys(lambda it: (it.update(version=2), it["keys"][3].update(revoked_at=NOW + DAY, reason="compromise"))),
+    ),
+    ("other", PASS, "another list of the same version", keys(lambda it: it.update(expires=it["expires"] + 1))),
+    ("log-half", "MALFORMED bad-keys", "a log's key without its ML-DSA-44 half", _half("log")),
     ("use", "MALFORMED bad-value", "a use that is none of the ten", keys(lambda it: it["keys"][0].update(use="admin"))),
 )
 
