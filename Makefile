@@ -16,7 +16,7 @@ COMPILE := env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_INDEX_URL PIP_CON
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test up check format lint types vectors bench fuzz lock clean
+.PHONY: help venv demo test up check format lint types vectors bench fuzz interop verifier lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -60,6 +60,12 @@ bench: $(READY) ## measure verification, decision and gateway
 
 fuzz: $(READY) ## fuzz every reader of hostile bytes, FUZZ_SECONDS (60) each
 	@$(BIN)/python -m tests.fuzz
+
+interop: $(READY) ## hold checkpoints and proofs against Go's (golang-go, golang-golang-x-mod-dev)
+	@$(BIN)/python -m tests.interop
+
+verifier: $(READY) ## build the verifier as one file with all that it needs inside, in dist/
+	@$(BIN)/python requirements/onefile.py
 
 lock: $(READY) ## renew the locks, hashes included
 	@$(COMPILE) --extra services --extra dev --output-file requirements/dev.txt pyproject.toml
