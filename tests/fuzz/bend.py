@@ -85,7 +85,9 @@ def member(raw: bytes, at: int, _: int, dice: random.Random) -> bytes:
         del parent[name]
     else:
         parent[name] = odd
-    return json.dumps(whole, sort_keys=dice.random() < 0.9, separators=(",", ":"), ensure_ascii=False).encode()
+    return json.dumps(whole, sort_keys=dice.random() < 0.9, separators=(",", ":"), ensure_ascii=False).encode(
+        "utf-8", "surrogatepass"
+    )
 
 
 BENDS: list[Callable[[bytes, int, int, random.Random], bytes]] = [
