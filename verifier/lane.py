@@ -151,7 +151,7 @@ class LaneCheck:
 
     def _open(self, leaf: Open) -> None:
         evidence = self.evidence
-        listed = evidence.trust.listed
+        listed, listed_as = evidence.trust.listed, evidence.trust.digests
         for code, wrong, name in (
             ("wrong-job", leaf.job != evidence.job, "job"),
             ("wrong-order", leaf.lane != self.head.lane, "lane"),
@@ -161,7 +161,8 @@ class LaneCheck:
             (
                 "wrong-keys",
                 leaf.keys_version > listed.version
-                or (leaf.keys_version == listed.version and leaf.keys != evidence.trust.digest),
+                or listed_as.get(leaf.keys_version, leaf.keys) != leaf.keys
+                or (leaf.keys_version not in listed_as and leaf.keys in listed_as.values()),
                 "keys",
             ),
         ):

@@ -19,6 +19,8 @@ def pins() -> dict[str, bytes]:
         "pin-young-keys": world.pin(max_keys_age=3600),
         "pin-full-replay": world.pin(require_full_replay=True),
         "pin-other-job": world.pin(job="job-2"),
+        "pin-other-policy": world.pin(policy="sha256:" + "0" * 64),
+        "pin-other-gateway": world.pin(gateway="https://other.example"),
     }
     found = {f"{name}.json": canonical(each) + b"\n" for name, each in made.items()}
     return found | {"keys.json": seal_up("keys", world.keys_payload, pair("root"))}

@@ -7,6 +7,7 @@ from tests.vectors.bundles import (
     completeness,
     decisions,
     delegation,
+    forgers,
     grants,
     honest,
     lanes,
@@ -40,4 +41,5 @@ MADE = (
     | decisions.MADE
     | times.MADE
     | completeness.MADE
+    | forgers.MADE
 )
