@@ -4,13 +4,13 @@ A disclosure stands on a line of its own behind the receipt whose commitment it 
 in the receipt, which the seal covers, is what it is held against.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
 from verifier.commitment import Side, salt, slice_hash
-from verifier.draft import arguments as read_arguments
+from verifier.draft import arguments
 from verifier.encoding import b64, read, unb64
 from verifier.leaf import Commitment
 from verifier.merkle import check_inclusion
@@ -20,6 +20,8 @@ from verifier.refused import Refused
 MAX_DISCLOSURE = 1 << 20
 MAX_PATH = 20
 SALT_BYTES = 32
+MAX_AROUND = 8  # objects that a first slice may open, the arguments among them
+ARGUMENTS = "arguments"
 UNCUT = 2  # a body of fewer slices than these was not cut at its members
 
 
@@ -98,7 +100,7 @@ def argument(content: bytes) -> tuple[str, Any]:
     if not content.startswith(b'"') or content[-1:] in b" \t\r\n":
         raise Refused("wrong-disclosure", 'a slice that is not one argument "name":value', field="content")
     try:
-        named = read_arguments(b"{" + content + b"}")
+        named = arguments(b"{" + content + b"}")
     except Refused as refused:
         why = f"a slice that is not one argument: {refused.why}"
         raise Refused("wrong-disclosure", why, field="content") from refused
@@ -110,32 +112,33 @@ def argument(content: bytes) -> tuple[str, Any]:
 def fit(content: bytes, index: int, size: int) -> tuple[str, Any] | None:
     """Hold one slice of a tool call's `sent` against its place in the cut; return the argument, if it is one.
 
-    The first slice ends in the opening brace, the last begins with the closing one, and a comma stands between two
-    arguments: an even slice hides none. Raises `Refused` wrong-disclosure.
+    The first slice opens the object `arguments` and holds nothing of it, the last only closes what the first opened,
+    and a comma stands between two arguments: an even slice hides none. Raises `Refused` wrong-disclosure.
     """
     if members(size) is None:
         return None
     if index % 2 and index < size - 1:
         return argument(content)
-    fits = content.endswith(b"{") if index == 0 else content.startswith(b"}") if index == size - 1 else content == b","
+    closes = bool(content) and not content.strip(b"}")
+    fits = _opens(content) if index == 0 else closes if index == size - 1 else content == b","
     if not fits:
         raise Refused("wrong-disclosure", f"slice {index} holds more than what stands around arguments", field="index")
     return None
 
 
-def arguments(contents: Mapping[int, bytes], size: int) -> tuple[dict[str, Any], bool]:
-    """Collect the arguments among the checked slices of a tool call's `sent`; and tell whether these are all.
-
-    Raises `Refused` wrong-disclosure: a slice that does not fit its place, an argument of a name that came before.
-    """
-    known: dict[str, Any] = {}
-    for index, content in sorted(contents.items()):
-        found = fit(content, index, size)
-        if found is not None:
-            if found[0] in known:
-                raise Refused("wrong-disclosure", f"the argument {found[0][:64]!r} stands twice", field="content")
-            known[found[0]] = found[1]
-    return known, len(known) == members(size)
+def _opens(content: bytes) -> bool:
+    """Tell whether a first slice leads into an empty object named `arguments`, and into no other of that name."""
+    for depth in range(1, MAX_AROUND + 1):
+        try:
+            inside: Any = arguments(content + b"}" * depth)
+        except Refused:
+            continue
+        path = []
+        while isinstance(inside, dict) and inside:
+            name, inside = list(inside.items())[-1]
+            path.append(name)
+        return inside == {} and len(path) == depth - 1 and [*path, ARGUMENTS].index(ARGUMENTS) == len(path) - 1
+    return False
 
 
 def in_order(disclosures: Iterable[Disclosure]) -> list[Disclosure]:

@@ -1,8 +1,13 @@
 """Boxes: a body opens for its auditor, at its receipt, as it was committed to, and for nobody else."""
 
+import hashlib
+import hmac
 import json
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from hypothesis import given
 from hypothesis import strategies as st
 from msgspec.structs import replace
@@ -17,6 +22,7 @@ from verifier.leaf import Commitment
 from verifier.merkle import leaf_hash
 from verifier.signing import kid
 
+XWING = bytes.fromhex("5c2e2f2f5e5c")  # the label of X-Wing
 AUDITOR, OTHER = AuditorKey(bytes(range(32))), AuditorKey(bytes(32))
 KEY = call_key(bytes(32), "call-1", "sent")
 LEAF = leaf_hash(b"a receipt")
@@ -110,6 +116,44 @@ def test_a_body_that_no_line_holds_is_not_sealed() -> None:
         seal_box(AUDITOR.public, LEAF, "sent", KEY, [bytes(MAX_BOX // 16 * 9)])
     with refused("too-large"):
         Box.parse(b" " * (MAX_BOX + 1))
+
+
+def test_a_key_is_expanded_as_the_first_vector_of_x_wing_says() -> None:
+    seed = "7f9c2ba4e88f827d616045507605853ed73b8093f6efbc88eb1a6eacfa66ef26"
+    public = AuditorKey(bytes.fromhex(seed)).public.hex()
+    assert public.startswith("e2236b35a8c24b39b10aa1323a96a919a2ced88400633a7b07131713fc14b2b5")
+    assert public.endswith("859edb06eff389b27dce59844570216223593d4ba32d9abac8cd049040ef6534")
+
+
+def written_out(seed: bytes, sealed: bytes, info: bytes) -> bytes:
+    """Open by the formulas: the combiner of X-Wing, then RFC 9180 §5.1 and §5.2 with HKDF-SHA256 and AES-256-GCM."""
+    expanded = hashlib.shake_256(seed).digest(96)
+    first, second, rest = sealed[:1088], sealed[1088:1120], sealed[1120:]
+    ours = X25519PrivateKey.from_private_bytes(expanded[64:])
+    inner = MLKEM768PrivateKey.from_seed_bytes(expanded[:64]).decapsulate(first)
+    outer = ours.exchange(X25519PublicKey.from_public_bytes(second))
+    shared = hashlib.sha3_256(inner + outer + second + ours.public_key().public_bytes_raw() + XWING).digest()
+    suite = b"HPKE" + (0x647A).to_bytes(2, "big") + (1).to_bytes(2, "big") + (2).to_bytes(2, "big")
+
+    def extract(salt: bytes, label: bytes, content: bytes) -> bytes:
+        return hmac.digest(salt or bytes(32), b"HPKE-v1" + suite + label + content, "sha256")
+
+    def expand(secret: bytes, label: bytes, context: bytes, length: int) -> bytes:
+        said = length.to_bytes(2, "big") + b"HPKE-v1" + suite + label + context
+        return hmac.digest(secret, said + b"\1", "sha256")[:length]
+
+    context = b"\0" + extract(b"", b"psk_id_hash", b"") + extract(b"", b"info_hash", info)
+    secret = extract(shared, b"secret", b"")
+    nonce = expand(secret, b"base_nonce", context, 12)
+    return AESGCM(expand(secret, b"key", context, 32)).decrypt(nonce, rest, None)
+
+
+def test_the_frozen_box_opens_by_the_formulas_written_out() -> None:
+    frozen = json.loads((VECTORS / "frozen" / "box.json").read_bytes())
+    sealed = unb64(frozen["box"]["ciphertext"])
+    info = b"tally-box/1\0" + bytes.fromhex(frozen["leaf_hash"]) + b"\0sent"
+    plain = json.loads(written_out(bytes.fromhex(frozen["seed"]), sealed, info))
+    assert [unb64(each).hex() for each in plain["slices"]] == frozen["slices"]
 
 
 def test_the_frozen_box_opens_as_it_always_did() -> None:

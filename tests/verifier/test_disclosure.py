@@ -15,7 +15,6 @@ from verifier.disclosure import (
     MAX_DISCLOSURE,
     Disclosure,
     argument,
-    arguments,
     check,
     disclose,
     fit,
@@ -157,34 +156,55 @@ def test_what_is_not_one_argument_is_refused(content: bytes) -> None:
 def test_arguments_come_out_as_the_gateway_cut_them(given_arguments: dict[str, Any]) -> None:
     slices = sliced({"id": 1, "params": {"arguments": given_arguments, "name": "get_case"}}, "params", "arguments")
     assert members(len(slices)) == len(given_arguments)
-    known, full = arguments(dict(enumerate(slices)), len(slices))
-    assert (known, full) == (given_arguments, True)
+    found = [fit(each, index, len(slices)) for index, each in enumerate(slices)]
+    assert dict(each for each in found if each is not None) == given_arguments
     for name, value in given_arguments.items():
         assert argument(encode(name) + b":" + encode(value)) == (name, value)
-
-
-def test_some_arguments_are_not_all() -> None:
-    assert arguments({1: SLICES[1]}, 5) == ({"amount": Decimal("10.50")}, False)
-    assert arguments({1: SLICES[1], 3: SLICES[3]}, 5)[1]
-    assert arguments({}, 2) == ({}, True)
-    assert arguments({}, 3) == ({}, False)
 
 
 @pytest.mark.parametrize("size", [0, 1, 4, 6])
 def test_a_body_that_was_not_cut_has_no_argument_to_disclose(size: int) -> None:
     assert members(size) is None
-    assert arguments({0: b"whatever"} if size else {}, size) == ({}, False)
+    assert fit(b"whatever", 0, size) is None
 
 
 @pytest.mark.parametrize(
     ("index", "content"),
-    [(0, b'{"params":{"arguments":{"hidden":1'), (2, b',"hidden":1,'), (4, b',"hidden":1}}}'), (2, b""), (4, b"")],
+    [
+        (0, b'{"params":{"arguments":{"hidden":1'),
+        (0, b'{"params":{"arguments":{"hidden":1,"nested":{'),
+        (0, b'{"params":{"arguments":{"hidden":1,"arguments":{'),
+        (0, b'{"params":{'),
+        (0, b"{"),
+        (0, b'{"arguments":{},"params":{'),
+        (0, b'{"arguments":{"a":{}'),
+        (0, b'{"arguments":[{'),
+        (0, b'{"arguments":1'),
+        (0, b'{"arguments":{},"a":"'),
+        (0, b'{"a":1,"a":{"arguments":{'),
+        (0, b'{"a":' * 8 + b'{"arguments":{'),
+        (0, b""),
+        (2, b',"hidden":1,'),
+        (2, b""),
+        (4, b',"hidden":1}}}'),
+        (4, b'},"arguments":{"hidden":1}}'),
+        (4, b""),
+    ],
 )
 def test_what_stands_around_arguments_hides_none(index: int, content: bytes) -> None:
     with refused("wrong-disclosure", "index"):
         fit(content, index, 5)
 
 
-def test_an_argument_that_stands_twice_is_refused() -> None:
-    with refused("wrong-disclosure", "content"):
-        arguments({1: b'"a":1', 3: b'"a":2'}, 5)
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"arguments":{',
+        b'{"id":1,"params":{"name":"a","arguments":{',
+        b'{"x":{"arguments":{}},"params":{"arguments":{',
+    ],
+)
+def test_arguments_may_stand_in_a_request(content: bytes) -> None:
+    for size in (2, 5):
+        assert fit(content, 0, size) is None
+        assert fit(b"}}}", size - 1, size) is None
