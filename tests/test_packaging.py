@@ -73,6 +73,7 @@ def test_the_wheel_holds_code_migrations_and_the_list_of_errors_and_nothing_else
         names = set(wheel.namelist())
     needed = {
         "specs/errors.md",
+        "specs/verification.md",
         "migrations/alembic.ini",
         "migrations/env.py",
         "verifier/py.typed",

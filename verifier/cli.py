@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 OWN = {
     "verify": ("verify", "Judge proof bundles, offline."),
     "inspect": ("inspect", "Show what an artefact says, without believing any of it."),
+    "diff-bundles": ("diff_bundles", "Say what differs between two bundles."),
     "disclose": ("disclose", "Write a bundle again that shows one slice of one call."),
     "open": ("open", "Open the payloads that are sealed to an auditor's key."),
     "export": ("export", "Write a verified bundle as in-toto Statements, C2SP checkpoints and proofs."),

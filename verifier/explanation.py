@@ -6,20 +6,23 @@ from pathlib import Path
 
 from msgspec import Struct, field
 
-from verifier.codes import CODES
+from verifier.codes import CODES, USAGE
 from verifier.refused import Refused
 
 SPECS = Path(__file__).resolve().parent.parent / "specs"
 _SECTION = re.compile(r"^## ([0-9]+)\. (.*)$", re.MULTILINE)
-_CODE = re.compile(r"`([a-z][a-z0-9-]*)`")
+_SENTENCE = re.compile(r"(?<=[.;])\s+(?=[A-Z`a-z])")
+_LINK = re.compile(r"\[([^\]]*)\]\([^)]*\)")
+_NUMBER = re.compile(r"[0-9]+")
+LAST_STEP = 14
 
 
-class Step(Struct, frozen=True):
-    """A step of the audit that names the code, and the sentence in which it does."""
+class Step(Struct, frozen=True, omit_defaults=True):
+    """A step of the audit at which the code is found, and the sentence that names it there, if one does."""
 
     number: int
     title: str
-    says: str
+    says: str = ""
 
 
 class Explanation(Struct, kw_only=True, omit_defaults=True):
@@ -50,17 +53,35 @@ def explain(code: str) -> Explanation:
 @cache
 def _listed() -> dict[str, Explanation]:
     """Read every code: those of documents from the program, all others from specs/errors.md where it is installed."""
-    steps = _steps(_text("verification.md"))
+    errors, verification = _text("errors.md"), _text("verification.md")
     found = {
         code: Explanation(
             code=code, meaning=known.says, action=known.hint, where="Codes of documents",
-            verdict=known.verdict.name, exit_code=known.verdict.exit_code, steps=steps.get(code, []),
+            verdict=known.verdict.name, exit_code=USAGE if code == "bad-pin" else known.verdict.exit_code,
         )
         for code, known in CODES.items()
     }  # fmt: skip
-    for title, section in _sections(_text("errors.md")):
-        for each in _rows(title, section):
-            found.setdefault(each.code, each)
+    for _, title, section in _sections(errors):
+        titles, rows = _table(section)
+        for code, *cells in rows:
+            if titles[-1] == "what to do":
+                columns = dict(zip(titles[1:-2], cells, strict=False))
+                told = Explanation(code=code, meaning=cells[-2], action=cells[-1], where=title, columns=columns)
+                found.setdefault(code, told)
+            elif code in CODES:
+                numbers = [int(each) for each in _NUMBER.findall(cells[0])]
+                found[code].steps = _steps(code, numbers, _sections(verification))
+    return found
+
+
+def _steps(code: str, numbers: list[int], sections: list[tuple[int, str, str]]) -> list[Step]:
+    """Name the steps at which a code was seen or is spoken of, with the sentence that does."""
+    found = []
+    for number, title, section in sections:
+        sentences = _SENTENCE.split(" ".join(section.split()))
+        says = next((each for each in sentences if f"`{code}`" in each), "")
+        if number in numbers or (says and number <= LAST_STEP):
+            found.append(Step(number, title, _LINK.sub(r"\1", says)))
     return found
 
 
@@ -69,38 +90,13 @@ def _text(name: str) -> str:
     return path.read_text(encoding="utf-8") if path.is_file() else ""
 
 
-def _sections(said: str) -> list[tuple[str, str]]:
+def _sections(said: str) -> list[tuple[int, str, str]]:
     parts = _SECTION.split(said)
-    return list(zip(parts[2::3], parts[3::3], strict=True))
+    return list(zip(map(int, parts[1::3]), parts[2::3], parts[3::3], strict=True))
 
 
-def _rows(where: str, section: str) -> list[Explanation]:
-    """Read the table of a section: code first, what to do last."""
-    table = [
-        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in section.splitlines() if line[:1] == "|"
-    ]
-    titles = table[0] if table else []
-    return [
-        Explanation(
-            code=row[0].strip("`"), meaning=row[-2], action=row[-1], where=where,
-            columns=dict(zip(titles[1:-2], row[1:-2], strict=True)),
-        )
-        for row in table[2:]
-    ]  # fmt: skip
-
-
-def _steps(said: str) -> dict[str, list[Step]]:
-    """Find, in the numbered steps, the sentence that names each code."""
-    found: dict[str, list[Step]] = {}
-    parts = _SECTION.split(said)
-    for number, title, section in zip(parts[1::3], parts[2::3], parts[3::3], strict=True):
-        for sentence in re.split(r"(?<=[.;:])\s+(?=[A-Z`])", " ".join(section.split())):
-            for code in dict.fromkeys(_CODE.findall(sentence)):
-                if code in CODES and all(step.number != int(number) for step in found.get(code, [])):
-                    found.setdefault(code, []).append(Step(int(number), title, _unlinked(sentence)))
-    return found
-
-
-def _unlinked(sentence: str) -> str:
-    """Leave out what is a link in Markdown and keeps a reader up."""
-    return re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", sentence)
+def _table(section: str) -> tuple[list[str], list[list[str]]]:
+    """Read the titles and rows of a section's table; codes without their quotes."""
+    lines = [line.strip("| ") for line in section.splitlines() if line[:1] == "|"]
+    titles, _, *rows = [[cell.strip(" `") for cell in line.split(" | ")] for line in lines] or [[""], []]
+    return titles, rows

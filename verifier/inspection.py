@@ -1,39 +1,81 @@
-"""Showing an artefact readable, whatever it is, and believing none of it (`tally inspect`)."""
+"""Showing an artefact readable, whatever it is, and believing none of it (`tally inspect`).
+
+A bundle is read as a stream, in bounded memory; anything else is small. What opens something is never shown: a token's
+signature, a seed.
+"""
 
 import base64
 import binascii
-import json
-from datetime import UTC, datetime
-from typing import Any
+from collections import Counter
+from typing import Any, BinaryIO
 
-from verifier.bundle import content, kind_of
-from verifier.encoding import digest, reject_duplicates, unb64
+from verifier.bundle import BLOCK, MAX_BYTES, Reader, kind_of
+from verifier.checkpoint import PROOF, Checkpoint, Proof
+from verifier.encoding import b64, digest, reject_duplicates, unb64
 from verifier.refused import Refused
 
-_TIMES = frozenset({
-    "time", "issued_at", "expires", "opened", "closed", "not_before", "not_after", "revoked_at",
-    "valid_from", "valid_until", "received",
-})  # fmt: skip
+MAX_ARTEFACT = 1 << 22
+# Of a bundle: so many lines, so many bytes of them, and so many lanes are shown; all are counted.
+MAX_SHOWN, MAX_SHOWN_BYTES, MAX_LANES = 1000, 1 << 22, 1000
 _TOKEN_PARTS = 3
-MAX_SHOWN = 1000
-MAX_TEXT = 512
+_ED25519_SIGNATURE, _TIME = 64, 8
+_PROOF64 = base64.b64encode(PROOF.encode())[:24]
+_SECRET = ("seed", "secret", "private_key")
+_ATTACHED = (b'{"disclosure":', b'{"box":')
 
 
-def inspect(raw: bytes) -> dict[str, Any]:
-    """Describe bytes: `{"artefact": name, …}`. Raises `Refused` for what is no artefact of ours."""
-    if raw.startswith(b'{"header":'):
-        return _bundle(raw)
-    if raw.startswith(b"c2sp.org/tlog-proof@v1"):
-        return {"artefact": "tlog-proof", "text": raw.decode(errors="replace")}
+def inspect(source: BinaryIO, limit: int = MAX_BYTES) -> dict[str, Any]:
+    """Describe what a stream holds: `{"artefact": name, …}`. Raises `Refused` for what is no artefact of ours."""
+    start = source.read(BLOCK)
+    whole = _Again(start, source)
+    if start.startswith(b'{"header":'):
+        return _bundle(whole, limit)
+    raw = _all(whole)
+    if raw.count(b"\n{") and raw.startswith(b"{"):
+        lines = [line for line in raw.split(b"\n") if line]
+        return {
+            "artefact": "JSON lines",
+            "lines": len(lines),
+            "shown": [inspect_one(each) for each in lines[:MAX_SHOWN]],
+        }
+    return inspect_one(raw)
+
+
+def inspect_one(raw: bytes) -> dict[str, Any]:
+    """Describe one artefact that is no bundle."""
+    if raw.startswith(_PROOF64):
+        raw = _unpadded(raw.strip())
+    if raw.startswith(PROOF.encode()):
+        return _proof(raw)
+    if b"\n\n\xe2\x80\x94 " in raw and not raw.startswith(b"{"):
+        return {"artefact": "checkpoint", **_checkpoint(raw.decode(errors="replace"))}
     if raw.count(b".") == _TOKEN_PARTS - 1 and not raw.startswith(b"{"):
         return _token(raw.strip())
     return _json(raw)
 
 
-def text(shown: dict[str, Any]) -> str:
-    """Write a description for people: JSON, indented, with times in words, after a line that says what it is."""
-    rest = {name: value for name, value in shown.items() if name != "artefact"}
-    return f"{shown['artefact']} (nothing here was verified)\n" + json.dumps(_worded(rest), indent=2)
+class _Again:
+    """A stream whose beginning was read already."""
+
+    def __init__(self, start: bytes, source: BinaryIO) -> None:
+        """Take the beginning and the rest."""
+        self._start, self._source = start, source
+
+    def read(self, size: int) -> bytes:
+        """Read the beginning first."""
+        start, self._start = self._start, b""
+        return start or self._source.read(size)
+
+
+def _all(source: _Again) -> bytes:
+    raw = b""
+    while block := source.read(BLOCK):
+        raw += block
+        if len(raw) > MAX_ARTEFACT:
+            raise Refused(
+                "too-large", f"no bundle, and more than {MAX_ARTEFACT} bytes", hint="Check which file was given."
+            )
+    return raw
 
 
 def _json(raw: bytes) -> dict[str, Any]:
@@ -42,38 +84,109 @@ def _json(raw: bytes) -> dict[str, Any]:
         raise Refused("wrong-type", "not an artefact: one JSON object is expected")
     if "payloadType" in value:
         return _envelope(value)
-    if "roots" in value and "suites" in value:
-        return {"artefact": "pin", "pin": value}
+    if len(value) == 1 and (wrapped := _wrapped(value)):
+        return wrapped
+    for name, fields in _KNOWN:
+        if fields <= set(value):
+            return {"artefact": name, "value": _harmless(value)}
     if "kind" in value and "seq" in value:
         return {"artefact": f"receipt {value['kind']}", "hash": digest(b"\0" + raw.rstrip(b"\n")), "receipt": value}
-    return {"artefact": "JSON object", "digest": digest(raw), "value": value}
+    return {"artefact": "JSON object", "digest": digest(raw), "value": _harmless(value)}
+
+
+_KNOWN = (
+    ("pin", {"roots", "suites"}),
+    ("report", {"verdict", "findings", "totals"}),
+    ("disclosure", {"content", "index", "path", "salt", "side"}),
+    ("box", {"auditor", "ciphertext", "side"}),
+    ("policy draft", {"wpc_version", "policy_name"}),
+)
+
+
+def _wrapped(value: dict[str, Any]) -> dict[str, Any] | None:
+    """Describe one line of a bundle: its only key says what is inside."""
+    kind, inside = next(iter(value.items()))
+    if kind in {"disclosure", "box", "header"} and isinstance(inside, dict):
+        return {"artefact": kind, "value": inside}
+    if kind == "head" and isinstance(inside, dict):
+        return {"artefact": "head", "lane": inside.get("lane"), **_checkpoint(str(inside.get("note", "")))}
+    if kind == "log" and isinstance(inside, str):
+        return _proof(inside.encode())
+    return _envelope(inside) if isinstance(inside, dict) and "payloadType" in inside else None
 
 
 def _envelope(value: dict[str, Any]) -> dict[str, Any]:
     payload = unb64(str(value.get("payload", "")), field="payload")
     kind = str(value["payloadType"]).removeprefix("application/vnd.tallystick.").removesuffix(".v1+json")
-    signers = [each.get("keyid") for each in value.get("signatures", []) if isinstance(each, dict)]
+    signatures = value.get("signatures")
+    signers = (
+        [each.get("keyid") for each in signatures if isinstance(each, dict)] if isinstance(signatures, list) else []
+    )
     return {
         "artefact": f"signed {kind}",
         "digest": digest(payload),
         "signers": signers,
-        "payload": reject_duplicates(payload),
+        "payload": _harmless(reject_duplicates(payload)),
     }
 
 
-def _bundle(raw: bytes) -> dict[str, Any]:
-    lines: list[Any] = []
-    total = 0
-    for line in raw.splitlines():
-        total += 1
-        if len(lines) >= MAX_SHOWN:
-            continue
-        kind = kind_of(line)
-        inner = line if kind is None else content(line, kind)
-        lines.append(
-            inspect(inner) if kind not in ("header", "head") else {"artefact": kind, "value": reject_duplicates(inner)}
-        )
-    return {"artefact": "bundle", "lines": total, "shown": lines}
+def _checkpoint(note: str) -> dict[str, Any]:
+    """Describe a signed note that is a tree head."""
+    head = Checkpoint.parse(note)
+    signatures = [
+        {"name": line.name, "key_id": line.key_id.hex(), "type": "ed25519"}
+        if len(line.signature) == _ED25519_SIGNATURE
+        else {
+            "name": line.name, "key_id": line.key_id.hex(), "type": "ml-dsa-44",
+            "time": int.from_bytes(line.signature[:_TIME], "big") * 1_000_000,
+        }
+        for line in head.lines
+    ]  # fmt: skip
+    return {"origin": head.origin, "size": head.size, "root": b64(head.root), "signatures": signatures}
+
+
+def _proof(raw: bytes) -> dict[str, Any]:
+    """Describe a tlog-proof: which leaf, of which tree."""
+    proof = Proof.parse(raw.decode(errors="replace"))
+    try:
+        extra: Any = inspect_one(proof.extra)
+    except Refused:
+        extra = proof.extra.decode(errors="replace")
+    head = _checkpoint(proof.note)
+    return {"artefact": "tlog-proof", "index": proof.index, "hashes": len(proof.hashes), "extra": extra, "tree": head}
+
+
+def _bundle(source: _Again, limit: int) -> dict[str, Any]:
+    """Describe a bundle line by line; a line that cannot be read is said to be so, and the next one is read."""
+    reader = Reader(source, limit)  # type: ignore[arg-type] # all that it needs is `read`
+    kinds: Counter[str] = Counter()
+    lanes: list[dict[str, Any]] = []
+    shown: list[dict[str, Any]] = []
+    made: dict[str, Any] = {"artefact": "bundle"}
+    size = 0
+    try:
+        while (raw := reader.line()) is not None:
+            kind = kind_of(raw)
+            kinds[kind or ("attached" if raw.startswith(_ATTACHED) else "receipt")] += 1
+            size += len(raw)
+            line = _line(raw) if len(shown) < MAX_SHOWN and size < MAX_SHOWN_BYTES else None
+            if line is not None:
+                shown.append({"line": reader.number, **line})
+            if kind == "head":
+                lanes.append({"lane": (line or {}).get("lane"), "line": reader.number, "receipts": 0})
+                del lanes[MAX_LANES:]
+            elif kind is None and not raw.startswith(_ATTACHED) and kinds["head"] == len(lanes) > 0:
+                lanes[-1]["receipts"] += 1
+    except Refused as refused:
+        made["stopped"] = f"{refused.code}: {refused.why}"
+    return made | {"lines": reader.number, "kinds": dict(kinds), "lanes": lanes, "shown": shown}
+
+
+def _line(raw: bytes) -> dict[str, Any]:
+    try:
+        return inspect_one(raw)
+    except Refused as refused:
+        return {"artefact": "unreadable", "why": f"{refused.code}: {refused.why}"}
 
 
 def _token(raw: bytes) -> dict[str, Any]:
@@ -89,14 +202,11 @@ def _unpadded(part: bytes) -> bytes:
         raise Refused("bad-base64", "not an artefact that tally knows") from error
 
 
-def _worded(value: Any, name: str = "") -> Any:
-    """Put times into words, and shorten what no person reads."""
+def _harmless(value: Any) -> Any:
+    """Leave out what opens something."""
     if isinstance(value, dict):
-        return {key: _worded(each, key) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_worded(each) for each in value]
-    if name in _TIMES and isinstance(value, int) and not isinstance(value, bool) and 0 < value < 2**53:
-        return datetime.fromtimestamp(value / 1_000_000, UTC).isoformat().replace("+00:00", "Z")
-    if isinstance(value, str) and len(value) > MAX_TEXT:
-        return f"{value[:48]}… ({len(value)} characters)"
-    return value
+        return {
+            name: "(left out)" if name.endswith(_SECRET) and isinstance(each, str) else _harmless(each)
+            for name, each in value.items()
+        }
+    return [_harmless(each) for each in value] if isinstance(value, list) else value

@@ -52,6 +52,15 @@ def expand(arguments: list[str]) -> Given:
     return Given(list(sources.values()), skipped)
 
 
+def one(argument: str) -> Source:
+    """Take one file or standard input. Raises `Refused` usage."""
+    if argument == STDIN:
+        return Source(STDIN, None)
+    if Path(argument).is_dir():
+        raise Refused("usage", f"{argument} is a folder", hint="Name one file.")
+    return _named(argument, [])[0]
+
+
 @contextmanager
 def opened(source: Source, limit: int, *watches: Watch) -> Iterator[BinaryIO]:
     """Open a source, unpacking gzip; each of `watches` sees the bytes as they are read.

@@ -23,7 +23,7 @@ _Moment = Annotated[int, Meta(ge=0, le=MAX_INT)]
 
 
 class Event(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One call (from `time` until `until`, 0 when no end is there), denial, hold or note."""
+    """A call to a `model` or `tool` (from `time` until `until`, 0 when it has no end), a `deny`, `hold` or `note`."""
 
     kind: str
     lane: str
@@ -68,7 +68,7 @@ class Timeline(Struct, kw_only=True):
 
 
 class Thinned(Generic[T]):
-    """At most `most` of many things, evenly spread over their order."""
+    """At most `most` (an even number) of many things, evenly spread over their order."""
 
     def __init__(self, most: int) -> None:
         """Start empty, keeping everything."""
@@ -87,8 +87,7 @@ class Thinned(Generic[T]):
             if len(self.kept) == self._most:
                 self.kept = self.kept[::2]
                 self._every *= 2
-            if self.count % self._every == 0:
-                self.kept.append(thing)
+            self.kept.append(thing)
         self.count += 1
 
 
@@ -97,6 +96,9 @@ class _Target(Struct):
     tool: str = ""
     provider: str = ""
     model: str = ""
+
+    def kind(self) -> str:
+        return "tool" if self.server or self.tool else "model"
 
     def words(self) -> str:
         return "/".join(part for part in (self.server or self.provider, self.tool or self.model) if part)[:MAX_NAME]
@@ -161,7 +163,7 @@ class Recorder:
         self._open: dict[str, _Leaf] = {}
         self._marks: dict[str, list[int]] = {}
         self._kept: dict[str, Thinned[Event]] = {
-            "call": Thinned(MAX_CALLS), "deny": Thinned(MAX_DENIALS),
+            "model": Thinned(MAX_CALLS // 2), "tool": Thinned(MAX_CALLS // 2), "deny": Thinned(MAX_DENIALS),
             "hold": Thinned(MAX_HOLDS), "note": Thinned(MAX_NOTES),
         }  # fmt: skip
         self._revoked: Thinned[Revoked] = Thinned(MAX_REVOCATIONS)
@@ -187,7 +189,7 @@ class Recorder:
         made.events = sorted((event for each in thinned for event in each.kept), key=lambda event: event.time)
         made.revocations = self._revoked.kept
         made.thinned = sum(each.thinned for each in thinned) + self._revoked.thinned
-        share = max(1, MAX_MARKS // max(1, len(made.lanes)))
+        share = max(1, MAX_MARKS // max(1, len(made.lanes)) // 2) * 2
         for lane in made.lanes:
             few: Thinned[int] = Thinned(share)
             for mark in self._marks.get(lane.lane, ()):
@@ -223,7 +225,7 @@ class Recorder:
         """Calls that are open now have no end here."""
         if self._lane is not None:
             for begun in self._open.values():
-                self._event(self._lane, begun, "call", status="no end")
+                self._event(self._lane, begun, begun.target.kind(), status="no end")
         self._lane = None
         self._open.clear()
 
@@ -238,8 +240,8 @@ class Recorder:
         elif leaf.kind == "end":
             begun = self._open.pop(leaf.call, None)
             if begun is not None:
-                self._event(lane, begun, "call", until=leaf.time, status=leaf.status)
-        elif leaf.kind in self._kept:
+                self._event(lane, begun, begun.target.kind(), until=leaf.time, status=leaf.status)
+        elif leaf.kind in {"deny", "hold", "note"}:
             lane.denials += leaf.kind == "deny"
             lane.holds += leaf.kind == "hold"
             self._event(lane, leaf, leaf.kind, status=leaf.code)

@@ -1,54 +1,27 @@
 """`tally verify` and `tally inspect`, as a person and as a script meet them."""
 
 import json
+import re
 import runpy
 import sys
 from collections.abc import Callable
-from importlib import metadata
+from importlib import import_module, metadata
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import pytest
 import typer
+from typer.testing import CliRunner
 
 from tests.world import World, pair
 from verifier import cli
-from verifier.checkpoint import proof
 from verifier.encoding import canonical
-from verifier.envelope import seal_up
 from verifier.output import text
 from verifier.refused import Refused
 from verifier.report import MAX_FINDINGS, Report
 from verifier.terminal import Paint
 
 Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    world = World().story()
-    honest = world.bundle()
-    (tmp_path / "job.tally").write_bytes(honest)
-    (tmp_path / "pin.json").write_bytes(canonical(world.pin()))
-    (tmp_path / "forged.tally").write_bytes(honest.replace(b'"rule":"allow-1"', b'"rule":"allow-2"', 1))
-    (tmp_path / "cut.tally").write_bytes(honest[:-9])
-    (tmp_path / "open.tally").write_bytes(b"".join(x for x in honest.splitlines(True) if not x.startswith(b'{"seal":')))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    assert (folder / "job.tally").exists()
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(list(arguments))
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, said.out, said.err
-
-    return call
 
 
 def test_an_honest_bundle_passes_and_says_what_was_proved_and_what_was_not(run: Run) -> None:
@@ -206,62 +179,38 @@ def test_the_help_of_verify_shows_an_example_a_line(run: Run) -> None:
     assert "  tally verify bundles/ --pin pin.json --sarif -o tally.sarif\n" in out
 
 
-# inspect -------------------------------------------------------------------------------------------------------------
-
-
-def test_inspect_shows_a_bundle_line_by_line_and_says_that_nothing_was_verified(run: Run) -> None:
-    status, out, _ = run("inspect", "job.tally")
-    assert status == 0
-    assert out.startswith("bundle (nothing here was verified)\n")
-    assert '"artefact": "signed seal"' in out
-    assert '"artefact": "receipt begin"' in out
-    assert "2026-09-21T" in out  # times in words
-
-
-def test_inspect_gives_the_same_as_json(run: Run) -> None:
-    status, out, _ = run("inspect", "job.tally", "--json")
-    shown = json.loads(out)
-    assert (status, shown["artefact"], shown["lines"]) == (0, "bundle", 19)
-
-
-def test_inspect_shows_only_the_beginning_of_a_long_bundle(run: Run, folder: Path) -> None:
-    honest = (folder / "job.tally").read_bytes()
-    (folder / "long.tally").write_bytes(honest + honest.splitlines(True)[-1] * 2000)
-    _, out, _ = run("inspect", "long.tally", "--json")
-    shown = json.loads(out)
-    assert (shown["lines"], len(shown["shown"])) == (2019, 1000)
-
-
-def test_inspect_knows_every_artefact(run: Run, folder: Path) -> None:
-    world = World().story()
-    lane = world.lanes[0]
-    token = "eyJhbGciOiJFZERTQSJ9.eyJqdGkiOiJ0b2tlbi0xIn0.c2lnbmF0dXJl"
-    artefacts = {
-        "pin": canonical(world.pin()),
-        "signed policy": seal_up("policy", world.policy_payload, pair("author")),
-        "receipt open": lane.raws[0] + b"\n",
-        "token": token.encode(),
-        "tlog-proof": proof(lane.raws[0], 0, [], lane.head()).encode(),
-        "JSON object": b'{"policy_name":"a draft","list":[1,true]}',
-    }
-    for name, content in artefacts.items():
-        (folder / "artefact").write_bytes(content)
-        status, out, _ = run("inspect", "artefact")
-        assert (status, out.partition(" (")[0]) == (0, name)
-    assert "c2lnbmF0dXJl" not in run("inspect", "artefact")[1]  # a shown token opens nothing
-
-
-@pytest.mark.parametrize("content", [b"[1]", b"\x00\x01", b"a.b!.c", b"", b"x" * 100])
-def test_inspect_refuses_what_is_no_artefact(run: Run, folder: Path, content: bytes) -> None:
-    (folder / "artefact").write_bytes(content)
-    status, out, err = run("inspect", "artefact")
-    assert (status, out) == (1, "")
-    assert err.startswith("tally: ")
-    assert "Traceback" not in err
-
-
 def test_the_module_is_the_same_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["tally", "verify", "--help"])
     with pytest.raises(SystemExit):
         runpy.run_module("verifier", run_name="__main__")
     assert "tally verify bundles/" in capsys.readouterr().out
+
+
+def test_a_reader_that_stops_reading_ends_the_program_with_141(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def stopped(*_: object) -> int:
+        raise BrokenPipeError
+
+    monkeypatch.setattr(cli, "own", stopped)
+    with (tmp_path / "out").open("w") as stream, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["verify"])
+    assert ended.value.code == 141
+
+
+def test_the_whole_program_lists_our_commands_and_hands_them_their_arguments() -> None:
+    program = cli.program()
+    assert CliRunner().invoke(program, ["explain", "wrong-root", "--json"]).exit_code == 0
+    listed = CliRunner().invoke(program, ["--help"]).stdout
+    assert all(name in listed for name in cli.OWN)
+
+
+@pytest.mark.parametrize("name", cli.OWN)
+def test_the_help_of_a_command_names_every_option_and_an_example(run: Run, name: str) -> None:
+    status, out, _ = run(name, "--help")
+    assert (status, run(name, "-h")[1]) == (0, out)
+    parser = cli.Arguments(prog="x", add_help=False)
+    import_module(f"verifier.commands.{cli.OWN[name][0]}").arguments(parser)
+    options = {option for action in parser._actions for option in action.option_strings}
+    assert options - set(re.findall(r"--?[a-z-]+", out)) == set()
+    assert f"tally {name}" in out.partition("Example")[2]

@@ -44,10 +44,10 @@ def _text(found: Explanation) -> str:
     rows = [["means", found.meaning]]
     if found.verdict:
         rows.append(["verdict", f"{found.verdict}, exit status {found.exit_code}"])
-    rows += [["step", f"{step.number} {step.title}"] for step in found.steps]
-    if found.verdict and not found.steps:
-        rows.append(["step", "whichever reads the document"])
+    if found.verdict:
+        steps = ", ".join(f"{step.number} {step.title}" for step in found.steps)
+        rows.append(["step", steps or "none: it is found outside of bundles"])
     rows += [[title, said] for title, said in found.columns.items()]
     rows.append(["do", found.action])
-    rows += [["specs", f"{step.says} (verification.md §{step.number})"] for step in found.steps]
+    rows += [["specs", f"{step.says} (verification.md §{step.number})"] for step in found.steps if step.says]
     return "\n".join([f"{found.code}  ({found.where})", *table(rows)])

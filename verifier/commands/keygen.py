@@ -24,6 +24,10 @@ Options:
   --owner OWNER      whose key it is, as policies name it
   -o, --output FILE  the private key
   -h, --help         show this text
+
+Examples:
+  tally keygen auditor --owner auditors -o auditor.key
+  tally keygen signer -o signer.pem
 """
 
 

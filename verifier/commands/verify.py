@@ -35,6 +35,7 @@ Options:
   --json             one JSON object a bundle and line
   --sarif            SARIF 2.1.0, for code-scanning dashboards
   --junit            JUnit XML, for build servers
+  --html             one self-contained page, with a timeline of each job
   -o, --output FILE  write that into FILE; standard output then has one line a bundle
 
   --explain CODE     say what a code means instead, as tally explain does
@@ -44,11 +45,12 @@ Examples:
   tally verify job.tally --pin pin.json
   tally verify bundles/ --pin pin.json --sarif -o tally.sarif
   zcat job.tally.gz | tally verify - --pin pin.json --json
+  tally verify job.tally --pin pin.json --html -o report.html
 
 Exit status: 0 PASS, 1 FAIL, 2 MALFORMED, 3 INCOMPLETE, 4 UNTRUSTED, 64 usage; of many bundles the worst.
 """
 MAX_PIN = 1 << 20
-FORMATS = ("json", "sarif", "junit")
+FORMATS = ("json", "sarif", "junit", "html")
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -89,7 +91,7 @@ def run(given: Namespace) -> int:
     with _output(given, found) as out:
         judged = _judge(found, asked, given, out)
         status = _status(judged)
-        if given.form in {"sarif", "junit"}:
+        if given.form in {"sarif", "junit", "html"}:
             out.write(_document(given.form, judged, status))
     for each in judged:
         if each.unread:
@@ -148,7 +150,7 @@ def _judge(found: Given, asked: Asked, given: Namespace, out: Output) -> list[Ju
                     say(text.headline(judged.name, judged.report, Paint(on=wants_colour(sys.stdout))))
             kept.append(judged)
     if len(kept) > 1 and given.form == "text":
-        out.write("\n" + text.tally([each.report.verdict for each in kept if each.report]) + "\n")
+        out.write("\n" + text.tally([text.verdict(each.report) for each in kept]) + "\n")
     return kept
 
 
@@ -165,9 +167,13 @@ def _document(form: str, judged: Sequence[Judged], status: int) -> str:
         return (
             msgspec.json.format(msgspec.json.encode(sarif.write(judged, version(), status)), indent=1).decode() + "\n"
         )
-    from verifier.output import junit  # noqa: PLC0415
+    if form == "junit":
+        from verifier.output import junit  # noqa: PLC0415
 
-    return junit.write(judged)
+        return junit.write(judged)
+    from verifier.output import html  # noqa: PLC0415
+
+    return html.write(judged, version())
 
 
 def _status(judged: Sequence[Judged]) -> int:

@@ -7,6 +7,8 @@ from verifier.codes import Verdict
 from verifier.report import Finding, Report, many
 from verifier.terminal import BOLD, CYAN, DIM, OF_VERDICT, Paint, plain
 
+UNREAD = "UNREAD"  # in the place of a verdict, for a file that could not be read
+
 
 def write(name: str, report: Report, paint: Paint) -> str:
     """Write one report: the verdict first, then what was read, every finding, what was proved and what was not."""
@@ -19,6 +21,11 @@ def write(name: str, report: Report, paint: Paint) -> str:
     for title, claims in (("Proved", report.proved), ("Not proved", report.not_proved)):
         lines += ["", paint(title, BOLD), *(f"  - {plain(claim)}" for claim in claims)] if claims else []
     return "\n".join(lines)
+
+
+def verdict(report: Report | None) -> str:
+    """Name the verdict, or say that there is none."""
+    return UNREAD if report is None else report.verdict
 
 
 def headline(name: str, report: Report, paint: Paint) -> str:
@@ -41,7 +48,7 @@ def summary(report: Report) -> list[tuple[str, str]]:
 def tally(verdicts: Sequence[str]) -> str:
     """Count the verdicts of many bundles, the worst first: `3 bundles: 1 FAIL, 2 PASS`."""
     counts = Counter(verdicts)
-    worst_first = [verdict.name for verdict in sorted(Verdict, reverse=True) if verdict.name in counts]
+    worst_first = [name for name in (UNREAD, *(each.name for each in sorted(Verdict, reverse=True))) if name in counts]
     return f"{many(len(verdicts), 'bundle')}: " + ", ".join(f"{counts[name]} {name}" for name in worst_first)
 
 
