@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_private_key
 from msgspec import Struct, to_builtins
 
-from verifier.encoding import b64, canonical
+from verifier.encoding import b64, canonical, digest
 from verifier.envelope import pae
 from verifier.refused import Refused
 from verifier.report import Report
@@ -49,8 +49,13 @@ class Signer(Struct, frozen=True):
         return canonical({"payload": b64(payload), "payloadType": PAYLOAD_TYPE, "signatures": [signature]})
 
 
-def statement(name: str, bundle: str, report: Report, *, pin: str, version: str, at: int | None) -> bytes:
-    """Write the Statement: the bundle is its subject, the verdict its predicate; only what was said is in it."""
+def statement(
+    name: str, bundle: str, report: Report, *, pin: str, version: str, keys: bytes | None = None, at: int | None = None
+) -> bytes:
+    """Write the Statement: the bundle is its subject, the verdict its predicate, with all that it was judged by.
+
+    `bundle` is SHA-256 of its bytes in hex, `pin` the digest of the pin, `keys` the newer key lists that were given.
+    """
     predicate: dict[str, Any] = {
         "verifier": {"name": "tallystick", "version": version},
         "verdict": report.verdict,
@@ -63,6 +68,7 @@ def statement(name: str, bundle: str, report: Report, *, pin: str, version: str,
         "notProved": report.not_proved,
     }
     known = {"job": report.job, "policy": report.policy, "status": report.status, "seal": report.seal, "at": _said(at)}
+    known["keys"] = None if keys is None else digest(keys)
     predicate |= {title: value for title, value in known.items() if value is not None}
     return canonical(
         {

@@ -30,7 +30,7 @@ from verifier import cli
 from verifier.checkpoint import ED25519_TYPE, Checkpoint, Proof
 from verifier.commands import export as command
 from verifier.encoding import canonical, digest, unb64
-from verifier.envelope import pae
+from verifier.envelope import pae, seal_up
 from verifier.leaf import decode
 from verifier.notes import Export, verifier_key
 
@@ -123,6 +123,15 @@ def test_the_statement_says_the_verdict_and_what_it_rests_on(run: Run) -> None:
     assert said["at"] == "2026-09-22T00:00:00Z"
     seal = next(each for each in lines() if "seal" in each["payloadType"])
     assert said["seal"] == digest(unb64(seal["payload"]))
+
+
+def test_newer_key_lists_are_heard_and_named(run: Run) -> None:
+    world = World()
+    Path("newer").write_bytes(seal_up("keys", world.keys_payload, pair("root")) + b"\n")
+    assert run("--keys", "newer")[0] == 0
+    assert stated()["predicate"]["keys"] == digest(Path("newer").read_bytes())
+    Path("newer").write_bytes(seal_up("keys", world.keys_payload, pair("stranger")) + b"\n")
+    assert run("--keys", "newer", out="none")[0] == 4
 
 
 def test_no_time_is_claimed_that_nobody_named_and_the_export_is_the_same_each_time(run: Run) -> None:

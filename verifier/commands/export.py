@@ -29,6 +29,7 @@ Options:
   --pin PIN         the auditor's pin.json
   --key FILE        an Ed25519 private key in PEM that signs the Statement (tally keygen signer), a file of mode 0600
   -o, --output DIR  a new folder, or an empty one
+  --keys FILE       newer key lists, one envelope a line
   --at TIME         judge also at this time, and say so in the Statement (RFC 3339)
   --call ID         prove only this call's end
   --proofs N        prove at most so many ends (default: {MAX_PROOFS})
@@ -39,7 +40,7 @@ Example:
 
 Exit status: the verdict's, as of tally verify.
 """
-MAX_PIN = 1 << 20
+MAX_PIN, MAX_KEYS = 1 << 20, 1 << 24
 
 
 def arguments(parser: ArgumentParser) -> None:
@@ -48,6 +49,7 @@ def arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--pin", required=True)
     parser.add_argument("--key", required=True)
     parser.add_argument("-o", "--output", required=True)
+    parser.add_argument("--keys")
     parser.add_argument("--at")
     parser.add_argument("--call")
     parser.add_argument("--proofs", type=int, default=MAX_PROOFS)
@@ -59,9 +61,10 @@ def run(given: Namespace) -> int:
         raise Refused("usage", "standard input can be read once only, an export reads twice")
     pin, signer = load(given.pin, MAX_PIN), Signer.parse(read_private(Path(given.key)))
     at = None if given.at is None else moment(given.at)
+    keys = None if given.keys is None else load(given.keys, MAX_KEYS)
     judged, read = hashlib.sha256(), hashlib.sha256()
     with bundle(given.bundle, judged.update) as source:
-        report = verify(source, Pin.parse(pin), at)
+        report = verify(source, Pin.parse(pin), at, keys=keys)
         name = Path(given.bundle).name.removesuffix(".gz")
         said = f"{report.verdict}  {plain(name)}"
         if Verdict[report.verdict] >= Verdict.UNTRUSTED:
@@ -79,7 +82,7 @@ def run(given: Namespace) -> int:
         if read.digest() != judged.digest():
             hint = "Export a file that nobody writes."
             raise Refused("wrong-digest", "the bundle changed while it was read", hint=hint)
-        payload = statement(name, judged.hexdigest(), report, pin=digest(pin), version=version(), at=at)
+        payload = statement(name, judged.hexdigest(), report, pin=digest(pin), keys=keys, version=version(), at=at)
         lines = [signer.seal(payload), *export.envelopes]
         (folder / f"{name.removesuffix('.tally')}.intoto.jsonl").write_bytes(b"\n".join([*lines, b""]))
     for lane in export.skipped:
