@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from google.protobuf import json_format
 from in_toto_attestation.v1 import statement_pb2
 from in_toto_attestation.v1.statement import Statement
+from msgspec.structs import replace
 from securesystemslib.dsse import Envelope
 from securesystemslib.exceptions import VerificationError
 from securesystemslib.signer import SSlibKey
@@ -130,7 +131,8 @@ def test_newer_key_lists_are_heard_and_named(run: Run) -> None:
     Path("newer").write_bytes(seal_up("keys", world.keys_payload, pair("root")) + b"\n")
     assert run("--keys", "newer")[0] == 0
     assert stated()["predicate"]["keys"] == digest(Path("newer").read_bytes())
-    Path("newer").write_bytes(seal_up("keys", world.keys_payload, pair("stranger")) + b"\n")
+    later = canonical(replace(world.listed, version=2))
+    Path("newer").write_bytes(seal_up("keys", later, pair("stranger")) + b"\n")
     assert run("--keys", "newer", out="none")[0] == 4
 
 
