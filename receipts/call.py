@@ -128,7 +128,6 @@ class Exchange:
             code=self.code,
             dlv=self._dlv.commitment(),
             flags=self.flags,
-            kind="end",
             labels=self.labels,
             model=self.model,
             recv=self._recv.commitment() if self._received else None,

@@ -76,7 +76,6 @@ class Denials:
             code=refused.code,
             facts=None if known.labels is None else Facts(labels=known.labels),
             jti=session.token.jti,
-            kind="deny",
             manifest=known.manifest,
             parent=known.parent,
             req=None if known.raw is None else commit(call_key(lane.key, call, "req"), [known.raw]),

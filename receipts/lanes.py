@@ -91,7 +91,13 @@ class Lane(Log):
         """Write the `token` leaf when a token is used for the first time in this lane."""
         if claims.jti in self.jtis:
             return
-        said = partial(Token, exp=claims.exp, grant=claims.grant, iat=claims.iat, jti=claims.jti, kind="token")
+        said = partial(
+            Token,
+            exp=claims.exp,
+            grant=claims.grant,
+            iat=claims.iat,
+            jti=claims.jti,
+        )
         self.append(lambda seq, time: said(scope_hash=claims.scope_hash, seq=seq, time=time))
 
     def deny(self, build: Build) -> Appended | None:
@@ -109,7 +115,7 @@ class Lane(Log):
         """Let one note stand for the denials that were only counted."""
         count, self._unwritten = self._unwritten, 0
         if count:
-            self.append(lambda seq, time: Note(code="denials", count=count, kind="note", seq=seq, time=time))
+            self.append(lambda seq, time: Note(code="denials", count=count, seq=seq, time=time))
 
     async def end(self, reason: str) -> None:
         """Take no more calls, cut those that are open, and close once they have ended or the grace is over."""
@@ -232,7 +238,7 @@ class Lanes:
             revocations=self._revocations(),
             suite=SUITE,
         )
-        lane.append(lambda seq, time: said(kind="open", seq=seq, time=time))
+        lane.append(lambda seq, time: said(seq=seq, time=time))
         self._open[row.job] = lane
         return lane
 

@@ -140,7 +140,6 @@ def _unanswered(call: str, status: Status, seq: int, time: int) -> End:
     return End(
         call=call,
         flags=[],
-        kind="end",
         labels=[],
         redactions=0,
         screens=[],
@@ -152,4 +151,4 @@ def _unanswered(call: str, status: Status, seq: int, time: int) -> End:
 
 
 def _close(counts: Counts, reason: str, seq: int, time: int) -> Close:
-    return Close(counts=counts, kind="close", reason=reason, seq=seq, time=time)
+    return Close(counts=counts, reason=reason, seq=seq, time=time)

@@ -128,7 +128,6 @@ class Pipeline:
             call=known.call or "",
             facts=Facts(labels=list(asked.decided.labels)),
             jti=session.token.jti,
-            kind="begin",
             manifest=known.manifest,
             parent=known.parent,
             req=ready.req,

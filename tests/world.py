@@ -120,11 +120,11 @@ class Lane:
         self.closed = False
         self.write(lambda seq, time: Open(
             build="test", gateway=GATEWAY, job=world.job, keys=digest(world.keys_payload),
-            keys_version=world.listed.version, kind="open", lane=self.name, policy=world.policy_digest,
+            keys_version=world.listed.version,lane=self.name, policy=world.policy_digest,
             revocations=0, seq=seq, suite=SUITE, time=time,
         ))  # fmt: skip
         self.write(lambda seq, time: Token(
-            exp=world.exp, grant=world.grant_digest, iat=world.iat, jti=world.jti, kind="token",
+            exp=world.exp, grant=world.grant_digest, iat=world.iat, jti=world.jti,
             scope_hash=world.grant.scope.hash(), seq=seq, time=time,
         ))  # fmt: skip
 
@@ -145,7 +145,7 @@ class Lane:
         seq = len(self.raws)
         parent = self.fold.model_calls.find(target.tool, seq) if target.tool else None
         made = Begin(
-            call=call, facts=Facts(labels=self.world.labels(target)), jti=self.world.jti, kind="begin",
+            call=call, facts=Facts(labels=self.world.labels(target)), jti=self.world.jti,
             manifest=manifest, parent=parent, req=self.commit(call, "req"), reservation=Reservation(),
             revocations=0, rule="allow-1" if target.tool else "model-1",
             sent=self.commit(call, "sent"), seq=seq, staleness=1000, target=target, time=0,
@@ -155,7 +155,7 @@ class Lane:
     def end(self, call: str, **changes: Any) -> Leaf:
         """End a call well."""
         made = End(
-            call=call, dlv=self.commit(call, "dlv"), flags=[], kind="end", labels=[],
+            call=call, dlv=self.commit(call, "dlv"), flags=[],labels=[],
             recv=self.commit(call, "recv"), redactions=0,
             screens=["size"], seq=0, status="ok", time=0, tool_calls=[],
         )  # fmt: skip
@@ -180,7 +180,7 @@ class Lane:
         """Deny a call, as the policy does for `http_request`."""
         made = Deny(
             by="policy", call=call, code="denied-tool", facts=Facts(labels=self.world.labels(target)),
-            jti=self.world.jti, kind="deny",
+            jti=self.world.jti,
             manifest=self.world.grant.scope.manifests.get(target.server or "") if target else None,
             req=self.commit(call, "req"),
             revocations=0, rule="deny-1", seq=0, staleness=1000, target=target, time=0,
@@ -191,7 +191,7 @@ class Lane:
         """Hold a call for people; it names what a begin would name."""
         parent = self.fold.model_calls.find(target.tool, len(self.raws)) if target.tool else None
         made = Hold(
-            call=call, facts=Facts(labels=self.world.labels(target)), jti=self.world.jti, kind="hold",
+            call=call, facts=Facts(labels=self.world.labels(target)), jti=self.world.jti,
             manifest=self.world.grant.scope.manifests.get(target.server or ""), parent=parent,
             req=self.commit(call, "req"), revocations=0, rule="allow-1", sent=self.commit(call, "sent"), seq=0,
             staleness=1000, target=target, tier="human", time=0,
@@ -201,7 +201,7 @@ class Lane:
     def close(self, reason: str = "closed") -> None:
         """Write the last receipt."""
         counts = {name: self.kinds.get(name, 0) for name in ("begin", "deny", "end", "note", "token")}
-        self.write(lambda seq, time: Close(counts=Counts(**counts), kind="close", reason=reason, seq=seq, time=time))
+        self.write(lambda seq, time: Close(counts=Counts(**counts), reason=reason, seq=seq, time=time))
         self.closed = True
 
     def commit(self, call: str, side: Any) -> leaf.Commitment:

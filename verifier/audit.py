@@ -1,17 +1,19 @@
 """The audit of one bundle, offline and alone (specs/verification.md).
 
- 1 read within limits            6 lanes: sealed, rebuilt, head signed     11 approvals (unsupported)
- 2 pin and key list              7 receipts: places, kinds, pairs          12 completeness; model and tool calls tied
- 3 policies                      8 bindings: token, time, grant, manifest  13 disclosures (unsupported)
- 4 grants: inside the policy     9 decisions replayed                      14 the caller's half (unsupported)
+ 1 read within limits            6 lanes: sealed, rebuilt, head signed     11 approvals
+ 2 pin and key lists             7 receipts: places, kinds, pairs          12 completeness; model and tool calls tied
+ 3 policies and their parents    8 bindings: token, time, grant, manifest  13 disclosures and sealed payloads
+ 4 grants: inside the policy     9 decisions replayed                      14 the caller's half
  5 seal                         10 time and revocation
 
-What a step cannot judge is refused `unsupported`, never passed.
+What a step cannot judge is refused `unsupported`, never passed. The verdict is the worst of the findings' (report.py).
 """
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import BinaryIO
 
+from verifier import kept as clients
 from verifier.bundle import (
     MAX_BYTES,
     MAX_DOCUMENTS,
@@ -44,21 +46,22 @@ def verify(
     at: int | None = None,
     *,
     keys: bytes | None = None,
+    kept: Iterable[tuple[str, bytes]] = (),
     max_bytes: int = MAX_BYTES,
 ) -> Report:
-    """Judge one bundle against a pin; with `at` (microseconds) the key list must also be current then.
+    """Judge one bundle against a pin: read once, in constant memory, offline (specs/verification.md).
 
-    `keys` holds newer key lists, one envelope a line: what became of keys since.
-
-    Reads once, in constant memory; never raises for what a bundle contains. `OSError` is the caller's.
+    `source` is a path, or a binary file that is read to its end. With `at` (microseconds) the key list must also be
+    current then. `keys` holds newer key lists, one envelope a line; `kept` what clients hold: names and tlog-proofs.
+    Never raises for what a bundle contains, a `Report` says all of it; `OSError` is the caller's.
     """
     if isinstance(source, Path | str):
         with Path(source).open("rb") as file:
-            return verify(file, pin, at, keys=keys, max_bytes=max_bytes)
+            return verify(file, pin, at, keys=keys, kept=kept, max_bytes=max_bytes)
     report = Report()
     reader = Reader(source, max_bytes)
     try:
-        Audit(reader, pin, at, report, keys).run()
+        Audit(reader, pin, at, report, keys=keys, kept=kept).run()
     except Refused as refused:
         report.refuse(refused, 1, line=reader.number)
     report.conclude()
@@ -68,13 +71,23 @@ def verify(
 class Audit:
     """One pass over one bundle."""
 
-    def __init__(self, reader: Reader, pin: Pin, at: int | None, report: Report, keys: bytes | None = None) -> None:
+    def __init__(
+        self,
+        reader: Reader,
+        pin: Pin,
+        at: int | None,
+        report: Report,
+        *,
+        keys: bytes | None = None,
+        kept: Iterable[tuple[str, bytes]] = (),
+    ) -> None:
         """Take the parts."""
         self.reader = reader
         self.pin = pin
         self.at = at
         self.report = report
         self.keys = keys
+        self.kept = kept
         self._head: bytes | None = None
 
     def run(self) -> None:
@@ -88,6 +101,8 @@ class Audit:
         if evidence is None:
             return
         self.report.job, self.report.policy = evidence.job, evidence.policy_digest
+        if any(policy.regulated for policy in evidence.policies):
+            self.report.regulate()
         last = self._lanes(evidence)
         self._current(trust, evidence, last)
 
@@ -111,7 +126,7 @@ class Audit:
             if kind == "head":
                 self._head = raw
                 break
-            if kind is None or ORDER.index(kind) < reached:
+            if kind is None or kind not in ORDER or ORDER.index(kind) < reached:
                 self.report.add("bad-line", 1, "a line of no known kind, or out of order", line=self.reader.number)
                 continue
             reached, size = ORDER.index(kind), size + len(raw)
@@ -120,40 +135,47 @@ class Audit:
             lines.append(Line(self.reader.number, kind, content(raw, kind)))
         return lines
 
-    # Steps 6 to 12 --------------------------------------------------------------------------------------------------
+    # Steps 6 to 14 --------------------------------------------------------------------------------------------------
 
     def _lanes(self, evidence: Evidence) -> int:
         """Judge every lane; return the time of the last receipt."""
+        kept = clients.establish(self.kept, evidence, self.report)
         seen: set[str] = set()
+        approvals: set[str] = set()
         last = calls = tokens = 0
         raw = self._head
         while raw is not None:
             number = self.reader.number
-            try:
-                head = read(content(raw, "head"), Head, limit=MAX_LANE_LINE)
-            except Refused as refused:
-                self.report.refuse(refused, 6, line=number)
-                head = Head(lane="unreadable", note="")
-            if head.lane in seen or head.lane < max(seen, default=""):
-                self.report.add("bad-line", 1, "lanes stand in order, none twice", line=number, lane=head.lane)
-            seen.add(head.lane)
-            if len(seen) > MAX_LANES:
-                raise Refused("too-large", f"more than {MAX_LANES} lanes")
-            check = LaneCheck(head, evidence, self.report, number)
+            head = self._lane_head(raw, number, seen)
+            check = LaneCheck(head, evidence, self.report, number, kept.get(head.lane, ()))
             raw = self._receipts(check)
             check.finish()
             last = max(last, check.time)
             calls, tokens = calls + check.fold.purse.calls, tokens + check.fold.purse.tokens
+            approvals |= check.calls.releases.named
         self._total(evidence, calls, tokens)
         for lane in evidence.seal.lanes if evidence.seal else ():
             if lane.lane not in seen:
-                self.report.add(
-                    "missing-lane",
-                    6,
-                    f"lane {lane.lane} is sealed with {lane.size} receipts and not in the bundle",
-                    lane=lane.lane,
-                )
+                why = f"lane {lane.lane} is sealed with {lane.size} receipts and not in the bundle"
+                self.report.add("missing-lane", 6, why, lane=lane.lane)
+        for name in sorted(set(evidence.approvals) - approvals):
+            self.report.add("unnamed-document", 11, f"the approval {name} is named by no receipt", place="approval")
+        clients.missing(kept, seen, self.report)
         return last
+
+    def _lane_head(self, raw: bytes, number: int, seen: set[str]) -> Head:
+        """Read a lane's first line."""
+        try:
+            head = read(content(raw, "head"), Head, limit=MAX_LANE_LINE)
+        except Refused as refused:
+            self.report.refuse(refused, 6, line=number)
+            head = Head(lane="unreadable", note="")
+        if head.lane in seen or head.lane < max(seen, default=""):
+            self.report.add("bad-line", 1, "lanes stand in order, none twice", line=number, lane=head.lane)
+        seen.add(head.lane)
+        if len(seen) > MAX_LANES:
+            raise Refused("too-large", f"more than {MAX_LANES} lanes")
+        return head
 
     def _total(self, evidence: Evidence, calls: int, tokens: int) -> None:
         """Step 9, its end: all lanes and children's shares together stay inside the job's one purse."""
@@ -163,14 +185,13 @@ class Audit:
 
     def _receipts(self, check: LaneCheck) -> bytes | None:
         """Feed a lane its receipts; return the next head line, None at the end."""
-        line, feed = self.reader.line, check.feed
         try:
-            while (raw := line()) is not None and not raw.startswith(b'{"head":'):
-                feed(raw)
+            while lines := self.reader.receipts():
+                check.feed(lines)
+            return self.reader.line()
         except Refused as refused:
-            self.report.refuse(refused, 1, line=self.reader.number, lane=check.head.lane, seq=check.count)
+            self.report.refuse(refused, 1, line=self.reader.number, lane=check.head.lane, seq=check.reached)
             return None
-        return raw
 
     def _current(self, trust: Trust, evidence: Evidence, last: int) -> None:
         """Step 2, its second half: the key list was current at the seal (else at the last receipt) and at `--at`."""

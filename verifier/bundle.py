@@ -16,11 +16,14 @@ from verifier.refused import Refused
 
 FORMAT: Final = "tallystick-bundle/1"
 ORDER = ("header", "keys", "policy", "manifest", "grant", "revocation", "approval", "seal", "log", "head")
+ATTACHED = ("disclosure", "box")
 MAX_LINE = 1 << 21
 BLOCK = 1 << 18
 MAX_DOCUMENTS = 1 << 26
 MAX_BYTES = 1 << 34
-_PREFIXES = {name: b'{"' + name.encode() + b'":' for name in ORDER}
+_PREFIXES = {name: b'{"' + name.encode() + b'":' for name in (*ORDER, *ATTACHED)}
+
+HEAD = _PREFIXES["head"]
 
 
 class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -78,6 +81,22 @@ class Reader:
             self._lines = lines[::-1]
         self.number += 1
         return self._lines.pop()
+
+    def receipts(self) -> list[bytes]:
+        """Return some of the next lines of a lane: at least one, up to the next lane's head; none at the lane's end.
+
+        Raises as `line`.
+        """
+        first = self.line()
+        if first is None:
+            return []
+        lines = [first, *reversed(self._lines)]
+        end = len(lines)
+        if HEAD[:4] in {line[:4] for line in lines}:
+            end = next((at for at, line in enumerate(lines) if line.startswith(HEAD)), end)
+        self._lines = lines[end:][::-1]
+        self.number += end - 1
+        return lines[:end]
 
 
 def kind_of(raw: bytes) -> str | None:

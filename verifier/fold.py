@@ -7,8 +7,6 @@ The gateway feeds it as it writes, the verifier as it reads: a budget or a tie c
 from collections import OrderedDict, deque
 from collections.abc import Sequence
 
-from msgspec import Struct
-
 from verifier.chain import terms
 from verifier.decision import Denied, Recency, reads
 from verifier.grant import Budget
@@ -21,15 +19,6 @@ WINDOW = 4096
 RECENT_SECONDS = 600
 MAX_RECENT_TOOLS = 4096
 _SEPARATORS = ("__", ".", "/")
-
-
-class OpenCall(Struct, frozen=True):
-    """A call that has begun and not ended."""
-
-    seq: int
-    target: Target
-    parent: Parent | None
-    reserved: int
 
 
 class Purse:
@@ -95,10 +84,10 @@ class Purse:
             or (share.calls, share.tokens, share.wall_seconds) != (None, None, None)
         )  # fmt: skip
 
-    def begin(self, leaf: Begin, reserved: int) -> None:
+    def begin(self, leaf: Begin) -> None:
         """Count a call and reserve its tokens."""
         self.calls += 1
-        self.tokens += reserved
+        self.tokens += leaf.reservation.tokens or 0
         if self._recent_all is not None:
             self._recent_all.append(leaf.time)
         for rule in (leaf.rule, *(leaf.inherited or ())):
@@ -110,10 +99,10 @@ class Purse:
             tool = f"{leaf.target.server}/{leaf.target.tool}"
             self._tools[tool] = self._tools.get(tool, 0) + 1
 
-    def end(self, call: OpenCall, leaf: End) -> None:
+    def end(self, call: Begin, leaf: End) -> None:
         """Replace a reservation by what was used; a call without usage costs its reservation."""
         if leaf.usage is not None and leaf.status != "lost":
-            self.tokens += leaf.usage.input + leaf.usage.output - call.reserved
+            self.tokens += leaf.usage.input + leaf.usage.output - (call.reservation.tokens or 0)
 
 
 class ModelCalls:
@@ -124,25 +113,28 @@ class ModelCalls:
         # Ordered ones: a plain dict is slow at dropping its oldest.
         self._asked: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()
         self._free: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._oldest = 0  # no tool call here was asked for before this place
 
     def asked(self, leaf: End) -> None:
         """Take in the tool calls of a model's answer, and forget those out of the window."""
         self.forget(leaf.seq)
+        if not self._asked:
+            self._oldest = leaf.seq
         for each in leaf.tool_calls:
             key = (leaf.call, each.id)
-            for known in (self._asked, self._free):
-                known.pop(key, None)  # one that is asked again is the newest
+            if key in self._asked:  # one that is asked again is the newest
+                del self._asked[key]
+                self._free.pop(key, None)
             self._asked[key] = (each.name, leaf.seq)
             self._free[key] = None
 
     def forget(self, seq: int) -> None:
         """Drop what lies more than the window before `seq`."""
-        while self._asked:
-            key, (_, asked) = next(iter(self._asked.items()))
-            if asked >= seq - WINDOW:
-                return
-            del self._asked[key]
-            self._free.pop(key, None)
+        while self._oldest < seq - WINDOW and self._asked:
+            key, (_, self._oldest) = next(iter(self._asked.items()))
+            if self._oldest < seq - WINDOW:
+                del self._asked[key]
+                self._free.pop(key, None)
 
     def find(self, tool: str, seq: int) -> Parent | None:
         """Find the oldest unused tool call with this tool's name, for a client that names none.
@@ -157,9 +149,13 @@ class ModelCalls:
 
     def answers(self, parent: Parent, tool: str, seq: int) -> bool:
         """Tell whether `parent` is an unused tool call for this tool."""
-        self.forget(seq)
+        if self._oldest < seq - WINDOW:
+            self.forget(seq)
         key = (parent.call, parent.id)
-        return key in self._free and matches(self._asked[key][0], tool)
+        if key not in self._free:
+            return False
+        asked = self._asked[key][0]
+        return asked == tool or matches(asked, tool)
 
     def use(self, parent: Parent) -> None:
         """Take a tool call; it comes back only with `release`."""
@@ -238,7 +234,7 @@ class Fold:
         self._limited = purse.limited
         self.recent = Recent() if recent else None
         self.model_calls = ModelCalls()
-        self.open_calls: dict[str, OpenCall] = {}
+        self.open_calls: dict[str, Begin] = {}
 
     @classmethod
     def of(cls, chain: Chain, share: Budget, opened: int) -> "Fold":
@@ -256,13 +252,11 @@ class Fold:
 
     def begin(self, leaf: Begin) -> None:
         """Open a call: count it, reserve for it, take the model's tool call that it answers."""
-        reserved = leaf.reservation.tokens or 0
-        parent = leaf.parent if leaf.target.tool is not None else None  # only a tool call answers a model's
-        self.open_calls[leaf.call] = OpenCall(leaf.seq, leaf.target, parent, reserved)
+        self.open_calls[leaf.call] = leaf
         if self._limited:
-            self.purse.begin(leaf, reserved)
-        if parent is not None:
-            self.model_calls.use(parent)
+            self.purse.begin(leaf)
+        if leaf.parent is not None and leaf.target.tool is not None:  # only a tool call answers a model's
+            self.model_calls.use(leaf.parent)
 
     def end(self, leaf: End) -> None:
         """Close a call: settle its reservation, take in what a model asked for, free what an error left unanswered."""
@@ -273,7 +267,7 @@ class Fold:
             self.purse.end(call, leaf)
         if leaf.tool_calls and call.target.provider is not None:
             self.model_calls.asked(leaf)
-        if call.parent is not None and (leaf.status == "upstream_error" or leaf.tool_error):
+        if (leaf.tool_error or leaf.status == "upstream_error") and call.parent is not None and call.target.tool:
             self.model_calls.release(call.parent)
 
 

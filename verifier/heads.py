@@ -1,5 +1,7 @@
 """Step 6 for one lane: its size, its root, and the head that the gateway signed (specs/verification.md §6)."""
 
+from collections.abc import Iterator
+
 from msgspec import Struct
 
 from verifier.checkpoint import Checkpoint
@@ -11,25 +13,34 @@ from verifier.seal import SealedLane, origin
 SECOND = 1_000_000
 
 
-def check_head(note: str, lane: str, evidence: Evidence, sealed: SealedLane | None, rebuilt: "Rebuilt") -> None:
-    """Hold a lane's head against seal, receipts and keys.
+def check_head(
+    note: str, lane: str, evidence: Evidence, sealed: SealedLane | None, rebuilt: "Rebuilt"
+) -> Iterator[Refused]:
+    """Hold a lane's head against seal, receipts and keys; give everything that is wrong with it.
 
-    Raises `Refused`: bad-checkpoint, wrong-head, wrong-gateway, wrong-size, wrong-root, unknown-signer, bad-signature,
+    Codes: bad-checkpoint, wrong-head, wrong-gateway, wrong-size, wrong-root, unknown-signer, bad-signature,
     missing-signature, key-revoked, key-not-valid.
     """
-    head = Checkpoint.parse(note)
+    try:
+        head = Checkpoint.parse(note)
+    except Refused as refused:
+        yield refused
+        return
     gateway = evidence.gateway
     if head.origin != origin(gateway, evidence.job, lane):
-        raise Refused("wrong-head", "the head is of another lane, job or gateway", field="origin")
+        yield Refused("wrong-head", "the head is of another lane, job or gateway", field="origin")
     if sealed is not None and sealed.gateway != gateway:
-        raise Refused("wrong-gateway", "the seal names another gateway than the grant's audience", field="gateway")
+        yield Refused("wrong-gateway", "the seal names another gateway than the grant's audience", field="gateway")
     if sealed is not None and (head.size, "sha256:" + head.root.hex()) != (sealed.size, sealed.root):
-        raise Refused("wrong-head", "the head is not the one that was sealed", field="note")
+        yield Refused("wrong-head", "the head is not the one that was sealed", field="note")
     if sealed is None and head.size != rebuilt.size:
-        raise Refused("wrong-size", f"{rebuilt.size} receipts, the head says {head.size}", field="size")
+        yield Refused("wrong-size", f"{rebuilt.size} receipts, the head says {head.size}", field="size")
     if sealed is None and head.root != rebuilt.root:
-        raise Refused("wrong-root", "the receipts do not add up to the head's root", field="root")
-    _signed(head, _candidates(evidence, gateway, sealed), evidence, rebuilt)
+        yield Refused("wrong-root", "the receipts do not add up to the head's root", field="root")
+    try:
+        _signed(head, _candidates(evidence, gateway, sealed), evidence, rebuilt)
+    except Refused as refused:
+        yield refused
 
 
 class Rebuilt(Struct, frozen=True):

@@ -1,151 +1,248 @@
-"""Steps 6 to 10 and 12: one lane's receipts, read once, judged one by one (specs/verification.md)."""
+"""Steps 6 to 14 for one lane: its receipts, read once, judged one by one (specs/verification.md)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Sequence
 from hashlib import sha256
-from typing import Any
 
 from verifier import leaf as leaves
+from verifier.attached import Attached
 from verifier.bundle import Head
+from verifier.calls import Calls, cutoffs, words
 from verifier.chain import terms
-from verifier.decision import Allowed, Denied
+from verifier.clients import Hashes
 from verifier.evidence import Evidence
+from verifier.findings import LaneFindings
 from verifier.fold import Fold
 from verifier.grant import Budget
 from verifier.heads import Rebuilt, check_head
-from verifier.leaf import Begin, Close, Deny, End, Hold, Note, Open, Target, Token
-from verifier.marks import FOREVER, SECOND, Marks, concerns
+from verifier.kept import Kept
+from verifier.leaf import Begin, Close, Deny, End, Hold, Leaf, Note, Open, Token
+from verifier.marks import Marks
 from verifier.merkle import Tree
 from verifier.refused import Refused
-from verifier.replay import Judged, Replay, TokenUse
 from verifier.report import Report
-from verifier.revocation import Revocation
 from verifier.seal import SealedLane
+from verifier.tokens import SECOND, Tokens
 
-# What one lane may make the verifier remember; honest lanes stay far below.
-MAX_OPEN = 1 << 16
-MAX_TOKENS = 100_000
+_CALLS = frozenset({Begin, End, Deny, Hold})
+ATTACHED = (b'{"disclosure":', b'{"box":')
+BEHIND = {each[:4] for each in ATTACHED}  # no receipt begins so
 
 
 class LaneCheck:
-    """The judge of one lane. Feed it every receipt in order, then `finish`."""
+    """The judge of one lane. Feed it every line in order, then `finish`."""
 
-    def __init__(self, head: Head, evidence: Evidence, report: Report, line: int) -> None:
-        """Begin a lane at its head line."""
+    def __init__(self, head: Head, evidence: Evidence, report: Report, line: int, kept: Sequence[Kept] = ()) -> None:
+        """Begin a lane at its head line; `kept` are the proofs that clients hold of it."""
         self.head = head
         self.evidence = evidence
         self.report = report
-        self.line = line
-        self.count = 0  # lines read
+        self.found = LaneFindings(report, head.lane, line)
+        self.count = 0  # receipts read
         self.expected = 0  # the number that the next receipt must bear
         self.time = 0
         self.closed = False
-        self.kinds: dict[str, int] = dict.fromkeys(leaves.NAMES, 0)
-        self.tokens: dict[str, TokenUse] = {}
+        self.kinds: dict[type[Leaf], int] = dict.fromkeys(leaves.KINDS.values(), 0)
         self.sealed = self._find_sealed()
-        self.sealed_tokens = {token.jti: token for token in self.sealed.tokens} if self.sealed else {}
-        self._tree = Tree()
-        self._append = self._tree.append
-        agreed, granted = terms(evidence.policies), evidence.first.scope.limits
+        self._terms = terms(evidence.policies)
+        granted = evidence.first.scope.limits
         share = self.sealed.share if self.sealed else granted
         self.fold = Fold.of(evidence.policies, share, evidence.first.opened)
-        self._replay = Replay(evidence.policies, evidence.manifests, self.fold)
-        self._limited = self.fold.purse.limited
-        self._tied = agreed.tied
-        self._stale = agreed.token_constraints.max_staleness_seconds * SECOND
-        self._skew = evidence.trust.pin.max_skew_seconds * SECOND
-        closed = evidence.seal.closed if evidence.seal else None
-        self._marks = Marks(self.sealed.marks if self.sealed else [], closed, skew=self._skew, stale=self._stale)
-        self._cutoffs = list(self._find_cutoffs())
+        self._hashes = Hashes()
+        self._tokens = Tokens(evidence, self.sealed, self.found)
+        self.calls = Calls(
+            evidence, self.found, terms=self._terms, tokens=self._tokens, fold=self.fold, hashes=self._hashes
+        )
+        self._marks = self._make_marks()
+        size = self.sealed.size if self.sealed else None
+        self.calls.cutoffs = list(cutoffs(self._marks, evidence.revocations, size, self.found))
         self._check_share(share, granted)
-        self._judges: dict[str, Callable[[Any], None]] = {
-            "open": self._open, "token": self._token, "begin": self._begin, "end": self._end,
-            "deny": self._deny, "hold": self._hold, "note": self._note, "close": self._close,
+        self._tree = Tree()
+        self._kept = sorted(kept, key=lambda each: each.index, reverse=True)  # those not reached yet, the next one last
+        self._heads = list(kept)
+        self._roots: dict[int, bytes] = {}  # of the tree at the sizes that somebody else has signed
+        self._sizes = sorted({*(each.head.size for each in kept), *self._superseded_size()}, reverse=True)
+        self._held: bytes | None = None  # the last receipt, until it is known what stands behind it
+        self._attached: Attached | None = None
+        self._behind = 0
+        self._judges: dict[type[Leaf], Callable[..., None]] = {
+            Open: self._open, Token: self._tokens.record, Begin: self.calls.begin, End: self.calls.end,
+            Deny: self.calls.deny, Hold: self.calls.hold, Note: self._note, Close: self._close,
         }  # fmt: skip
 
-    def add(self, code: str, step: int, why: str, seq: int | None = None, place: str = "") -> None:
-        """Record a finding at this lane."""
-        line = self.line if seq is None else self.line + 1 + seq
-        self.report.add(code, step, why, line=line, lane=self.head.lane, seq=seq, place=place)
+    @property
+    def reached(self) -> int:
+        """The place of the next receipt, the one that is held back counted."""
+        return self.count + (self._held is not None)
 
-    def refuse(self, refused: Refused, step: int, seq: int | None = None) -> None:
-        """Record a refusal at this lane."""
-        line = self.line if seq is None else self.line + 1 + seq
-        self.report.refuse(refused, step, line=line, lane=self.head.lane, seq=seq)
+    # Reading --------------------------------------------------------------------------------------------------------
 
-    def feed(self, raw: bytes) -> None:
-        """Judge the next receipt."""
-        seq = self.count
-        self.count = seq + 1
-        self._append(sha256(b"\0" + raw).digest())
-        try:
-            leaf = leaves.decode(raw)
-        except Refused as refused:
-            self.refuse(refused, 7, seq)
+    def feed(self, lines: list[bytes]) -> None:
+        """Take in the next lines: receipts, each perhaps followed by disclosures and sealed payloads."""
+        if self._attached or self.calls.wanting or not BEHIND.isdisjoint({line[:4] for line in lines}):
+            for line in lines:
+                self._step(line)
             return
-        kind, time = leaf.kind, leaf.time
-        if leaf.seq != self.expected:
-            self.add("wrong-seq", 7, f"receipt {leaf.seq} stands where {self.expected} belongs", seq, "seq")
-        if time < self.time:
-            self.add("wrong-time", 7, "earlier than the receipt before it", seq, "time")
-        self.expected, self.time = leaf.seq + 1, time
-        marks = self._marks
-        if seq == marks.next:
-            marks.advance(seq)
-        if not marks.earliest <= time <= marks.latest:
-            self.add("outside-marks", 10, "its time lies outside the marks that scope set around it", seq, "time")
-        if self.closed or (seq == 0) != (kind == "open"):
-            self.add("wrong-order", 7, f"a receipt of kind {kind} cannot stand at place {seq}", seq, "kind")
-        self.kinds[kind] += 1
-        self._judges[kind](leaf)
-        if self.fold.recent is not None:
-            self.fold.recent.add(leaf)
+        run = lines if self._held is None else [self._held, *lines]
+        self._held = run.pop()
+        self._judge(run)
+
+    def _step(self, line: bytes) -> None:
+        """Take in one line, where receipts are judged together with what stands behind them."""
+        if not line.startswith(ATTACHED):
+            self._flush()
+            self._held = line
+            return
+        self._behind += 1
+        if self._held is None:
+            self.found.add("bad-line", 1, "a disclosure or sealed payload that stands behind no receipt")
+            return
+        try:
+            if self._attached is None:
+                self._attached = Attached(leaves.decode(self._held), self.evidence.trust.by_kid, self._terms.auditors)
+            self._attached.add(line)
+        except Refused as refused:
+            self.found.refuse(refused, 13 if self._attached else 1, self.count, behind=self._behind)
+
+    def _flush(self) -> None:
+        """Judge the receipt that was held back."""
+        if self._held is not None:
+            self._judge([self._held], self._attached)
+        self.found.attached += self._behind
+        self.report.totals.disclosed += 0 if self._attached is None else self._attached.disclosed
+        self._held, self._attached, self._behind = None, None, 0
+
+    def _judge(self, raws: list[bytes], attached: Attached | None = None) -> None:
+        """Judge receipts; with `attached`, one that something stands behind."""
+        seq, expected, before = self.count, self.expected, self.time
+        self._grow([sha256(b"\0" + raw).digest() for raw in raws])
+        judges, kinds, marks, recent = self._judges, self.kinds, self._marks, self.fold.recent
+        earliest, latest = marks.earliest, marks.latest
+        for leaf in leaves.decode_many(raws):
+            if isinstance(leaf, Refused):
+                self.found.refuse(leaf, 7, seq)
+                seq += 1
+                continue
+            kind, time = leaf.__class__, leaf.time
+            if seq == marks.next:
+                marks.advance(seq)
+                earliest, latest = marks.earliest, marks.latest
+            if (
+                leaf.seq != expected
+                or time < before
+                or not earliest <= time <= latest
+                or self.closed
+                or not seq
+                or kind is Open
+            ):
+                self._check_place(leaf, seq, expected, before)
+            expected, before = leaf.seq + 1, time
+            kinds[kind] += 1
+            if attached is None or kind not in _CALLS:
+                judges[kind](leaf)
+            else:
+                judges[kind](leaf, attached)
+            if recent is not None:
+                recent.add(leaf)
+            seq += 1
+        self.expected, self.time = expected, before
+
+    def _grow(self, hashes: list[bytes]) -> None:
+        """Add leaf hashes to the tree; take its root at each size that somebody else has signed."""
+        start, self.count = self.count, self.count + len(hashes)
+        self._hashes.extend(hashes)
+        while self._kept and self._kept[-1].index < self.count:
+            kept = self._kept.pop()
+            if hashes[kept.index - start] != kept.leaf_hash:
+                self.found.add("omitted", 14, f"{kept.name}: another receipt stands where this one was", kept.index)
+        at = 0
+        while self._sizes and self._sizes[-1] <= self.count:
+            size = self._sizes.pop()
+            self._tree.extend(hashes[at : size - start])
+            at = size - start
+            self._roots[size] = self._tree.root()
+        self._tree.extend(hashes[at:] if at else hashes)
+
+    def _check_place(self, leaf: Leaf, seq: int, expected: int, before: int) -> None:
+        """Say what is wrong with a receipt's place and time (steps 7 and 10)."""
+        if leaf.seq != expected:
+            self.found.add("wrong-seq", 7, f"receipt {leaf.seq} stands where {expected} belongs", seq, "seq")
+        if leaf.time < before:
+            self.found.add("wrong-time", 7, "earlier than the receipt before it", seq, "time")
+        if not self._marks.earliest <= leaf.time <= self._marks.latest:
+            why = "its time lies outside the marks that scope set around it"
+            self.found.add("outside-marks", 10, why, seq, "time")
+        if self.closed or (seq == 0) != (leaf.kind == "open"):
+            why = f"a receipt of kind {leaf.kind} cannot stand at place {seq}"
+            self.found.add("wrong-order", 7, why, seq, "kind")
 
     def finish(self) -> None:
-        """Judge the lane as a whole: size, root, head, what stayed open."""
+        """Judge the lane as a whole: size, root, head, what stayed open, what clients hold."""
+        self._flush()
         totals = self.report.totals
         totals.lanes += 1
         totals.receipts += self.count
-        totals.calls += self.kinds["begin"]
-        totals.denials += self.kinds["deny"]
+        totals.calls += self.kinds[Begin]
+        totals.denials += self.kinds[Deny]
+        totals.holds += self.kinds[Hold]
         self._check_head()
+        self._check_superseded()
+        self._check_kept()
+        self.calls.finish()
         for call, opened in self.fold.open_calls.items():
             if self.closed:
-                self.add("no-end", 7, f"call {call} has no end in a closed lane", opened.seq, "call")
+                self.found.add("no-end", 7, f"call {call} has no end in a closed lane", opened.seq, "call")
             else:
-                why = f"call {call} to {_words(opened.target)} had begun and nothing says how it ended"
-                self.add("no-answer", 12, why, opened.seq, "call")
+                why = f"call {call} to {words(opened.target)} had begun and nothing says how it ended"
+                self.found.add("no-answer", 12, why, opened.seq, "call")
         if not self.closed:
             self._unclosed()
-
-    def _unclosed(self) -> None:
-        seal = self.evidence.seal
-        if seal is not None and seal.status != "interrupted":
-            self.add("no-close", 6, f"sealed as {seal.status}, and the lane has no close receipt")
-        else:
-            self.add("interrupted", 12, "the lane has no close receipt: its gateway was cut off")
 
     # Step 6 ---------------------------------------------------------------------------------------------------------
 
     def _find_sealed(self) -> SealedLane | None:
-        seal = self.evidence.seal
-        if seal is None:
+        if self.evidence.seal is None:
             return None
-        sealed = next((lane for lane in seal.lanes if lane.lane == self.head.lane), None)
+        sealed = self.evidence.seal.lane(self.head.lane)
         if sealed is None:
-            self.add("unsealed-lane", 6, "the seal does not name this lane")
+            self.found.add("unsealed-lane", 6, "the seal does not name this lane")
         return sealed
+
+    def _unclosed(self) -> None:
+        seal = self.evidence.seal
+        if seal is not None and seal.status != "interrupted":
+            self.found.add("no-close", 6, f"the lane has no close receipt, though the job was sealed as {seal.status}")
+        elif self.count == 0:
+            self.found.add("interrupted", 12, "the lane was registered and holds no receipt")
+        else:
+            self.found.add("interrupted", 12, "the lane ends without a close receipt")
 
     def _check_head(self) -> None:
         root, sealed = self._tree.root(), self.sealed
         if sealed is not None and self.count != sealed.size:
-            self.add("wrong-size", 6, f"{self.count} receipts, the seal says {sealed.size}", place="size")
+            self.found.add("wrong-size", 6, f"{self.count} receipts, the seal says {sealed.size}", place="size")
         if sealed is not None and "sha256:" + root.hex() != sealed.root:
-            self.add("wrong-root", 6, "the receipts do not add up to the sealed root", place="root")
+            self.found.add("wrong-root", 6, "the receipts do not add up to the sealed root", place="root")
         rebuilt = Rebuilt(self.count, root, self.time, closed=self.closed)
-        try:
-            check_head(self.head.note, self.head.lane, self.evidence, sealed, rebuilt)
-        except Refused as refused:
-            self.refuse(refused, 6)
+        for refused in check_head(self.head.note, self.head.lane, self.evidence, sealed, rebuilt):
+            self.found.refuse(refused, 6)
+
+    def _superseded(self) -> SealedLane | None:
+        earlier = self.evidence.superseded
+        return None if earlier is None else earlier.lane(self.head.lane)
+
+    def _superseded_size(self) -> list[int]:
+        earlier = self._superseded()
+        return [earlier.size] if earlier is not None and earlier.size else []
+
+    def _check_superseded(self) -> None:
+        """Hold the lane against the seal that was superseded: every lane of it is extended, none rewritten."""
+        earlier = self._superseded()
+        if earlier is None or not earlier.size:
+            return
+        root = self._roots.get(earlier.size)
+        if root is None or "sha256:" + root.hex() != earlier.root:
+            why = f"its first {earlier.size} receipts are not those that the superseded seal covers"
+            self.found.add("wrong-supersedes", 6, why, place="root")
 
     # Step 7 ---------------------------------------------------------------------------------------------------------
 
@@ -167,203 +264,43 @@ class LaneCheck:
             ),
         ):
             if wrong:
-                self.add(code, 7, f"the lane's first receipt says another {name}", leaf.seq, name)
+                self.found.add(code, 7, f"the lane's first receipt says another {name}", leaf.seq, name)
 
     def _close(self, leaf: Close) -> None:
         self.closed = True
-        counted = {name: self.kinds[name] for name in ("begin", "deny", "end", "note", "token")}
+        counted = {name: self.kinds[leaves.KINDS[name]] for name in ("begin", "deny", "end", "note", "token")}
         said = {name: getattr(leaf.counts, name) for name in counted}
         if said != counted:
-            self.add("wrong-counts", 7, "the close receipt counts other receipts than there are", leaf.seq, "counts")
+            why = "the close receipt counts other receipts than there are"
+            self.found.add("wrong-counts", 7, why, leaf.seq, "counts")
 
     def _note(self, leaf: Note) -> None:
         """An incident mark is counted; it claims nothing that can be judged."""
 
-    def _hold(self, leaf: Hold) -> None:
-        self.add("unsupported", 11, "held calls are not judged by this version", leaf.seq, "kind")
-
-    # Step 8 ---------------------------------------------------------------------------------------------------------
-
-    def _token(self, leaf: Token) -> None:
-        grant = self.evidence.grants.get(leaf.grant)
-        sealed = self.sealed_tokens.get(leaf.jti)
-        if len(self.tokens) >= MAX_TOKENS:
-            self.add("too-large", 8, f"more than {MAX_TOKENS} tokens in one lane", leaf.seq, "jti")
-        elif grant is None:
-            self.add("missing-document", 8, "the token names a grant that is not in the bundle", leaf.seq, "grant")
-        elif self.sealed is not None and (
-            sealed is None or (sealed.grant, sealed.iat, sealed.exp) != (leaf.grant, leaf.iat, leaf.exp)
-        ):
-            self.add(
-                "unknown-token",
-                8,
-                "scope's seal does not name this token with this grant and these times",
-                leaf.seq,
-                "jti",
-            )
-        elif leaf.scope_hash != grant.scope.hash():
-            self.add("wrong-scope", 8, "the token's scope hash is not its grant's", leaf.seq, "scope_hash")
-        elif (
-            leaf.exp * SECOND > grant.expires or leaf.iat * SECOND + SECOND < grant.issued_at or leaf.jti in self.tokens
-        ):
-            self.add(
-                "wrong-grant", 8, "the token begins before or outlives its grant, or stands twice", leaf.seq, "exp"
-            )
-        else:
-            self.tokens[leaf.jti] = TokenUse(grant, leaf.grant, leaf.iat * SECOND, leaf.exp * SECOND)
-
-    def _use(self, leaf: Begin | Deny) -> TokenUse | None:
-        """Find the token of a call and hold the call against its time."""
-        token = self.tokens.get(leaf.jti)
-        if token is None:
-            self.add("unknown-token", 8, "a call by a token that this lane has not recorded", leaf.seq, "jti")
-        elif not token.iat - self._skew <= leaf.time <= token.exp:
-            self.add("outside-token", 8, "the call lies outside its token's time", leaf.seq, "time")
-        return token
-
-    # Step 9 ---------------------------------------------------------------------------------------------------------
-
-    def _begin(self, leaf: Begin) -> None:
-        self._check_begin(leaf)
-        if len(self.fold.open_calls) < MAX_OPEN:
-            self.fold.begin(leaf)
-        else:
-            self.add("too-large", 7, f"more than {MAX_OPEN} calls open at once", leaf.seq, "call")
-
-    def _check_begin(self, leaf: Begin) -> None:
-        seq = leaf.seq
-        token = self._use(leaf)
-        if leaf.echo is not None or leaf.counter is not None or leaf.hold is not None:
-            self.add("unsupported", 14, "echoes, counters and holds are not judged by this version", seq)
-        if leaf.call in self.fold.open_calls:
-            self.add("wrong-order", 7, f"call {leaf.call} begins twice", seq, "call")
-        if leaf.staleness > self._stale:
-            self.add(
-                "stale-revocations", 10, "decided on an older revocation feed than the policy allows", seq, "staleness"
-            )
-        if token is None:
-            return
-        judged = self._judge(leaf, token)
-        if judged is None:
-            return
-        rules = (leaf.rule, *(leaf.inherited or ()))
-        if Allowed(leaf.rule, rules[1:]) not in judged.possible:
-            self.add(
-                "wrong-decision", 9, f"recorded as allowed by {leaf.rule}; the policy cannot decide so", seq, "rule"
-            )
-        if self._limited:
-            self._check_purse(leaf)
-        if self._cutoffs:
-            self._check_cutoffs(leaf, token)
-        if leaf.parent is not None or (self._tied and judged.tool is not None):
-            self._check_tie(leaf, judged.tool)
-
-    def _judge(self, leaf: Begin | Deny, token: TokenUse) -> Judged | None:
-        """Ask the policy again; None when the target itself is refused."""
-        try:
-            judged = self._replay.judge(leaf, token)
-        except Refused as refused:
-            self.refuse(refused, 9 if refused.code == "wrong-facts" else 8, leaf.seq)
-            return None
-        self.report.totals.replayed += 1
-        self.report.totals.replayed_fully += judged.full
-        return judged
-
-    def _deny(self, leaf: Deny) -> None:
-        token = self._use(leaf)
-        if leaf.by == "gateway" or token is None:
-            return
-        judged = self._judge(leaf, token)
-        if judged is None:
-            return
-        if Denied(leaf.rule or "", leaf.code) not in judged.possible and not self._over(leaf, judged):
-            self.add(
-                "wrong-decision",
-                9,
-                f"recorded as denied ({leaf.code}) by {leaf.rule}; the policy cannot decide so",
-                leaf.seq,
-                "code",
-            )
-
-    def _over(self, leaf: Deny, judged: Judged) -> bool:
-        """Tell whether the purse refuses the call as recorded; what it would have reserved is not disclosed."""
-        rule = leaf.rule or ""
-        if not judged.possible.allows(rule):
-            return False
-        target = leaf.target or Target()
-        spent = [self.fold.purse.refusal((rule,), target, reservation, leaf.time) for reservation in (0, FOREVER)]
-        return any(each is not None and each.reason == leaf.code for each in spent)
-
-    def _check_purse(self, leaf: Begin) -> None:
-        reserved = leaf.reservation.tokens
-        if reserved is None and self.fold.purse.share.tokens is not None and leaf.target.provider is not None:
-            self.add(
-                "over-budget",
-                9,
-                "a call of a model that reserves no tokens from a limited share",
-                leaf.seq,
-                "reservation",
-            )
-        over = self.fold.purse.refusal((leaf.rule, *(leaf.inherited or ())), leaf.target, reserved or 0, leaf.time)
-        if over is not None:
-            self.add("over-budget", 9, f"allowed although {over.reason}", leaf.seq, "reservation")
+    # Steps 9, 10 and 14 ---------------------------------------------------------------------------------------------
 
     def _check_share(self, share: Budget, granted: Budget) -> None:
         """A lane's share is never more than the grant's purse."""
         for name in ("calls", "tokens", "wall_seconds"):
             most, got = getattr(granted, name), getattr(share, name)
             if most is not None and (got is None or got > most):
-                self.add("over-budget", 9, f"the lane's share of {name} is more than the grant's", place="share")
+                self.found.add("over-budget", 9, f"the lane's share of {name} is more than the grant's", place="share")
 
-    # Step 10 --------------------------------------------------------------------------------------------------------
+    def _make_marks(self) -> Marks:
+        evidence = self.evidence
+        return Marks(
+            self.sealed.marks if self.sealed else [],
+            evidence.seal.closed if evidence.seal else None,
+            skew=evidence.trust.pin.max_skew_seconds * SECOND,
+            stale=self._terms.token_constraints.max_staleness_seconds * SECOND,
+        )
 
-    def _find_cutoffs(self) -> Iterator[tuple[int, Revocation]]:
-        """Find, for each revocation, the size from which on no call that it concerns may have begun."""
-        for revocation in self.evidence.revocations:
-            mark = self._marks.cutoff(revocation)
-            yield FOREVER if mark is None else mark.size, revocation
-            if self.sealed is not None and self._marks.late(mark, revocation, self.sealed.size):
-                why = f"no mark within a minute of when revocation {revocation.sequence} had to be known"
-                self.add("missing-mark", 10, why, place="marks")
-
-    def _check_cutoffs(self, leaf: Begin, token: TokenUse) -> None:
-        """Hold a call against each revocation: what scope knows of it, and what the gateway says that it had seen."""
-        for size, revocation in self._cutoffs:
-            known = leaf.seq >= size or leaf.revocations >= revocation.sequence
-            if known and concerns(revocation, leaf, token):
-                why = f"allowed after revocation {revocation.sequence} was known, or had to be"
-                self.add("after-revocation", 10, why, leaf.seq)
-
-    # Step 12 --------------------------------------------------------------------------------------------------------
-
-    def _check_tie(self, leaf: Begin, tool: str | None) -> None:
-        if leaf.parent is None or tool is None or not self.fold.model_calls.answers(leaf.parent, tool, leaf.seq):
-            self.add(
-                "no-model-call", 12, "no unused tool call of a model in this lane asked for this", leaf.seq, "parent"
-            )
-
-    def _end(self, leaf: End) -> None:
-        opened = self.fold.open_calls.get(leaf.call)
-        if opened is None:
-            self.add("no-begin", 7, f"call {leaf.call} ends without having begun", leaf.seq, "call")
-            return
-        self.fold.end(leaf)
-        if leaf.status == "lost":
-            self.report.totals.lost += 1
-            self.add(
-                "lost-call",
-                12,
-                f"call {leaf.call} to {_words(opened.target)} began at receipt {opened.seq} and its answer was lost",
-                leaf.seq,
-                "call",
-            )
-        if leaf.status == "ok" and (leaf.recv is None or leaf.dlv is None):
-            self.add("bad-end", 7, "a call that went well has no commitment of its answer", leaf.seq, "recv")
-        if (leaf.status == "lost" and (leaf.recv or leaf.dlv or leaf.usage)) or (
-            leaf.tool_calls and (opened.target.provider is None or leaf.status != "ok")
-        ):
-            self.add("bad-end", 7, "the end says more than its call can have had", leaf.seq)
-
-
-def _words(target: Target) -> str:
-    return f"{target.server}/{target.tool}" if target.server else f"{target.provider}/{target.model}"
+    def _check_kept(self) -> None:
+        """What clients hold: each proof's leaf was compared when it was read, now the trees that they were shown."""
+        for kept in self._kept:
+            why = f"{kept.name}: the client holds receipt {kept.index}, and the lane ends before it"
+            self.found.add("omitted", 14, why, kept.index)
+        for kept in self._heads:
+            if kept not in self._kept and self._roots.get(kept.head.size) != kept.head.root:
+                why = f"{kept.name}: the client was shown another tree of {kept.head.size} receipts"
+                self.found.add("omitted", 14, why, kept.index)

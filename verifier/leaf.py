@@ -5,8 +5,7 @@ from outside enters through `safe_text`. Fields stand in sorted order so that th
 canonical form (a test compares both encoders).
 """
 
-import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -105,7 +104,16 @@ class Counts(_Part, frozen=True, kw_only=True):
     token: Count
 
 
-class Open(_Part, frozen=True, kw_only=True):
+class _Leaf(_Part, frozen=True, kw_only=True, tag_field="kind"):
+    """A leaf's kind is its tag: one reader for all of them, which finds it wherever it stands in a line."""
+
+    @property
+    def kind(self) -> str:
+        """The kind, as a receipt names it."""
+        return str(self.__struct_config__.tag)
+
+
+class Open(_Leaf, frozen=True, kw_only=True, tag="open"):
     """Leaf 0 of every lane."""
 
     build: SafeText
@@ -113,7 +121,6 @@ class Open(_Part, frozen=True, kw_only=True):
     job: Id
     keys: Digest
     keys_version: Count
-    kind: Literal["open"]
     lane: Id
     policy: Digest
     revocations: Count
@@ -122,20 +129,19 @@ class Open(_Part, frozen=True, kw_only=True):
     time: Time
 
 
-class Token(_Part, frozen=True, kw_only=True):
+class Token(_Leaf, frozen=True, kw_only=True, tag="token"):
     """First use of a token in this lane; `iat` and `exp` in seconds."""
 
     exp: Count
     grant: Digest
     iat: Count
     jti: Id
-    kind: Literal["token"]
     scope_hash: Digest
     seq: Count
     time: Time
 
 
-class Begin(_Part, frozen=True, kw_only=True):
+class Begin(_Leaf, frozen=True, kw_only=True, tag="begin"):
     """Durable before anything is sent upstream. `staleness`: microseconds since the last fresh revocation heartbeat.
 
     A released call names its `hold` by leaf hash and the `approvals` that released it by digest; `inherited` holds the
@@ -150,7 +156,6 @@ class Begin(_Part, frozen=True, kw_only=True):
     hold: Digest | None = None
     inherited: Inherited | None = None
     jti: Id
-    kind: Literal["begin"]
     manifest: Digest | None = None
     parent: Parent | None = None
     req: Commitment
@@ -164,14 +169,13 @@ class Begin(_Part, frozen=True, kw_only=True):
     time: Time
 
 
-class End(_Part, frozen=True, kw_only=True):
+class End(_Leaf, frozen=True, kw_only=True, tag="end"):
     """Exactly one per begin. A lost call has no answer: no `recv`, no `dlv`."""
 
     call: Id
     code: Code | None = None
     dlv: Commitment | None = None
     flags: list[Code]
-    kind: Literal["end"]
     labels: list[Label]
     model: SafeText | None = None
     recv: Commitment | None = None
@@ -187,7 +191,7 @@ class End(_Part, frozen=True, kw_only=True):
     usage: Usage | None = None
 
 
-class Deny(_Part, frozen=True, kw_only=True):
+class Deny(_Leaf, frozen=True, kw_only=True, tag="deny"):
     """A call that was refused: by the policy (replayed by the verifier) or by the gateway's own checks.
 
     One that people refused, or did not release in time, names its `hold` and the `approvals` that were given.
@@ -202,7 +206,6 @@ class Deny(_Part, frozen=True, kw_only=True):
     facts: Facts | None = None
     hold: Digest | None = None
     jti: Id
-    kind: Literal["deny"]
     manifest: Digest | None = None
     parent: Parent | None = None
     req: Commitment | None = None
@@ -214,7 +217,7 @@ class Deny(_Part, frozen=True, kw_only=True):
     time: Time
 
 
-class Hold(_Part, frozen=True, kw_only=True):
+class Hold(_Leaf, frozen=True, kw_only=True, tag="hold"):
     """A call that waits for people (specs/approvals.md).
 
     `sent` is what they approve: the call that it releases has the same id, so the same salts, and the same commitment.
@@ -226,7 +229,6 @@ class Hold(_Part, frozen=True, kw_only=True):
     facts: Facts
     inherited: Inherited | None = None
     jti: Id
-    kind: Literal["hold"]
     manifest: Digest | None = None
     parent: Parent | None = None
     req: Commitment
@@ -240,44 +242,43 @@ class Hold(_Part, frozen=True, kw_only=True):
     time: Time
 
 
-class Note(_Part, frozen=True, kw_only=True):
+class Note(_Leaf, frozen=True, kw_only=True, tag="note"):
     """An incident mark; `count` where one note stands for many events."""
 
     code: Code
     count: Count | None = None
-    kind: Literal["note"]
     seq: Count
     time: Time
 
 
-class Close(_Part, frozen=True, kw_only=True):
+class Close(_Leaf, frozen=True, kw_only=True, tag="close"):
     """The last leaf."""
 
     counts: Counts
-    kind: Literal["close"]
     reason: Code
     seq: Count
     time: Time
 
 
 Leaf = Open | Token | Begin | End | Deny | Hold | Note | Close
-KINDS: dict[bytes, type[Leaf]] = {
-    b"open": Open, b"token": Token, b"begin": Begin, b"end": End,
-    b"deny": Deny, b"hold": Hold, b"note": Note, b"close": Close,
+KINDS: dict[str, type[Leaf]] = {
+    "open": Open, "token": Token, "begin": Begin, "end": End,
+    "deny": Deny, "hold": Hold, "note": Note, "close": Close,
 }  # fmt: skip
-NAMES = tuple(name.decode() for name in KINDS)
-_decoders = {name: msgspec.json.Decoder(kind) for name, kind in KINDS.items()}
-_encode = msgspec.json.Encoder().encode
-_MARK = b'"kind":"'
+NAMES = tuple(KINDS)
 _CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:/-"
-_digests = re.compile(r"(?:sha256:[0-9a-f]{64})*").fullmatch
+_HEX = b"0123456789abcdef"
+_DIGEST = 71
+_PREFIX = b"sha256:"
+_encoder = msgspec.json.Encoder(order="sorted")
+_decoder = msgspec.json.Decoder(Leaf)
 _skeletons: set[bytes] = set()
 _MAX_SKELETONS = 4096
 
 
 def encode(leaf: Leaf) -> bytes:
     """Return a leaf's canonical bytes. Raises `Refused`: too-large beyond 8 KiB, bad-value for harmful text."""
-    raw = _encode(leaf)
+    raw = _encoder.encode(leaf)
     if len(raw) > MAX_LEAF:
         raise Refused("too-large", f"a receipt of {len(raw)} bytes, at most {MAX_LEAF}")
     decode(raw)
@@ -285,60 +286,115 @@ def encode(leaf: Leaf) -> bytes:
 
 
 def decode(raw: bytes) -> Leaf:
-    """Read one leaf from its canonical bytes, or refuse it by code.
-
-    The kind is found before the typed reader is chosen: no nested object of a leaf has a key `kind`, and a quote inside
-    a string is always escaped, so the first mark is the leaf's own; the typed reader then checks it again.
-    """
-    at = raw.find(_MARK) + 8
-    decoder = _decoders.get(raw[at : raw.find(b'"', at)])
-    if decoder is None or len(raw) > MAX_LEAF:
-        read(raw, dict, limit=MAX_LEAF)
-        raise Refused("wrong-kind", "a receipt of no known kind", field="kind")
+    """Read one leaf from its canonical bytes, or refuse it by code."""
+    if len(raw) > MAX_LEAF:
+        raise Refused("too-large", f"a receipt of {len(raw)} bytes, at most {MAX_LEAF}")
     try:
-        leaf = decoder.decode(raw)
+        leaf: Leaf = _decoder.decode(raw)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return read(raw, decoder.type, limit=MAX_LEAF)  # says why
-    if _encode(leaf) != raw:
-        return read(raw, decoder.type, limit=MAX_LEAF)  # says why
-    skeleton = raw.translate(None, _CHARACTERS)
-    if skeleton not in _skeletons:
-        _harmless(skeleton)
-    named = _NAMED.get(type(leaf))
-    if named is not None and not _digests(named(leaf)):
+        return _explain(raw)
+    if _encoder.encode(leaf) != raw:
+        return _explain(raw)
+    _check_harmless(raw)
+    if not _are_digests(_named(leaf)):
         raise Refused("bad-value", "a digest is sha256: and 64 lower-case hex digits")
     return leaf
 
 
-def _harmless(skeleton: bytes) -> None:
+def decode_many(raws: list[bytes]) -> Sequence[Leaf | Refused]:
+    """Read many leaves at once, in order; each is read, or refused, exactly as by `decode`, in a third of the time.
+
+    They are decoded together and encoded together: equal bytes, so equal lines, since no line has a newline in it.
+    Where anything is wrong with one of them, they are read one by one.
+    """
+    return _together(raws, b"\n".join(raws)) or [_alone(raw) for raw in raws]
+
+
+def _together(raws: list[bytes], lines: bytes) -> list[Leaf] | None:
+    """Read lines at once; None when something is wrong with one of them."""
+    try:
+        found: list[Leaf] = _decoder.decode_lines(lines)
+        if _encoder.encode_lines(found) != lines + b"\n" or max(map(len, raws)) > MAX_LEAF:
+            return None
+        _check_harmless(lines)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, Refused):
+        return None
+    return found if _are_digests("".join(map(_named, found))) else None
+
+
+def _alone(raw: bytes) -> Leaf | Refused:
+    try:
+        return decode(raw)
+    except Refused as refused:
+        return refused
+
+
+def _explain(raw: bytes) -> Leaf:
+    """Say by code why a line is no leaf: one of a known kind is read as such."""
+    fields: dict[str, Any] = read(raw, dict, limit=MAX_LEAF)
+    known = KINDS.get(str(fields.get("kind")))
+    if known is None:
+        raise Refused("wrong-kind", "a receipt of no known kind", field="kind")
+    leaf: Leaf = read(raw, known, limit=MAX_LEAF)
+    return leaf
+
+
+def _check_harmless(lines: bytes) -> None:
     """Check that nothing but harmless characters stands between quotes.
 
     A skeleton is a line without its harmless characters; its quotes still say what is text, so every line with the same
     skeleton is as harmless as the first, and a lane has few of them.
     """
-    if any(skeleton.split(b'"')[1::2]):
-        raise Refused("bad-value", "text in a receipt is made of letters, digits and _ . : / - only")
-    if len(_skeletons) < _MAX_SKELETONS:
-        _skeletons.add(skeleton)
+    for skeleton in set(lines.translate(None, _CHARACTERS).split(b"\n")) - _skeletons:
+        if any(skeleton.split(b'"')[1::2]):
+            raise Refused("bad-value", "text in a receipt is made of letters, digits and _ . : / - only")
+        if len(_skeletons) < _MAX_SKELETONS:
+            _skeletons.add(skeleton)
+
+
+def _are_digests(text: str) -> bool:
+    """Check digests of 71 characters that stand one after the other.
+
+    Each begins with `sha256:`, column by column; and nothing else in them is no hex digit but its `s`, `h` and `:`.
+    """
+    raw = text.encode()
+    count = len(raw) // _DIGEST
+    prefixes = all(raw[at::_DIGEST] == _PREFIX[at : at + 1] * count for at in range(len(_PREFIX)))
+    return prefixes and raw.translate(None, _HEX) == b"sh:" * count
+
+
+def _named(leaf: Leaf) -> str:
+    """Join all digests of a leaf."""
+    return _NAMED[leaf.__class__](leaf)
 
 
 def _root(commitment: Commitment | None) -> str:
     return "" if commitment is None else commitment.root
 
 
+def _begin(leaf: Begin) -> str:
+    roots = leaf.req.root + leaf.sent.root
+    if leaf.manifest is not None:
+        roots += leaf.manifest
+    if leaf.hold is not None or leaf.echo is not None or leaf.approvals is not None:
+        roots += _claims(leaf)
+    return roots
+
+
 def _claims(leaf: Begin | Deny) -> str:
-    """Join what few calls have: a hold, its approvals, an echo."""
+    """Join what few calls have: a hold, an echo, approvals."""
     return "".join((leaf.hold or "", leaf.echo.hash if leaf.echo else "", *(leaf.approvals or ())))
 
 
-# The digests of each kind, one after the other, for one check.
 _NAMED: dict[type, Callable[[Any], str]] = {
     Open: lambda leaf: leaf.keys + leaf.policy,
     Token: lambda leaf: leaf.grant + leaf.scope_hash,
-    Begin: lambda leaf: leaf.req.root + leaf.sent.root + (leaf.manifest or "") + _claims(leaf),
+    Begin: _begin,
     End: lambda leaf: _root(leaf.recv) + _root(leaf.dlv),
     Deny: lambda leaf: _root(leaf.req) + (leaf.manifest or "") + _claims(leaf),
     Hold: lambda leaf: leaf.req.root + leaf.sent.root + (leaf.manifest or "") + (leaf.echo.hash if leaf.echo else ""),
+    Note: lambda _: "",
+    Close: lambda _: "",
 }
 
 

@@ -3,9 +3,9 @@
 from bisect import bisect_right
 
 from verifier.leaf import Begin
-from verifier.replay import TokenUse
 from verifier.revocation import OF_GRANT, Revocation
 from verifier.seal import Mark
+from verifier.tokens import TokenUse
 
 SECOND = 1_000_000
 FOREVER = 2**62
@@ -59,7 +59,7 @@ def concerns(revocation: Revocation, leaf: Begin, token: TokenUse) -> bool:
     """Tell whether a revocation is about this call."""
     kind, value = revocation.target.kind, revocation.target.value
     if kind in OF_GRANT:
-        return revocation.ends(token.grant.scope)
+        return any(revocation.ends(scope) for scope in token.scopes)
     target = leaf.target
     named = {
         "jti": leaf.jti,

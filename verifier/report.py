@@ -1,6 +1,7 @@
 """What an audit found: findings, the verdict that follows from them, and in words what was proved and what was not."""
 
 from msgspec import Struct, field
+from msgspec.structs import replace
 
 from verifier.codes import CODES, Verdict
 from verifier.grant import Budget
@@ -41,7 +42,9 @@ class Totals(Struct, kw_only=True):
     receipts: int = 0
     calls: int = 0
     denials: int = 0
+    holds: int = 0
     lost: int = 0
+    disclosed: int = 0
     replayed: int = 0
     replayed_fully: int = 0
 
@@ -61,13 +64,17 @@ class Kin(Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class Report(Struct, kw_only=True):
-    """The outcome of one audit. `verdict` is the worst of the findings' verdicts, PASS without any."""
+    """The outcome of one audit. `verdict` is the worst of the findings' verdicts, PASS without any.
+
+    A finding's verdict is its code's (codes.py); of a regulated job what is INCOMPLETE elsewhere is FAIL.
+    """
 
     verdict: str = Verdict.PASS.name
     exit_code: int = 0
     job: str | None = None
     policy: str | None = None
     status: str | None = None
+    regulated: bool = False
     seal: str | None = None
     children: list[Child] = field(default_factory=list)
     kin: Kin | None = None
@@ -77,6 +84,19 @@ class Report(Struct, kw_only=True):
     replay: str = "none"
     proved: list[str] = field(default_factory=list)
     not_proved: list[str] = field(default_factory=lambda: list(NOT_PROVED))
+
+    def regulate(self) -> None:
+        """Judge as a regulated job: from now on, and in what was found before its policy was known."""
+        self.regulated = True
+        self.findings = [replace(each, verdict=self._judged(Verdict[each.verdict]).name) for each in self.findings]
+        self._worsen(self._judged(Verdict[self.verdict]))
+
+    def _judged(self, verdict: Verdict) -> Verdict:
+        return Verdict.FAIL if self.regulated and verdict is Verdict.INCOMPLETE else verdict
+
+    def _worsen(self, verdict: Verdict) -> None:
+        if verdict > Verdict[self.verdict]:
+            self.verdict, self.exit_code = verdict.name, verdict.exit_code
 
     def add(
         self,
@@ -92,14 +112,14 @@ class Report(Struct, kw_only=True):
     ) -> None:
         """Record a finding; one never hides another, but after 10,000 they are only counted."""
         known = CODES[code]
-        if known.verdict > Verdict[self.verdict]:
-            self.verdict, self.exit_code = known.verdict.name, known.verdict.exit_code
+        verdict = self._judged(known.verdict)
+        self._worsen(verdict)
         if len(self.findings) >= MAX_FINDINGS:
             self.unlisted += 1
             return
         self.findings.append(
             Finding(
-                code=code, step=step, verdict=known.verdict.name, why=why, hint=hint or known.hint,
+                code=code, step=step, verdict=verdict.name, why=why, hint=hint or known.hint,
                 line=line, lane=lane, seq=seq, field=place or None,
             )
         )  # fmt: skip

@@ -88,6 +88,10 @@ class Seal(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
             raise Refused("bad-seal", "an interrupted seal supersedes no other one", field="supersedes")
         return seal
 
+    def lane(self, name: str) -> SealedLane | None:
+        """Find a sealed lane by name."""
+        return next((lane for lane in self.lanes if lane.lane == name), None)
+
 
 def origin(gateway: str, job: str, lane: str) -> str:
     """Name a lane's log: the gateway's address without scheme, then job and lane (specs/checkpoint.md §1)."""

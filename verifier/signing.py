@@ -5,7 +5,7 @@ Ed25519 is libsodium's: small-order and non-canonical points are refused. ML-DSA
 
 import hashlib
 from collections.abc import Callable, Mapping
-from functools import cache
+from functools import cache, lru_cache
 
 import nacl.bindings as sodium
 import nacl.exceptions
@@ -37,11 +37,17 @@ class PublicPair(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
 
     def raw(self) -> tuple[bytes, bytes]:
         """Return both public keys as bytes, the second empty where there is none; refuses other lengths."""
-        first = unb64(self.ed25519, field="ed25519")
-        second = unb64(self.ml_dsa_44, field="ml_dsa_44") if self.ml_dsa_44 is not None else b""
-        if len(first) != ED25519_BYTES or (self.ml_dsa_44 is not None and len(second) != ML_DSA_44_BYTES):
-            raise Refused("bad-key", "a public key of the wrong length")
-        return first, second
+        return _raw(self)
+
+
+@lru_cache(maxsize=512)
+def _raw(pair: PublicPair) -> tuple[bytes, bytes]:
+    """Decode a pair once: every signature asks for it."""
+    first = unb64(pair.ed25519, field="ed25519")
+    second = unb64(pair.ml_dsa_44, field="ml_dsa_44") if pair.ml_dsa_44 is not None else b""
+    if len(first) != ED25519_BYTES or (pair.ml_dsa_44 is not None and len(second) != ML_DSA_44_BYTES):
+        raise Refused("bad-key", "a public key of the wrong length")
+    return first, second
 
 
 def kid(ed25519: bytes, ml_dsa_44: bytes) -> str:
@@ -119,6 +125,6 @@ def self_test() -> None:
         ) from error
 
 
-@cache
+@lru_cache(maxsize=512)
 def _ml_public(public: bytes) -> mldsa.MLDSA44PublicKey:
     return mldsa.MLDSA44PublicKey.from_public_bytes(public)

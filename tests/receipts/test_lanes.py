@@ -121,7 +121,7 @@ async def test_a_refused_leaf_leaves_no_trace(epoch: Epoch, town: Town) -> None:
     _, calls = await opened(epoch, town)
     size = calls.lane.tree.size
     with pytest.raises(Refused, match="bad-value"):
-        calls.lane.append(lambda seq, time: Note(code="not harmless", kind="note", seq=seq, time=time))
+        calls.lane.append(lambda seq, time: Note(code="not harmless", seq=seq, time=time))
     assert calls.lane.tree.size == size
 
 

@@ -152,7 +152,7 @@ class GatewayLane:
         trust = self.town.trust
         self._write(
             leaf.Open(
-                build="test", gateway=self.gateway, job=self.job.job, keys=trust.digest, keys_version=1, kind="open",
+                build="test", gateway=self.gateway, job=self.job.job, keys=trust.digest, keys_version=1,
                 lane=self.name, policy=self.job.policy, revocations=0, seq=0, suite=SUITE, time=self.town.clock(),
             )
         )  # fmt: skip
@@ -160,12 +160,12 @@ class GatewayLane:
     def note(self, count: int = 1) -> None:
         """Write some receipts without a call."""
         for _ in range(count):
-            self._write(leaf.Note(code="test", kind="note", seq=len(self.raws), time=self.town.clock()))
+            self._write(leaf.Note(code="test", seq=len(self.raws), time=self.town.clock()))
 
     def close(self, reason: str = "complete") -> None:
         """Write the last receipt."""
         counts = leaf.Counts(begin=0, deny=0, end=0, note=len(self.raws) - 1, token=0)
-        self._write(leaf.Close(counts=counts, kind="close", reason=reason, seq=len(self.raws), time=self.town.clock()))
+        self._write(leaf.Close(counts=counts, reason=reason, seq=len(self.raws), time=self.town.clock()))
         self.closed = True
 
     def head(self, **changes: Any) -> Head:

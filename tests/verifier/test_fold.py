@@ -82,13 +82,13 @@ def test_a_purse_without_limits_counts_nothing_and_refuses_nothing() -> None:
 
 def test_a_limit_of_another_rule_or_tool_is_not_this_ones() -> None:
     spend = purse(limits={"calls_per_job": 1, "calls_per_minute": 1}, budgets={"per_tool": {"crm/put": 1}})
-    spend.begin(replace(begin(), rule="other"), 0)
+    spend.begin(replace(begin(), rule="other"))
     assert spend.refusal(("allow-1",), TOOL, 0, NOW) is None
 
 
 @pytest.mark.parametrize("spend", [purse(limits={"calls_per_minute": 1}), purse(budgets={"calls_per_minute": 1})])
 def test_a_rate_is_over_any_minute(spend: Purse) -> None:
-    spend.begin(begin(), 0)
+    spend.begin(begin())
     assert spend.refusal(("allow-1",), TOOL, 0, NOW + 60 * SECOND - 1)
     assert spend.refusal(("allow-1",), TOOL, 0, NOW + 60 * SECOND) is None
 

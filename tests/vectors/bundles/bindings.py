@@ -19,7 +19,7 @@ MADE: Made = {}
 def token_never_issued() -> bytes:
     def forge(world: World, lane: Lane) -> None:
         lane.write(lambda seq, time: Token(
-            exp=world.exp, grant=world.grant_digest, iat=world.iat, jti="token-9", kind="token",
+            exp=world.exp, grant=world.grant_digest, iat=world.iat, jti="token-9",
             scope_hash=world.grant.scope.hash(), seq=seq, time=time,
         ))  # fmt: skip
 
@@ -52,7 +52,7 @@ def token_of_another_scope() -> bytes:
         lane.tree.append(leaf_hash(lane.raws[0]))
         lane.kinds["token"] = 0
         lane.write(lambda seq, time: Token(
-            exp=world.exp, grant=world.grant_digest, iat=world.iat, jti=world.jti, kind="token",
+            exp=world.exp, grant=world.grant_digest, iat=world.iat, jti=world.jti,
             scope_hash="sha256:" + "0" * 64, seq=seq, time=time,
         ))  # fmt: skip
         lane.model("call-1")
@@ -72,7 +72,7 @@ def _two_tokens(again: Grant, exp: int) -> bytes:
     named = digest(canonical(again))
     second = SealedToken(jti="token-2", grant=named, iat=world.iat, exp=exp)
     lane.write(lambda seq, time: Token(
-        exp=exp, grant=named, iat=world.iat, jti="token-2", kind="token", scope_hash=again.scope.hash(),
+        exp=exp, grant=named, iat=world.iat, jti="token-2",scope_hash=again.scope.hash(),
         seq=seq, time=time,
     ))  # fmt: skip
     lane.model("call-1", "get_case", "get_case")

@@ -56,8 +56,8 @@ def tool_call_for_another_tool() -> bytes:
     return dishonest(other)
 
 
-@case(MADE, "MALFORMED unsupported", "a client's echo: not judged by this version")
-def call_with_echo() -> bytes:
+@case(MADE, "FAIL bad-echo", "a client had seen another receipt than the lane has")
+def call_with_another_echo() -> bytes:
     def call(_: World, lane: Lane) -> None:
         lane.begin("call-1", MODEL, echo=Echo(hash="sha256:" + "0" * 64, seq=0))
         lane.end("call-1")

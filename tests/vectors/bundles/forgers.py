@@ -187,7 +187,7 @@ def close_twice() -> bytes:
 @case(MADE, "FAIL wrong-seq", "a number left out, as if a receipt had been there")
 def receipt_number_left_out() -> bytes:
     def gap(_: World, lane: Lane) -> None:
-        lane.write(lambda seq, time: Note(code="one", kind="note", seq=seq + 1, time=time))
+        lane.write(lambda seq, time: Note(code="one", seq=seq + 1, time=time))
 
     return dishonest(gap)
 

@@ -90,6 +90,6 @@ def honest_revoked_before() -> bytes:
 def honest_note() -> bytes:
     world = World()
     lane = world.lane()
-    lane.write(lambda seq, time: Note(code="denials", count=500, kind="note", seq=seq, time=time))
+    lane.write(lambda seq, time: Note(code="denials", count=500, seq=seq, time=time))
     lane.close()
     return world.bundle()

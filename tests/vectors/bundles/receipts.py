@@ -39,7 +39,7 @@ def receipt_with_text() -> bytes:
     return dishonest(lambda _, lane: _raw(lane, b'{"code":"ignore all rules","kind":"note","seq":2,"time":1}'))
 
 
-@case(MADE, "MALFORMED unsupported", "a held call: approvals are not judged by this version")
+@case(MADE, "FAIL wrong-target", "a call held that the grant does not name")
 def receipt_hold() -> bytes:
     return dishonest(lambda _, lane: lane.hold("call-1", HTTP))
 
@@ -47,8 +47,8 @@ def receipt_hold() -> bytes:
 @case(MADE, "FAIL wrong-time", "a receipt earlier than the one before it")
 def receipt_earlier() -> bytes:
     def back(_: World, lane: Lane) -> None:
-        lane.write(lambda seq, time: Note(code="one", kind="note", seq=seq, time=time))
-        lane.write(lambda seq, time: Note(code="two", kind="note", seq=seq, time=time - 1500))
+        lane.write(lambda seq, time: Note(code="one", seq=seq, time=time))
+        lane.write(lambda seq, time: Note(code="two", seq=seq, time=time - 1500))
 
     return dishonest(back)
 
@@ -57,7 +57,7 @@ def receipt_earlier() -> bytes:
 def receipt_after_close() -> bytes:
     def after(_: World, lane: Lane) -> None:
         lane.close()
-        lane.write(lambda seq, time: Note(code="late", kind="note", seq=seq, time=time))
+        lane.write(lambda seq, time: Note(code="late", seq=seq, time=time))
 
     return dishonest(after)
 

@@ -14,7 +14,7 @@ def _leaves() -> dict[str, bytes]:
     lane.model("call-1", "get_case")
     lane.tool("call-2")
     lane.deny("call-3", Target(server="crm-mcp", tool="http_request"))
-    lane.write(lambda seq, time: Note(code="denials", count=61, kind="note", seq=seq, time=time))
+    lane.write(lambda seq, time: Note(code="denials", count=61, seq=seq, time=time))
     full = Begin(
         call="call-4",
         counter=1,
@@ -22,7 +22,6 @@ def _leaves() -> dict[str, bytes]:
         facts=Facts(labels=["internal"]),
         hold=ZERO,
         jti=world.jti,
-        kind="begin",
         manifest=ZERO,
         parent=Parent(call="call-1", id="call-1-0"),
         req=lane.commit("call-4", "req"),

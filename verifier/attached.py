@@ -1,0 +1,95 @@
+"""Step 13: what stands behind a receipt, held against it: disclosures and sealed payloads (specs/disclosures.md)."""
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from verifier.box import Box
+from verifier.bundle import content
+from verifier.conditions import UNDISCLOSED, Partial, Undisclosed
+from verifier.disclosure import Disclosure, check, fit, members
+from verifier.keys import Key
+from verifier.leaf import Begin, Commitment, Deny, End, Hold, Leaf
+from verifier.refused import Refused
+
+MAX_ARGUMENTS = 1 << 22
+_SIDES: dict[type, tuple[str, ...]] = {
+    Begin: ("req", "sent"), Hold: ("req", "sent"), Deny: ("req",), End: ("recv", "dlv"),
+}  # fmt: skip
+
+
+class Attached:
+    """The lines behind one receipt, read one by one; only what the replay needs is kept."""
+
+    def __init__(self, leaf: Leaf, keys: Mapping[str, Key], auditors: Collection[str]) -> None:
+        """Begin behind a receipt; `auditors` are the owners for whom the policy lets payloads be sealed."""
+        self._leaf = leaf
+        self._keys = keys
+        self._auditors = auditors
+        self._last: tuple[bool, tuple[Any, ...]] = (False, ())
+        self._known: dict[str, Any] = {}
+        self._size = 0
+        self.disclosed = 0
+        self.boxed: set[tuple[str, str]] = set()  # owner of the auditor's key, side
+
+    def add(self, raw: bytes) -> None:
+        """Check one line. Raises `Refused`: wrong-disclosure, wrong-box, bad-line, too-large, the codes of reading."""
+        if raw.startswith(b'{"box":'):
+            self._add_box(Box.parse(content(raw, "box")))
+        else:
+            self._add_disclosure(Disclosure.parse(content(raw, "disclosure")))
+
+    def arguments(self) -> Mapping[str, Any] | Partial | Undisclosed:
+        """Return what is known of a tool call's arguments: all of them as a mapping."""
+        leaf = self._leaf
+        if not isinstance(leaf, Begin | Hold) or leaf.target.tool is None:
+            return UNDISCLOSED
+        complete = len(self._known) == members(leaf.sent.n) and self.disclosed > 0
+        if complete:
+            return self._known
+        return Partial(self._known) if self._known else UNDISCLOSED
+
+    def _add_disclosure(self, disclosure: Disclosure) -> None:
+        self._order(False, disclosure.place)
+        commitment = self._commitment(disclosure.side, "wrong-disclosure")
+        shown = check(disclosure, commitment)
+        self.disclosed += 1
+        if disclosure.side == "sent" and isinstance(self._leaf, Begin | Hold) and self._leaf.target.tool is not None:
+            self._add_argument(shown, disclosure.index, commitment.n)
+
+    def _add_argument(self, shown: bytes, index: int, size: int) -> None:
+        self._size += len(shown)
+        if self._size > MAX_ARGUMENTS:
+            raise Refused("too-large", f"the disclosed arguments of one call have more than {MAX_ARGUMENTS} bytes")
+        named = fit(shown, index, size)
+        if named is not None and named[0] in self._known:
+            raise Refused("wrong-disclosure", f"the argument {named[0][:64]!r} stands twice", field="content")
+        if named is not None:
+            self._known[named[0]] = named[1]
+
+    def _add_box(self, box: Box) -> None:
+        self._order(True, box.place)
+        key = self._keys.get(box.auditor)
+        if key is None or key.use != "auditor" or key.owner not in self._auditors:
+            raise Refused("wrong-box", "sealed to a key that is no auditor's of this policy", field="auditor")
+        self._commitment(box.side, "wrong-box")
+        box.sealed()
+        self.boxed.add((key.owner, box.side))
+
+    def _order(self, box: bool, place: tuple[Any, ...]) -> None:  # noqa: FBT001 - what sorts first
+        if (box, place) <= self._last:
+            raise Refused("bad-line", "disclosures stand by side and index, sealed payloads behind them, none twice")
+        self._last = (box, place)
+
+    def _commitment(self, side: str, code: str) -> Commitment:
+        """Find what the receipt says of one side of its call."""
+        found: Commitment | None = getattr(self._leaf, side) if side in _SIDES.get(type(self._leaf), ()) else None
+        if found is None:
+            raise Refused(code, f"the receipt says nothing of the side {side}", field="side")
+        return found
+
+
+def unsealed(leaf: Begin | End, attached: Attached | None, wanted: Collection[str]) -> list[str]:
+    """Name the auditors for whom a payload that the policy wants sealed is not there."""
+    side = "sent" if isinstance(leaf, Begin) else "dlv"
+    boxed = set() if attached is None else attached.boxed
+    return sorted(owner for owner in wanted if (owner, side) not in boxed)

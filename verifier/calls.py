@@ -1,0 +1,257 @@
+"""Steps 8 to 13 for a lane's calls: token, target, decision, revocation, release, tie (specs/verification.md)."""
+
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from verifier.attached import Attached, unsealed
+from verifier.chain import Terms
+from verifier.clients import Clients, Hashes
+from verifier.conditions import UNDISCLOSED
+from verifier.decision import Allowed, Denied, Held
+from verifier.evidence import Evidence
+from verifier.findings import LaneFindings
+from verifier.fold import Fold
+from verifier.leaf import Begin, Deny, End, Hold, Target
+from verifier.marks import FOREVER, SECOND, Marks, concerns
+from verifier.refused import Refused
+from verifier.releases import Releases
+from verifier.replay import Judged, Replay
+from verifier.revocation import Revocation
+from verifier.tokens import Tokens, TokenUse
+
+# What one lane may make the verifier remember; honest lanes stay far below.
+MAX_OPEN = 1 << 16
+MAX_USUAL = 4096
+
+
+class Usual(Struct):
+    """Calls of one token to one target by one rule: judged once, and then known as long as nothing else decides."""
+
+    token: TokenUse
+    judged: Judged
+    times: int = 0
+
+
+class Calls:
+    """The judge of a lane's calls.
+
+    Most calls of a lane are like one before: the same token, target, manifest, rule and labels, and nothing beside.
+    `Usual` holds what was found good of those, so that only their own time, staleness and tie are looked at again.
+    """
+
+    def __init__(
+        self, evidence: Evidence, found: LaneFindings, *, terms: Terms, tokens: Tokens, fold: Fold, hashes: Hashes
+    ) -> None:
+        """Take the parts; `terms` are those of the policy and its ancestors together."""
+        self.releases = Releases(evidence, terms.approvals, found)
+        self.clients = Clients(hashes, found)
+        self.cutoffs: list[tuple[int, Revocation]] = []
+        self._found = found
+        self._hashes = hashes
+        self._tokens = tokens
+        self._fold = fold
+        self._replay = Replay(evidence.policies, evidence.manifests, fold)
+        self._usual: dict[tuple[str, Target, str | None, str], Usual] = {}
+        self._simple = not (fold.purse.limited or terms.sealed)
+        self._limited = fold.purse.limited
+        self._tied = terms.tied
+        self._stale = SECOND * terms.token_constraints.max_staleness_seconds
+        self.wanting = terms.auditors if terms.sealed else ()  # for whom each payload has to be sealed
+
+    def begin(self, leaf: Begin, attached: Attached | None = None) -> None:
+        """Judge a call that was let through, and count it."""
+        fold, call = self._fold, leaf.call
+        usual = self._usual.get((leaf.jti, leaf.target, leaf.manifest, leaf.rule))
+        if (
+            usual is not None
+            and leaf.facts.labels == usual.judged.labels
+            and usual.token.earliest <= leaf.time <= usual.token.exp
+            and leaf.staleness <= self._stale
+            and attached is None
+            and leaf.hold is None
+            and leaf.echo is None
+            and leaf.counter is None
+            and leaf.inherited is None
+            and leaf.approvals is None
+            and call not in fold.open_calls
+        ):
+            usual.times += 1
+            if leaf.parent is not None or (self._tied and usual.judged.tool is not None):
+                self._check_tie(leaf, usual.judged.tool)
+        else:
+            self._check_begin(leaf, attached)
+        if len(fold.open_calls) < MAX_OPEN:
+            fold.begin(leaf)
+        else:
+            self._found.add("too-large", 7, f"more than {MAX_OPEN} calls open at once", leaf.seq, "call")
+
+    def finish(self) -> None:
+        """Report gaps in what clients counted, and count what was replayed without being looked at again."""
+        self.clients.finish()
+        totals = self._found.report.totals
+        for usual in self._usual.values():
+            totals.replayed += usual.times
+            totals.replayed_fully += usual.times * usual.judged.full
+
+    def _check_begin(self, leaf: Begin, attached: Attached | None) -> None:
+        """Look at all of a call (steps 7 to 13)."""
+        if leaf.call in self._fold.open_calls:
+            self._found.add("wrong-order", 7, f"call {leaf.call} begins twice", leaf.seq, "call")
+        if leaf.staleness > self._stale:
+            why = "decided on an older revocation feed than the policy allows"
+            self._found.add("stale-revocations", 10, why, leaf.seq, "staleness")
+        if self.wanting:
+            self._check_boxes(leaf, attached)
+        token = self._tokens.use(leaf)
+        if token is None:
+            return
+        self.clients.check(leaf, required=token.counted)
+        if leaf.hold is not None or leaf.approvals is not None:
+            self.releases.begin(leaf, token.grant_digest, token.grant.scope)
+        self._check_purse(leaf)
+        self._check_cutoffs(leaf, token)
+        judged = self._judge(leaf, token, attached)
+        if judged is None:
+            return
+        good = self._check_allowed(leaf, judged)
+        if leaf.parent is not None or (self._tied and judged.tool is not None):
+            self._check_tie(leaf, judged.tool)
+        if good and judged.lasting and self._simple and not self.cutoffs and not token.counted:
+            self._remember(leaf, Usual(token, judged))
+
+    def _remember(self, leaf: Begin, usual: Usual) -> None:
+        if leaf.hold is None and leaf.inherited is None and len(self._usual) < MAX_USUAL:
+            self._usual[leaf.jti, leaf.target, leaf.manifest, leaf.rule] = usual
+
+    def _check_allowed(self, leaf: Begin, judged: Judged) -> bool:
+        """Hold the decision of a call against what the policy can say; tell whether it can say so."""
+        decided = judged.by((leaf.rule, *(leaf.inherited or ())))
+        if isinstance(decided, Allowed if leaf.hold is None else Held):
+            return True
+        if isinstance(decided, Held):
+            why = f"the policy holds this call by {leaf.rule} for people to release, and it names no hold"
+            self._found.add("not-approved", 11, why, leaf.seq, "hold")
+        else:
+            why = f"recorded as allowed by {leaf.rule}; the policy cannot decide so"
+            self._found.add("wrong-decision", 9, why, leaf.seq, "rule")
+        return False
+
+    def end(self, leaf: End, attached: Attached | None = None) -> None:
+        """Judge how a call ended, and settle it."""
+        opened = self._fold.open_calls.get(leaf.call)
+        if opened is None:
+            self._found.add("no-begin", 7, f"call {leaf.call} ends without having begun", leaf.seq, "call")
+            return
+        self._fold.end(leaf)
+        if self.wanting and leaf.status == "ok":
+            self._check_boxes(leaf, attached)
+        if leaf.status == "ok":
+            if leaf.recv is None or leaf.dlv is None:
+                why = "a call that went well has no commitment of its answer"
+                self._found.add("bad-end", 7, why, leaf.seq, "recv")
+            extra = bool(leaf.tool_calls) and opened.target.provider is None
+        else:
+            extra = bool(leaf.tool_calls) or (leaf.status == "lost" and bool(leaf.recv or leaf.dlv or leaf.usage))
+        if extra:
+            self._found.add("bad-end", 7, "the end says more than its call can have had", leaf.seq)
+        if leaf.status == "lost":
+            self._found.report.totals.lost += 1
+            why = f"call {leaf.call} to {words(opened.target)} began at receipt {opened.seq} and its answer was lost"
+            self._found.add("lost-call", 12, why, leaf.seq, "call")
+
+    def deny(self, leaf: Deny, attached: Attached | None = None) -> None:
+        """Judge a refusal: what the policy is said to have refused is replayed."""
+        token = self._tokens.use(leaf)
+        if leaf.hold is not None or leaf.approvals is not None:
+            self.releases.deny(leaf)
+        if token is None:
+            return
+        self.clients.check(leaf, required=token.counted)
+        if leaf.by == "gateway":
+            return
+        judged = self._judge(leaf, token, attached)
+        if judged is None:
+            return
+        if Denied(leaf.rule or "", leaf.code) not in judged.possible and not self._over(leaf, judged):
+            why = f"recorded as denied ({leaf.code}) by {leaf.rule}; the policy cannot decide so"
+            self._found.add("wrong-decision", 9, why, leaf.seq, "code")
+
+    def hold(self, leaf: Hold, attached: Attached | None = None) -> None:
+        """Judge a call that was made to wait."""
+        token = self._tokens.use(leaf)
+        if token is None:
+            return
+        self.clients.check(leaf, required=token.counted)
+        self.releases.hold(leaf, self._hashes.digest(leaf.seq), token.grant_digest)
+        judged = self._judge(leaf, token, attached)
+        if judged is None:
+            return
+        if Held(leaf.rule, leaf.tier, tuple(leaf.inherited or ())) not in judged.possible:
+            why = f"recorded as held by {leaf.rule} for tier {leaf.tier}; the policy cannot decide so"
+            self._found.add("wrong-decision", 9, why, leaf.seq, "tier")
+
+    def _check_boxes(self, leaf: Begin | End, attached: Attached | None) -> None:
+        """Step 13: where the policy wants payloads sealed, each auditor has this one."""
+        for owner in unsealed(leaf, attached, self.wanting):
+            self._found.add("missing-box", 13, f"no payload sealed to the auditor {owner}", leaf.seq, "box")
+
+    def _judge(self, leaf: Begin | Deny | Hold, token: TokenUse, attached: Attached | None) -> Judged | None:
+        """Ask the policy again; None when the target itself is refused."""
+        try:
+            judged = self._replay.judge(leaf, token, UNDISCLOSED if attached is None else attached.arguments())
+        except Refused as refused:
+            self._found.refuse(refused, 9 if refused.code == "wrong-facts" else 8, leaf.seq)
+            return None
+        totals = self._found.report.totals
+        totals.replayed += 1
+        totals.replayed_fully += judged.full
+        return judged
+
+    def _over(self, leaf: Deny, judged: Judged) -> bool:
+        """Tell whether the purse refuses the call as recorded; what it would have reserved is not disclosed."""
+        rule = leaf.rule or ""
+        if not judged.possible.allows(rule):
+            return False
+        target = leaf.target or Target()
+        spent = [self._fold.purse.refusal((rule,), target, reservation, leaf.time) for reservation in (0, FOREVER)]
+        return any(each is not None and each.reason == leaf.code for each in spent)
+
+    def _check_purse(self, leaf: Begin) -> None:
+        reserved, purse = leaf.reservation.tokens, self._fold.purse
+        if reserved is None and purse.share.tokens is not None and leaf.target.provider is not None:
+            why = "a call of a model that reserves no tokens from a limited share"
+            self._found.add("over-budget", 9, why, leaf.seq, "reservation")
+        over = purse.refusal((leaf.rule, *(leaf.inherited or ())), leaf.target, reserved or 0, leaf.time)
+        if over is not None:
+            self._found.add("over-budget", 9, f"allowed although {over.reason}", leaf.seq, "reservation")
+
+    def _check_cutoffs(self, leaf: Begin, token: TokenUse) -> None:
+        """Hold a call against each revocation: what scope knows of it, and what the gateway says that it had seen."""
+        for size, revocation in self.cutoffs:
+            known = leaf.seq >= size or leaf.revocations >= revocation.sequence
+            if known and concerns(revocation, leaf, token):
+                why = f"allowed after revocation {revocation.sequence} was known, or had to be"
+                self._found.add("after-revocation", 10, why, leaf.seq)
+
+    def _check_tie(self, leaf: Begin, tool: str | None) -> None:
+        if leaf.parent is None or tool is None or not self._fold.model_calls.answers(leaf.parent, tool, leaf.seq):
+            why = "no unused tool call of a model in this lane asked for this"
+            self._found.add("no-model-call", 12, why, leaf.seq, "parent")
+
+
+def cutoffs(
+    marks: Marks, revocations: list[Revocation], size: int | None, found: LaneFindings
+) -> Iterator[tuple[int, Revocation]]:
+    """Find, for each revocation, the size from which on no call that it concerns may have begun (step 10)."""
+    for revocation in revocations:
+        mark = marks.cutoff(revocation)
+        yield FOREVER if mark is None else mark.size, revocation
+        if size is not None and marks.late(mark, revocation, size):
+            why = f"no mark within a minute of when revocation {revocation.sequence} had to be known"
+            found.add("missing-mark", 10, why, place="marks")
+
+
+def words(target: Target) -> str:
+    """Name a target for people."""
+    return f"{target.server}/{target.tool}" if target.server else f"{target.provider}/{target.model}"
