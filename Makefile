@@ -16,7 +16,7 @@ COMPILE := env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL -u PIP_INDEX_URL PIP_CON
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo test up check format lint types vectors bench fuzz interop verifier lock clean
+.PHONY: help venv demo test nightly up check format lint types vectors bench fuzz interop verifier lock clean
 
 help: ## show this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 18
@@ -37,6 +37,9 @@ test: $(READY) $(AUDITOR) ## run all tests, and show what they cover
 	@$(BIN)/coverage run --source verifier -m pytest $(ALONE) $(ENDURANCE:%=--ignore=%)
 	@$(BIN)/coverage report --fail-under=100
 	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests $(ALONE:%=--ignore=%) $(ENDURANCE)
+
+nightly: $(READY) ## hold the two decisions equal over 100,000 cases
+	@TALLY_NIGHTLY=1 $(BIN)/python -m pytest tests/verifier/test_two_decisions.py
 
 up: $(READY) ## start the three services in .tally (made when missing), with one signed example policy
 	@$(BIN)/python -m examples.up

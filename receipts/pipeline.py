@@ -20,7 +20,7 @@ from receipts.sessions import Session, Sessions
 from receipts.tokens import check_time
 from verifier.commitment import commit
 from verifier.conditions import UNDISCLOSED, any_glob
-from verifier.decision import Allowed, Denied, decide
+from verifier.decision import Allowed, Denied
 from verifier.grant import Scope
 from verifier.leaf import Begin, Commitment, Facts, Parent, Reservation, Target
 from verifier.refused import Refused
@@ -174,7 +174,7 @@ def _decide(ready: Ready, time: int, staleness: int) -> str:
     session, asked = ready.session, ready.asked
     seen = ready.lane.fold.recent
     recent = UNDISCLOSED if seen is None else seen.at(time, asked.target)
-    decision = decide((session.policy,), asked.to_decide(session, time, recent, staleness))
+    decision = session.decide(asked.to_decide(session, time, recent, staleness))
     if isinstance(decision, Denied):
         raise PolicyDenied(decision)
     if not isinstance(decision, Allowed):

@@ -13,6 +13,7 @@ from msgspec import Struct
 from receipts.arguments import Arguments
 from receipts.tokens import BadToken, bearer, check_time, read_token
 from verifier.admission import subject_of
+from verifier.compiled import Decide, compile_policy
 from verifier.decision import Subject
 from verifier.documents import Opened, addressed, open_grant
 from verifier.grant import Grant, Scope, Token
@@ -23,6 +24,7 @@ from verifier.refused import Refused
 
 MAX_SESSIONS = 4096
 MAX_SERVERS = 512
+MAX_POLICIES = 512
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -69,6 +71,7 @@ class Session(Struct, frozen=True):
     token: Token
     grant: Grant
     policy: Policy
+    decide: Decide
     subject: Subject
 
     @property
@@ -91,6 +94,7 @@ class Sessions:
         self._clock = clock
         self._known: OrderedDict[bytes, Session] = OrderedDict()
         self._servers: OrderedDict[str, Server] = OrderedDict()
+        self._compiled: OrderedDict[str, tuple[Policy, Decide]] = OrderedDict()
 
     async def open(self, authorization: str | None) -> Session:
         """Open the session of a call's token; its expiry is checked each time.
@@ -134,9 +138,19 @@ class Sessions:
         except Refused as refused:
             raise BadToken(refused.code, refused.why) from refused
         _enforceable(grant)
-        policy = addressed(await self._documents.policy(grant.scope.policy, grant.opened), grant.scope.policy).value
-        check_enforceable(policy)
-        return Session(token, grant, policy, subject_of(grant.scope))
+        policy, decide = await self._policy(grant)
+        return Session(token, grant, policy, decide, subject_of(grant.scope))
+
+    async def _policy(self, grant: Grant) -> tuple[Policy, Decide]:
+        """Open a grant's policy, and compile it once for all its sessions. Raises `Refused` unsupported."""
+        digest = grant.scope.policy
+        policy = addressed(await self._documents.policy(digest, grant.opened), digest).value
+        known = self._compiled.get(digest)
+        if known is None:
+            check_enforceable(policy)
+            known = policy, compile_policy((policy,))
+            _remember(self._compiled, digest, known, MAX_POLICIES)
+        return known
 
 
 def _enforceable(grant: Grant) -> None:

@@ -154,12 +154,12 @@ class Possible(Struct, frozen=True):
     @property
     def full(self) -> bool:
         """Tell whether only one decision is left."""
+        denials = 0
         for level in self.levels:
-            if len(level.allows) + len(level.denies) != 1:
-                return False
-            if level.denies:
-                return True
-        return True
+            denials += len(level.denies)
+            if not level.allows:
+                return denials == 1
+        return not denials and all(len(level.allows) == 1 for level in self.levels)
 
     def decision(self, rules: tuple[str, ...]) -> Allowed | Held:
         """Put together what one rule of each level comes to: the highest tier that one of them or the tool asks."""
@@ -188,16 +188,16 @@ def outcomes(chain: Chain, call: Call) -> tuple[Decision, ...]:
 
 def possible(chain: Chain, call: Call) -> Possible:
     """Ask every level what it could say."""
-    attributes = _attributes(call)
-    levels = tuple(_level(policy, number, call, attributes) for number, policy in enumerate(chain))
+    known = attributes(call)
+    levels = tuple(_level(policy, number, call, known) for number, policy in enumerate(chain))
     return Possible(levels, call.target.approval if isinstance(call.target, ToolTarget) else "none")
 
 
-def _level(policy: Policy, number: int, call: Call, attributes: Mapping[str, Any]) -> Level:
+def _level(policy: Policy, number: int, call: Call, known: Mapping[str, Any]) -> Level:
     """Ask one policy; an ancestor's rules bear the number of its level."""
     prefix = f"{number}/" if number else ""
     found = Level({}, {})
-    for rule, answer in _possible(policy, call, attributes):
+    for rule, answer in _possible(policy, call, known):
         if answer in TIERS:
             found.allows[prefix + rule] = answer
         else:
@@ -205,7 +205,7 @@ def _level(policy: Policy, number: int, call: Call, attributes: Mapping[str, Any
     return found
 
 
-def _possible(policy: Policy, call: Call, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _possible(policy: Policy, call: Call, known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Walk the rules in order, yield each answer that can be reached, stop at the first that must be."""
     if call.token_ttl > policy.token_constraints.cst_max_ttl_seconds:
         yield "token_constraints", "token-ttl"
@@ -215,15 +215,15 @@ def _possible(policy: Policy, call: Call, attributes: Mapping[str, Any]) -> Iter
         yield "data_classes", "data-class"
         return
     if isinstance(call.target, ToolTarget):
-        yield from _tool(policy, call.target, attributes)
+        yield from _tool(policy, call.target, known)
     else:
-        yield from _model(policy, call.target, call.body, attributes)
+        yield from _model(policy, call.target, call.body, known)
 
 
-def _tool(policy: Policy, target: ToolTarget, attributes: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _tool(policy: Policy, target: ToolTarget, known: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     for rule in policy.denied_tools:
         if _names(rule, target):
-            truth = holds(rule.when, attributes, denies=True)
+            truth = holds(rule.when, known, denies=True)
             if truth is not Truth.FALSE:
                 yield rule.id, "denied-tool"
             if truth in (Truth.TRUE, Truth.MISSING):
@@ -233,7 +233,7 @@ def _tool(policy: Policy, target: ToolTarget, attributes: Mapping[str, Any]) -> 
         return
     for rule in policy.allowed_tools:
         if _names(rule, target):
-            truth = holds(rule.when, attributes)
+            truth = holds(rule.when, known)
             if truth in (Truth.TRUE, Truth.UNDISCLOSED):
                 yield rule.id, rule.approval
             if truth is Truth.TRUE:
@@ -252,7 +252,7 @@ def _names(rule: ToolRule, target: ToolTarget) -> bool:
 
 
 def _model(
-    policy: Policy, target: ModelTarget, body: ModelBody | Undisclosed, attributes: Mapping[str, Any]
+    policy: Policy, target: ModelTarget, body: ModelBody | Undisclosed, known: Mapping[str, Any]
 ) -> Iterator[tuple[str, str]]:
     """Allow by the first rule that matches and opens every side door used; else deny by the first that matches."""
     refusals: list[tuple[str, str]] = []
@@ -264,7 +264,7 @@ def _model(
             or not any_glob(rule.operations, target.operation)
         ):
             continue
-        truth = holds(rule.when, attributes)
+        truth = holds(rule.when, known)
         if truth not in (Truth.TRUE, Truth.UNDISCLOSED):
             continue
         doors = _side_doors(rule, body)
@@ -303,7 +303,7 @@ def _side_doors(rule: ModelRule, body: ModelBody | Undisclosed) -> tuple[str | N
     return (None,)
 
 
-def _attributes(call: Call) -> dict[str, Any]:
+def attributes(call: Call) -> dict[str, Any]:
     """Lay out what conditions may read (specs/conditions.md §2)."""
     subject, target = call.subject, call.target
     found: dict[str, Any] = {

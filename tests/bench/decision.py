@@ -11,7 +11,8 @@ from tests.bench.counter import LATER, Counter, clock
 from tests.bench.installation import call, chat
 from tests.bench.measure import MICROSECONDS, Row, interleave, median, repeated
 from tests.world import AUTHOR, GATEWAY, MINIMAL, NOW, SCOPE
-from verifier.decision import Allowed, Call, Subject, ToolTarget, decide
+from verifier.compiled import compile_policy
+from verifier.decision import Allowed, Call, Decision, Subject, ToolTarget, decide
 from verifier.draft import build, read_draft
 from verifier.policy import DAY, Policy
 
@@ -51,7 +52,12 @@ def _works(counter: Counter) -> dict[str, Callable[[], object]]:
     asked = _asked()
     minimal = build(read_draft(MINIMAL.read_bytes()), issuer=AUTHOR, now=NOW - DAY)
     sized = {f"decide, {size} rules, the last allows": policy_of(size) for size in SIZES}
-    decided = {name: partial(allow, policy, asked) for name, policy in {MINIMAL_NAME: minimal, **sized}.items()}
+    policies = {MINIMAL_NAME: minimal, **sized, "decide, a condition on a path": conditioned()}
+    decided = {name: partial(allow, partial(decide, (policy,)), asked) for name, policy in policies.items()}
+    decided |= {
+        name.replace("decide", "compiled"): partial(allow, compile_policy((policy,)), asked)
+        for name, policy in policies.items()
+    }
     anew = partial(read_token, counter.token, counter.trust, issuer=SCOPE, audience=GATEWAY, now=LATER)
     return {**decided, KNOWN: partial(known, counter, asked), ANEW: anew}
 
@@ -63,9 +69,16 @@ def policy_of(size: int) -> Policy:
     return build(read_draft(MINIMAL.read_bytes()) | {"allowed_tools": rules}, issuer=AUTHOR, now=NOW - DAY)
 
 
-def allow(policy: Policy, asked: Call) -> None:
+def conditioned() -> Policy:
+    """Build a policy that asks for an argument."""
+    when = [{"attr": "args.path", "op": "subpath_of", "value": "/srv/data"}]
+    rule = {"kind": "mcp", "server": "crm-mcp", "tools": ["get_case"], "when": when}
+    return build(read_draft(MINIMAL.read_bytes()) | {"allowed_tools": [rule]}, issuer=AUTHOR, now=NOW - DAY)
+
+
+def allow(ask: Callable[[Call], Decision], asked: Call) -> None:
     """Decide; only what is allowed has been through all rules."""
-    if not isinstance(decide((policy,), asked), Allowed):
+    if not isinstance(ask(asked), Allowed):
         raise TypeError("the call was not allowed")
 
 
@@ -74,11 +87,11 @@ def known(counter: Counter, asked: Call) -> None:
     session = counter.session()
     counter.revocations.require_live(session.scope, session.token.jti)
     counter.revocations.require_fresh(session.policy, clock())
-    allow(session.policy, asked)
+    allow(session.decide, asked)
 
 
 def _asked() -> Call:
-    return Call(subject=SUBJECT, target=TARGET, token_ttl=300, time=LATER, arguments={"query": "Ada"})
+    return Call(subject=SUBJECT, target=TARGET, token_ttl=300, time=LATER, arguments={"path": "/srv/data/2026/q3.csv"})
 
 
 async def _calls(counter: Counter) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """Conditions: four answers, and failing closed both ways."""
 
 import re
+from datetime import UTC, datetime, timedelta, timezone
 from decimal import Decimal
 from typing import Any
 
@@ -8,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from verifier.conditions import UNDISCLOSED, Truth, evaluate, glob_matches, holds, number
+from verifier.conditions import UNDISCLOSED, Partial, Truth, evaluate, glob_matches, holds
+from verifier.grammar import number
 from verifier.rules import Condition
 
 T, F, M, U = Truth.TRUE, Truth.FALSE, Truth.MISSING, Truth.UNDISCLOSED
@@ -102,6 +104,71 @@ def test_labels_are_among_a_set_when_one_of_them_is() -> None:
 
     assert [labels("in", "internal", "secrets"), labels("in", "internal"), labels("in")] == [T, F, F]
     assert [labels("not_in", "internal", "secrets"), labels("not_in", "internal"), labels("not_in")] == [F, T, T]
+
+
+def test_of_arguments_in_part_a_name_that_is_not_known_is_undisclosed() -> None:
+    known = {"args": Partial({"x": {"y": 1}, "z": None})}
+    for attr, truth in (("args.x.y", T), ("args.x.a", M), ("args.z", M), ("args.a", U), ("args.a.x", U)):
+        assert evaluate(Condition(attr=attr, op="eq", value=1), known) is truth
+    assert evaluate(Condition(attr="args.x.a", op="exists", value=False), known) is T
+    assert evaluate(Condition(attr="args.a", op="exists", value=False), known) is U
+
+
+@pytest.mark.parametrize(
+    ("attr", "offset", "value"),
+    [
+        ("time.hour", "+00:00", 13),
+        ("time.hour", "+01:30", 14),
+        ("time.hour", "-14:00", 23),
+        ("time.minute_of_day", "+00:00", 13 * 60 + 13),
+        ("time.minute_of_day", "+10:47", 0),
+        ("time.weekday", "+00:00", 1),
+        ("time.weekday", "+10:46", 1),
+        ("time.weekday", "+10:47", 2),
+        ("time.weekday", "-14:00", 7),
+    ],
+)
+def test_the_clock_is_read_at_an_offset(attr: str, offset: str, value: int) -> None:
+    monday = 1_789_996_439_999_999  # 2026-09-21T13:13:59.999999Z
+    condition = Condition(attr=attr, op="eq", value=value, offset=offset)
+    assert evaluate(condition, {"time.now": monday}) is T
+    assert evaluate(condition, {"time.now": UNDISCLOSED}) is U
+    assert evaluate(condition, {}) is M
+
+
+def test_an_age_is_counted_in_whole_seconds_from_a_claim() -> None:
+    def age(claim: Any, now: Any, least: int) -> Truth:
+        return evaluate(Condition(attr="age.mfa_at", op="ge", value=least), {"user.mfa_at": claim, "time.now": now})
+
+    assert [age(100, 160_999_999, 60), age(100, 160_999_999, 61), age(100, 99_999_999, 0)] == [T, F, M]
+    assert [age(True, 160_000_000, 0), age("100", 160_000_000, 0), age(None, UNDISCLOSED, 0)] == [M, M, M]
+    assert age(100, UNDISCLOSED, 0) is U
+    assert evaluate(Condition(attr="age.mfa_at", op="ge", value=0), {"user.mfa_at": 100}) is M
+
+
+@given(st.integers(0, 2**53 - 1), st.integers(-14 * 60, 14 * 60))
+def test_the_clock_is_that_of_the_calendar(time: int, minutes: int) -> None:
+    zone = timezone(timedelta(minutes=minutes))
+    there = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=time)
+    there = there.astimezone(zone)
+    sign, ahead = "-" if minutes < 0 else "+", abs(minutes)
+    offset = f"{sign}{ahead // 60:02}:{ahead % 60:02}"
+    for attr, value in (
+        ("time.hour", there.hour),
+        ("time.minute_of_day", there.hour * 60 + there.minute),
+        ("time.weekday", there.isoweekday()),
+    ):
+        assert evaluate(Condition(attr=attr, op="eq", value=value, offset=offset), {"time.now": time}) is T
+
+
+def test_a_value_that_nobody_checked_makes_a_condition_missing_and_nothing_worse() -> None:
+    for attr, op, value, given_ in (
+        ("args.x", "subpath_of", "srv", "/srv"),
+        ("args.x", "lt", "a", 1),
+        ("args.x", "between", ["a", 1], 1),
+    ):
+        assert evaluate(Condition(attr=attr, op=op, value=value), {"args": {"x": given_}}) is M  # type: ignore[arg-type]
+    assert evaluate(Condition(attr="time.hour", op="eq", value=1, offset="+99:00"), {"time.now": 0}) is M
 
 
 ATTRIBUTES = {"job.type": "a", "args": UNDISCLOSED}

@@ -9,11 +9,11 @@ from msgspec.structs import replace
 
 from tests.world import NOW, SECOND, World
 from verifier import leaf
-from verifier.decision import Denied
+from verifier.decision import Denied, Recency
 from verifier.draft import build
-from verifier.fold import WINDOW, Fold, ModelCalls, Purse, matches
+from verifier.fold import MAX_RECENT_TOOLS, WINDOW, Fold, ModelCalls, Purse, Recent, matches
 from verifier.grant import Budget
-from verifier.leaf import Begin, End, Parent, Reservation, Target, ToolCall, Usage
+from verifier.leaf import Begin, Deny, End, Note, Parent, Reservation, Target, ToolCall, Usage
 
 STORY = [leaf.decode(raw) for raw in World().story().lanes[0].raws]
 BEGIN = next(each for each in STORY if isinstance(each, Begin))
@@ -239,3 +239,90 @@ def test_no_order_of_events_answers_a_tool_call_twice(events: list[str]) -> None
             fold.add(end(f"t-{seq}", tool_error=True if event == "fail" else None))
             answers, failures = answers + 1, failures + (event == "fail")
         assert answers <= questions + failures
+
+
+def test_what_a_rule_of_an_ancestor_allowed_counts_for_its_limit_too() -> None:
+    rule = {"kind": "mcp", "server": "crm", "tools": ["*"]}
+    levels = ([rule], [rule | {"limits": {"calls_per_job": 1}}, rule | {"limits": {"calls_per_minute": 1}}])
+    chain = tuple(build({"policy_name": "p", "allowed_tools": each}, issuer="t", now=NOW) for each in levels)
+    spend = Fold.of(chain, NO_LIMIT, NOW).purse
+    assert spend.limited
+    spend.begin(begin(inherited=["1/allow-1"]), 0)
+    spend.begin(begin(inherited=["1/allow-2"]), 0)
+    assert spend.refusal(("allow-1", "1/allow-1"), TOOL, 0, NOW) == Denied("1/allow-1", "limit-calls")
+    assert spend.refusal(("allow-1", "1/allow-2"), TOOL, 0, NOW) == Denied("1/allow-2", "limit-rate")
+    assert spend.refusal(("allow-1",), TOOL, 0, NOW) is None
+
+
+def test_a_budget_is_the_lowest_of_the_chain() -> None:
+    budgets = ({"calls_per_minute": 9, "per_tool": {"crm/get": 1}}, {"calls_per_minute": 2})
+    chain = tuple(build({"policy_name": "p", "budgets": each}, issuer="t", now=NOW) for each in budgets)
+    spend = Fold.of(chain, NO_LIMIT, NOW).purse
+    spend.begin(begin(), 0)
+    assert spend.refusal(("allow-1",), TOOL, 0, NOW) == Denied("allow-1", "budget-tool")
+    spend.begin(begin(), 0)
+    assert spend.refusal(("allow-1",), MODEL, 0, NOW) == Denied("allow-1", "budget-rate")
+
+
+DENY = Deny(
+    by="gateway", call="call-9", code="no-model-call", jti="j", kind="deny", revocations=0, seq=0, staleness=0, time=NOW
+)
+
+
+def test_what_is_recent_is_kept_only_where_a_policy_asks() -> None:
+    asks = [{"attr": "recent.calls", "op": "gt", "value": 1}]
+    for when, kept in (([], False), (asks, True)):
+        rule = {"kind": "mcp", "server": "crm", "tools": ["*"], "when": when}
+        chain = (build({"policy_name": "p", "denied_tools": [rule]}, issuer="t", now=NOW),)
+        fold = Fold.of(chain, NO_LIMIT, NOW)
+        fold.add(begin())
+        assert (fold.recent is not None) is kept
+        assert fold.recent is None or fold.recent.at(NOW, TOOL) == Recency(1, 0, first_use=False)
+
+
+def test_what_is_recent_is_six_hundred_seconds_old_at_most() -> None:
+    recent = Recent()
+    assert recent.at(NOW, TOOL) == Recency(0, 0, first_use=True)
+    recent.add(begin(time=NOW))
+    recent.add(begin(MODEL, time=NOW + SECOND - 1))
+    recent.add(DENY)
+    recent.add(Note(code="denials", count=7, kind="note", seq=0, time=NOW + 599 * SECOND))
+    recent.add(Note(code="denials", kind="note", seq=0, time=NOW + 599 * SECOND))
+    recent.add(Note(code="incident", count=7, kind="note", seq=0, time=NOW + 599 * SECOND))
+    recent.add(end())
+    assert recent.at(NOW + 600 * SECOND - 1, TOOL) == Recency(2, 8, first_use=False)
+    assert recent.at(NOW + 600 * SECOND - 1, Target(server="crm", tool="put")) == Recency(2, 8, first_use=True)
+    assert recent.at(NOW + 600 * SECOND - 1, MODEL) == Recency(2, 8, first_use=None)
+    assert recent.at(NOW + 600 * SECOND, TOOL) == Recency(0, 7, first_use=True)
+    assert recent.at(NOW + 1199 * SECOND, TOOL) == Recency(0, 0, first_use=True)
+
+
+def test_time_that_runs_backwards_counts_and_forgets_nothing() -> None:
+    recent = Recent()
+    recent.add(begin(time=NOW))
+    recent.add(begin(time=NOW - 900 * SECOND))
+    assert recent.at(NOW, TOOL).calls == 2
+    assert recent.at(NOW - 900 * SECOND, TOOL).calls == 2
+
+
+def test_what_is_recent_takes_no_more_room_for_more_calls() -> None:
+    recent = Recent()
+    for number in range(20_000):
+        recent.add(begin(Target(server="crm", tool=f"tool-{number}"), time=NOW + number * SECOND // 10))
+    assert len(recent._tools) == MAX_RECENT_TOOLS
+    assert len(recent._calls._seconds) <= 600
+    assert recent.at(NOW + 1999 * SECOND, TOOL).calls == 6000
+
+
+@given(st.lists(st.tuples(st.integers(0, 900), st.booleans()), max_size=60), st.integers(0, 900))
+def test_what_is_recent_is_what_a_count_over_all_leaves_says(leaves: list[tuple[int, bool]], later: int) -> None:
+    recent = Recent()
+    ordered = sorted(leaves)
+    for second, denied in ordered:
+        recent.add(replace(DENY, time=NOW + second * SECOND) if denied else begin(time=NOW + second * SECOND))
+    now = (ordered[-1][0] if ordered else 0) + later
+    counted = [denied for second, denied in ordered if now - 600 < second]
+    found = recent.at(NOW + now * SECOND, TOOL)
+    assert (found.calls, found.denials, found.first_use) == (
+        counted.count(False), counted.count(True), not counted.count(False),
+    )  # fmt: skip

@@ -17,11 +17,12 @@ from verifier.audit import verify
 from verifier.bundle import Head, Header
 from verifier.checkpoint import Checkpoint, Proof, proof
 from verifier.codes import CODES
-from verifier.conditions import Truth, evaluate, number
+from verifier.conditions import Truth, evaluate
 from verifier.decision import Call, Subject, ToolTarget, decide
 from verifier.draft import arguments, build, read_draft, run_tests
 from verifier.encoding import canonical, parse, read, reject_duplicates, unb64
 from verifier.envelope import Envelope
+from verifier.grammar import number
 from verifier.grant import Grant, Token, authorization_details
 from verifier.keys import KeyList, Pin, Trust
 from verifier.latest import Latest
