@@ -1,7 +1,6 @@
 """Refusals on record: a `deny` in the job's lane when caller and lane allow it, else the security log alone."""
 
 from collections import Counter
-from collections.abc import Callable
 from contextlib import suppress
 
 from receipts.call import Known
@@ -13,23 +12,18 @@ from receipts.sessions import Session
 from receipts.tokens import check_time
 from service.problems import Log as EventLog
 from verifier.commitment import call_key, commit
-from verifier.decision import Decision, Denied
+from verifier.decision import Denied
 from verifier.leaf import Deny, Facts
 from verifier.refused import Refused
 
 
 class PolicyDenied(Refused):
-    """The policy's own no: it is recorded as such, with its rule, and the verifier decides it again.
+    """The policy's own no: it is recorded as such, with its rule, and the verifier decides it again."""
 
-    `again` asks once more at a time and staleness: a minute may end between the decision and its receipt, and the
-    receipt is what the verifier will judge.
-    """
-
-    def __init__(self, denied: Denied, again: Callable[[int, int], Decision]) -> None:
+    def __init__(self, denied: Denied) -> None:
         """Take the decision."""
         super().__init__(denied.reason, f"the policy denies this call, by its rule {denied.rule}")
-        self.denied = denied
-        self.again = again
+        self.rule = denied.rule
 
 
 class Denials:
@@ -76,12 +70,8 @@ class Denials:
         self, refused: Refused, session: Session, known: Known, *, lane: Lane, call: str, seq: int, time: int
     ) -> Deny:
         check_time(session.token, time)
-        staleness = self._revocations.staleness(time)
-        denied = refused.denied if isinstance(refused, PolicyDenied) else None
-        if isinstance(refused, PolicyDenied) and refused.again(time, staleness) != denied:
-            denied = None  # true when it was said and not now: the gateway's word, which nobody replays
         return Deny(
-            by="gateway" if denied is None else "policy",
+            by="policy" if isinstance(refused, PolicyDenied) else "gateway",
             call=call,
             code=refused.code,
             facts=None if known.labels is None else Facts(labels=known.labels),
@@ -90,9 +80,9 @@ class Denials:
             parent=known.parent,
             req=None if known.raw is None else commit(call_key(lane.key, call, "req"), [known.raw]),
             revocations=self._revocations.sequence,
-            rule=None if denied is None else denied.rule,
+            rule=refused.rule if isinstance(refused, PolicyDenied) else None,
             seq=seq,
-            staleness=staleness,
+            staleness=self._revocations.staleness(time),
             target=known.target,
             time=time,
         )

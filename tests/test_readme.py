@@ -31,7 +31,7 @@ def test_four_shell_lines_come_first() -> None:
 
 def test_every_command_that_the_readme_names_exists() -> None:
     program = cli.program()
-    named = {words.split("`")[0] for words in re.findall(r"`tally ([a-z][a-z ·]*)", README)}
+    named = {words.split("`")[0] for words in re.findall(r"`tally ([a-z][a-z ·-]*)", README)}
     for words in named:
         group, *rest = words.replace("·", " ").split()
         for command in rest or [""]:

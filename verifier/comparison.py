@@ -12,7 +12,7 @@ from typing import Any, BinaryIO
 import msgspec
 from msgspec import Struct, field
 
-from verifier.bundle import MAX_DOCUMENTS, Reader, content, kind_of
+from verifier.bundle import ATTACHED, MAX_DOCUMENTS, Reader, content, kind_of
 from verifier.encoding import digest, unb64
 from verifier.refused import Refused
 from verifier.report import many
@@ -95,7 +95,7 @@ class _Half:
         pending: bytes | None = None
         attached = b""
         while (raw := self._reader.line()) is not None and not self._begins(raw):
-            if raw.startswith((b'{"disclosure":', b'{"box":')):
+            if kind_of(raw) in ATTACHED:
                 attached = sha256(attached + raw).digest()
                 continue
             if pending is not None:

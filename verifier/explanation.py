@@ -81,7 +81,7 @@ def _steps(code: str, numbers: list[int], sections: list[tuple[int, str, str]]) 
         sentences = _SENTENCE.split(" ".join(section.split()))
         says = next((each for each in sentences if f"`{code}`" in each), "")
         if number in numbers or (says and number <= LAST_STEP):
-            found.append(Step(number, title, _LINK.sub(r"\1", says)))
+            found.append(Step(number, title, _LINK.sub(r"\1", says).rstrip(";")))
     return found
 
 

@@ -21,7 +21,6 @@ _TOKEN_PARTS = 3
 _ED25519_SIGNATURE, _TIME = 64, 8
 _PROOF64 = base64.b64encode(PROOF.encode())[:24]
 _SECRET = ("seed", "secret", "private_key")
-_ATTACHED = (b'{"disclosure":', b'{"box":')
 
 
 def inspect(source: BinaryIO, limit: int = MAX_BYTES) -> dict[str, Any]:
@@ -79,9 +78,13 @@ def _all(source: _Again) -> bytes:
 
 
 def _json(raw: bytes) -> dict[str, Any]:
-    value = reject_duplicates(raw)
+    try:
+        value = reject_duplicates(raw)
+    except Refused as refused:
+        why = f"no artefact that tally knows: {refused.why}"
+        raise Refused(refused.code, why, hint="tally inspect --help names them.") from refused
     if not isinstance(value, dict):
-        raise Refused("wrong-type", "not an artefact: one JSON object is expected")
+        raise Refused("wrong-type", "no artefact that tally knows: one JSON object is expected")
     if "payloadType" in value:
         return _envelope(value)
     if len(value) == 1 and (wrapped := _wrapped(value)):
@@ -167,7 +170,7 @@ def _bundle(source: _Again, limit: int) -> dict[str, Any]:
     try:
         while (raw := reader.line()) is not None:
             kind = kind_of(raw)
-            kinds[kind or ("attached" if raw.startswith(_ATTACHED) else "receipt")] += 1
+            kinds[kind or "receipt"] += 1
             size += len(raw)
             line = _line(raw) if len(shown) < MAX_SHOWN and size < MAX_SHOWN_BYTES else None
             if line is not None:
@@ -175,7 +178,7 @@ def _bundle(source: _Again, limit: int) -> dict[str, Any]:
             if kind == "head":
                 lanes.append({"lane": (line or {}).get("lane"), "line": reader.number, "receipts": 0})
                 del lanes[MAX_LANES:]
-            elif kind is None and not raw.startswith(_ATTACHED) and kinds["head"] == len(lanes) > 0:
+            elif kind is None and kinds["head"] == len(lanes) > 0:
                 lanes[-1]["receipts"] += 1
     except Refused as refused:
         made["stopped"] = f"{refused.code}: {refused.why}"

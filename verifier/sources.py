@@ -19,6 +19,7 @@ from verifier.refused import Refused
 
 SUFFIXES = (".tally", ".tally.gz")
 STDIN = "-"
+MAX_FILES = 10_000
 _MAGIC = b"\x1f\x8b"
 _PACKED = 1 << 16
 _GZIP = 31  # zlib's name for: a gzip header, the largest window
@@ -180,6 +181,19 @@ def _said(path: Path) -> str:
 def unread(path: Path | str, error: OSError) -> Refused:
     """Say that a file cannot be read."""
     return Refused("usage", f"cannot read {path}: {error.strerror}", hint="Check the path and who may read it.")
+
+
+def load_all(folder: str, limit: int) -> tuple[tuple[str, bytes], ...]:
+    """Read every small file below a folder, by name, links and hidden files left out. Raises `Refused`: as `load`."""
+    if not Path(folder).is_dir():
+        raise Refused("usage", f"{folder} is no folder", hint="Name the folder that holds the files.")
+    found = sorted(
+        Path(parent, name) for parent, _, names in os.walk(folder) for name in names if not name.startswith(".")
+    )
+    files = [path for path in found if path.is_file() and not path.is_symlink()]
+    if not files or len(files) > MAX_FILES:
+        raise Refused("usage", f"{folder} holds {len(files)} files, at least 1 and at most {MAX_FILES} are read")
+    return tuple((_said(path), load(str(path), limit)) for path in files)
 
 
 def load(path: str, limit: int) -> bytes:

@@ -200,7 +200,7 @@ class Recorder:
     def _line(self, raw: bytes) -> None:
         kind = kind_of(raw)
         if kind is None:
-            if self._lane is not None and not raw.startswith((b'{"disclosure"', b'{"box"')):
+            if self._lane is not None:
                 self._receipt(self._lane, _leaf(raw))
         elif kind == "head":
             self._enter_lane(msgspec.json.decode(content(raw, kind), type=_Head).lane[:MAX_NAME])

@@ -52,7 +52,7 @@ def test_lines_that_are_too_many_bytes_or_lanes_are_counted(monkeypatch: pytest.
     shown = inspect(io.BytesIO((folder / "job.tally").read_bytes() + head * 3 + b'{"box":{}}\n'))
     assert shown["lines"] == 23
     assert len(shown["shown"]) < 19
-    assert (len(shown["lanes"]), shown["kinds"]["head"], shown["kinds"]["attached"]) == (1, 4, 1)
+    assert (len(shown["lanes"]), shown["kinds"]["head"], shown["kinds"]["box"]) == (1, 4, 1)
 
 
 def test_a_bundle_that_ends_early_or_holds_nonsense_is_shown_as_far_as_it_goes(run: Run, folder: Path) -> None:
@@ -60,7 +60,7 @@ def test_a_bundle_that_ends_early_or_holds_nonsense_is_shown_as_far_as_it_goes(r
     (folder / "odd.tally").write_bytes(honest.replace(b'{"policy":{', b'{"policy":}', 1) + b'{"kind"')
     status, out, _ = run("inspect", "odd.tally")
     assert status == 0
-    assert "unreadable       not-json: not JSON\n" in out
+    assert "unreadable       not-json: no artefact that tally knows: not JSON\n" in out
     assert "stopped   truncated: the last line does not end in a newline\n" in out
 
 

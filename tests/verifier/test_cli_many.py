@@ -9,9 +9,15 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.verifier.conftest import Run
+from tests.world import NOW, World, pair
 from verifier import judging, progress
+from verifier.checkpoint import proof
+from verifier.encoding import b64, canonical
+from verifier.envelope import seal_up
+from verifier.merkle import inclusion_proof, leaf_hash
 from verifier.refused import Refused
 from verifier.sources import Unpacked, Watched, expand
 
@@ -247,3 +253,97 @@ def test_nothing_to_judge_is_refused_where_it_is_asked() -> None:
     with pytest.raises(Refused):
         expand(["/nowhere/at/all"])
     assert judging.usable_cores() >= 1
+
+
+# More than one bundle, and more than one key list -------------------------------------------------------------------
+
+
+def family(folder: Path) -> World:
+    """Write a parent and its child into the folder, and one bundle that has nothing to do with them."""
+    parent = World(policy={"token_constraints": {"max_delegation_depth": 1}})
+    child = parent.delegate().story()
+    (folder / "children").mkdir()
+    (folder / "children" / "child.tally").write_bytes(child.bundle())
+    (folder / "parent.tally").write_bytes(parent.story().bundle())
+    return parent
+
+
+def test_a_parent_is_judged_with_its_children_and_reported_in_its_place(run: Run, folder: Path) -> None:
+    family(folder)
+    status, out, _ = run("verify", "job.tally", "parent.tally", "children", *PIN, "--json")
+    assert status == 0
+    assert files(out) == ["job.tally", "parent.tally", "children/child.tally"]
+    status, out, _ = run("verify", "parent.tally", *PIN, "--json")
+    assert (status, [each["code"] for each in json.loads(out)["findings"]]) == (3, ["missing-child"])
+
+
+def test_a_child_that_does_not_pass_fails_its_parent_in_every_form(run: Run, folder: Path) -> None:
+    family(folder)
+    path = folder / "children" / "child.tally"
+    path.write_bytes(path.read_bytes().replace(b'"rule":"allow-1"', b'"rule":"allow-2"', 1))
+    status, out, _ = run("verify", "children", "parent.tally", *PIN)
+    assert status == 1
+    assert "parent.tally: FAIL wrong-child (step 12, field children.job-2): children/child.tally: " in out
+    assert run("verify", "parent.tally", "children", *PIN, "-o", "x")[1] == (
+        "FAIL  parent.tally\nFAIL  children/child.tally\n"
+    )
+
+
+def test_files_whose_names_are_written_alike_are_all_judged(run: Run, folder: Path) -> None:
+    family(folder)
+    (folder / "children" / "child.tally").rename(folder / os.fsdecode(b"\xff.tally"))
+    (folder / os.fsdecode(b"\xfe.tally")).write_bytes((folder / "forged.tally").read_bytes())
+    names = [os.fsdecode(b"\xfe.tally"), os.fsdecode(b"\xff.tally")]
+    _, out, _ = run("verify", "parent.tally", *names, *PIN, "--json")
+    assert [json.loads(line)["verdict"] for line in out.splitlines()] == ["PASS", "FAIL", "PASS"]
+
+
+def test_newer_key_lists_say_what_became_of_the_keys(run: Run, folder: Path) -> None:
+    listed = World().listed
+    for name, reason in (("newer.json", None), ("revoked.json", "compromise")):
+        keys = [
+            replace(each, revoked_at=NOW, reason=reason) if each.use == "seal" and reason else each
+            for each in listed.keys
+        ]
+        payload = canonical(replace(listed, version=listed.version + 1, keys=keys))
+        (folder / name).write_bytes(seal_up("keys", payload, pair("root")) + b"\n")
+    assert run("verify", "job.tally", *PIN, "--keys", "newer.json")[0] == 0
+    status, out, _ = run("verify", "job.tally", *PIN, "--keys", "revoked.json")
+    assert status == 4
+    assert "UNTRUSTED key-revoked" in out
+    assert run("verify", "job.tally", *PIN, "--keys", "nothing.json")[0] == 64
+    assert run("verify", "job.tally", *PIN, "--keys", "newer.json", "-o", "newer.json")[0] == 64
+
+
+def test_what_clients_kept_is_looked_for_in_the_bundle_of_its_job(run: Run, folder: Path) -> None:
+    parent = family(folder)
+    lane = parent.lanes[0]
+    (folder / "kept" / "deep").mkdir(parents=True)
+    path = inclusion_proof([leaf_hash(raw) for raw in lane.raws], 3)
+    last = proof(lane.raws[3], 3, path, lane.head())
+    (folder / "kept" / "one.proof").write_text(last)
+    (folder / "kept" / "deep" / "two.proof").write_text(b64(last.encode()))
+    (folder / "kept" / ".hidden").write_text("no proof")
+    together = ("parent.tally", "children", "kept-nothing.tally")
+    (folder / "kept-nothing.tally").write_bytes(b"no bundle\n")
+    assert run("verify", "parent.tally", "children", *PIN, "--receipts", "kept")[0] == 0
+    assert run("verify", *together, *PIN, "--receipts", "kept")[0] == 2
+    short = b"".join((folder / "parent.tally").read_bytes().splitlines(True)[:-9])
+    (folder / "parent.tally").write_bytes(short)
+    _, out, _ = run("verify", "parent.tally", *PIN, "--receipts", "kept", "--json")
+    assert "omitted" in {each["code"] for each in json.loads(out)["findings"]}
+
+
+def test_what_is_of_no_bundles_job_is_found_in_each(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "kept").mkdir()
+    (folder / "kept" / "odd.proof").write_text("no proof")
+    stdin(monkeypatch, (folder / "job.tally").read_bytes())
+    status, out, _ = run("verify", "job.tally", "-", *PIN, "--receipts", "kept", "--json")
+    assert status != 0
+    assert [len(json.loads(line)["findings"]) for line in out.splitlines()] == [1, 1]
+
+
+@pytest.mark.parametrize("name", ["nowhere", "pin.json", "empty"])
+def test_a_folder_of_receipts_that_holds_none_is_a_usage_error(run: Run, folder: Path, name: str) -> None:
+    (folder / "empty").mkdir()
+    assert run("verify", "job.tally", *PIN, "--receipts", name)[0] == 64

@@ -12,22 +12,27 @@ import msgspec
 from verifier.bundle import MAX_BYTES
 from verifier.codes import USAGE, Verdict
 from verifier.judging import Asked, Judged, judge_all, usable_cores
+from verifier.kept import MAX_KEPT
 from verifier.keys import Pin
 from verifier.output import text
 from verifier.progress import Meter
 from verifier.refused import Refused
-from verifier.sources import Given, expand, load
+from verifier.report import Report
+from verifier.sources import Given, expand, load, load_all
 from verifier.terminal import Paint, complain, moment, say, version, wants_colour
+from verifier.tree import hold_together
 
 HELP = """\
 Usage: tally verify FILE... --pin PIN [OPTIONS]
 
 Judge proof bundles, offline: nothing but the bundles, the pin and what the options name is read, no network, and no
 clock unless --at names a time. A FILE is a bundle (<job>.tally, or .tally.gz), a folder (every bundle below it), a
-pattern, or - for standard input.
+pattern, or - for standard input. A job that delegated is judged together with its child jobs' bundles.
 
 Options:
   --pin PIN          the auditor's pin.json: root keys that you trust, from a channel of your own (required)
+  --keys FILE        newer key lists, one envelope a line: what became of the keys since the bundle was written
+  --receipts DIR     what clients kept: the proofs in their answers, each of which must lie in the sealed lane
   --at TIME          the key list must also be current at this time (RFC 3339)
   --max-bytes N      read no more than this of one bundle, unpacked (default: 16 GiB)
   --jobs N           judge so many bundles at once (default: one a core)
@@ -43,13 +48,14 @@ Options:
 
 Examples:
   tally verify job.tally --pin pin.json
+  tally verify parent.tally children/ --pin pin.json
   tally verify bundles/ --pin pin.json --sarif -o tally.sarif
   zcat job.tally.gz | tally verify - --pin pin.json --json
   tally verify job.tally --pin pin.json --html -o report.html
 
 Exit status: 0 PASS, 1 FAIL, 2 MALFORMED, 3 INCOMPLETE, 4 UNTRUSTED, 64 usage; of many bundles the worst.
 """
-MAX_PIN = 1 << 20
+MAX_PIN, MAX_KEYS = 1 << 20, 1 << 24
 FORMATS = ("json", "sarif", "junit", "html")
 
 
@@ -57,6 +63,8 @@ def arguments(parser: ArgumentParser) -> None:
     """Read what HELP names."""
     parser.add_argument("files", nargs="*", metavar="FILE")
     parser.add_argument("--pin")
+    parser.add_argument("--keys")
+    parser.add_argument("--receipts")
     parser.add_argument("--at")
     parser.add_argument("--max-bytes", type=int, default=MAX_BYTES)
     parser.add_argument("--jobs", type=int, default=0)
@@ -83,6 +91,8 @@ def run(given: Namespace) -> int:
     asked = Asked(
         pin=Pin.parse(load(given.pin, MAX_PIN)),
         at=None if given.at is None else moment(given.at),
+        keys=None if given.keys is None else load(given.keys, MAX_KEYS),
+        kept=() if given.receipts is None else load_all(given.receipts, MAX_KEPT),
         max_bytes=given.max_bytes,
         timeline=given.form == "html",
     )
@@ -119,7 +129,7 @@ class Output:
 def _output(given: Namespace, found: Given) -> Iterator[Output]:
     """Open the output; a file appears only when it is whole, and never in the place of what was judged."""
     path = Path(given.output) if given.output else None
-    read = [given.pin, *(source.path for source in found.sources if source.path)]
+    read = [given.pin, *([given.keys] if given.keys else ()), *(source.path for source in found.sources if source.path)]
     if path is not None and path.exists() and any(path.samefile(each) for each in read):
         raise Refused("usage", f"{path} is one of the files to read", hint="Name another file for the output.")
     out = Output(path)
@@ -135,23 +145,48 @@ def _output(given: Namespace, found: Given) -> Iterator[Output]:
 
 
 def _judge(found: Given, asked: Asked, given: Namespace, out: Output) -> list[Judged]:
-    """Judge all and say at once what can be said at once."""
-    paint = Paint(on=out.path is None and wants_colour(sys.stdout))
-    one_line = out.path is not None
+    """Judge all, and say of each what came of it once that is settled: from the first parent job on, at the end."""
     kept: list[Judged] = []
+    said = 0
     with Meter(sum(source.size for source in found.sources)) as meter:
         for judged in judge_all(found.sources, asked, given.jobs or usable_cores(), meter):
-            if judged.report is not None:
-                if given.form == "json":
-                    out.write(_json(judged))
-                elif given.form == "text":
-                    out.write(("\n" if kept else "") + text.write(judged.name, judged.report, paint) + "\n")
-                if one_line:
-                    say(text.headline(judged.name, judged.report, Paint(on=wants_colour(sys.stdout))))
             kept.append(judged)
+            while said < len(kept) and not _has_children(kept[said]):
+                _say(kept[said], given, out, first=said == 0)
+                said += 1
+    if said < len(kept):
+        hold_together(_by_name(kept))
+    for number in range(said, len(kept)):
+        _say(kept[number], given, out, first=number == 0)
     if len(kept) > 1 and given.form == "text":
         out.write("\n" + text.tally([text.verdict(each.report) for each in kept]) + "\n")
     return kept
+
+
+def _has_children(judged: Judged) -> bool:
+    return judged.report is not None and bool(judged.report.children)
+
+
+def _by_name(judged: Sequence[Judged]) -> dict[str, Report]:
+    """Name every report; two files whose names are written alike are told apart."""
+    found: dict[str, Report] = {}
+    for number, name, report in [(number, each.name, each.report) for number, each in enumerate(judged) if each.report]:
+        found[name if name not in found else f"{name} (file {number + 1})"] = report
+    return found
+
+
+def _say(judged: Judged, given: Namespace, out: Output, *, first: bool) -> None:
+    """Write one bundle's report in the forms that go bundle by bundle."""
+    if judged.report is None:
+        return
+    paint = Paint(on=wants_colour(sys.stdout))
+    if given.form == "json":
+        out.write(_json(judged))
+    elif given.form == "text":
+        said = text.write(judged.name, judged.report, paint if out.path is None else Paint(on=False))
+        out.write(("" if first else "\n") + said + "\n")
+    if out.path is not None:
+        say(text.headline(judged.name, judged.report, paint))
 
 
 def _json(judged: Judged) -> str:

@@ -94,7 +94,9 @@ def _fact(value: Any, path: str) -> str:
         return many(len(value), last.removesuffix("s").replace("_", " ")) if isinstance(value, list) and value else ""
     if isinstance(value, dict):
         return "/".join(str(each) for each in value.values())[:MAX_TEXT]
-    return "" if value is None else f"{last} {_said(last, value)}" if isinstance(value, int) else _said(last, value)
+    if isinstance(value, int):
+        return f"{last.replace('_', ' ')} {_said(last, value)}"
+    return "" if value is None else _said(last, value)
 
 
 def _flat(value: Any, path: str = "") -> Iterator[tuple[str, str]]:
