@@ -17,6 +17,7 @@ from tests.vectors.case import FROZEN, SPECS, VECTORS, Case
 from tests.vectors.judge import READERS, expected, judge, trust
 from tests.world import MINIMAL, NOW, World
 from verifier import leaf
+from verifier.approval import Approval
 from verifier.audit import verify
 from verifier.box import Box
 from verifier.codes import CODES
@@ -299,6 +300,7 @@ READ: dict[str, Callable[[str], Any]] = {
     "receipts": lambda text: [leaf.decode(line.encode()) for line in text.splitlines()],
     "revocation": lambda text: Revocation.parse(packed(text)),
     "seal": lambda text: Seal.parse(packed(text)),
+    "approval": lambda text: Approval.parse(packed(text)),
     "disclosure": lambda text: check_disclosure(Disclosure.parse(packed(text)), _disclosed()),
     "box": lambda text: Box.parse(packed(text)),
 }
