@@ -110,6 +110,7 @@ class Lane:
     time: int = NOW + SECOND
     raws: list[bytes] = field(default_factory=list)
     lane_key: bytes = bytes(32)
+    behind: dict[int, list[bytes]] = field(default_factory=dict)  # lines behind a receipt, by its place
 
     def __post_init__(self) -> None:
         """Write the first receipts: open, token."""
@@ -207,6 +208,10 @@ class Lane:
     def commit(self, call: str, side: Any) -> leaf.Commitment:
         """Commit to some body."""
         return commit(call_key(self.lane_key, call, side), [f"{call} {side}".encode()])
+
+    def lines(self) -> list[bytes]:
+        """Return the receipts, each followed by what stands behind it."""
+        return [line for seq, raw in enumerate(self.raws) for line in (raw, *self.behind.get(seq, ()))]
 
     def head(self, signer: str = "gateway") -> str:
         """Sign the lane's head, a closing one when it is closed."""
@@ -378,7 +383,7 @@ class World:
     def bundle(self, documents: bundle.Documents | None = None) -> bytes:
         """Write the whole bundle."""
         lanes = [
-            bundle.Lane(lane.name, lane.head(), lane.raws) for lane in sorted(self.lanes, key=lambda lane: lane.name)
+            bundle.Lane(lane.name, lane.head(), lane.lines()) for lane in sorted(self.lanes, key=lambda lane: lane.name)
         ]
         return b"".join(bundle.write(documents or self.documents(self.sealed()), lanes))
 

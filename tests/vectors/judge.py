@@ -68,7 +68,7 @@ def audited(case: Case) -> Report:
     if case.keys:
         more["keys"] = b"\n".join(vector(name) for name in case.keys.split())
     if case.kept:
-        more["kept"] = [vector(name) for name in case.kept.split()]
+        more["kept"] = [(name, vector(name)) for name in case.kept.split()]
     report = verify(BytesIO(case.raw), pin(case.pin), case.at, **more)
     if case.beside:
         others = {name: verify(BytesIO(vector(name)), pin(case.pin), case.at) for name in case.beside.split()}

@@ -9,6 +9,7 @@ from tests.vectors.bundles import (
     delegation,
     forgers,
     grants,
+    held,
     honest,
     lanes,
     policies,
@@ -17,6 +18,7 @@ from tests.vectors.bundles import (
     receipts,
     rotation,
     seals,
+    shown,
     times,
     trust,
     witness,
@@ -41,5 +43,7 @@ MADE = (
     | decisions.MADE
     | times.MADE
     | completeness.MADE
+    | held.MADE
+    | shown.MADE
     | forgers.MADE
 )

@@ -96,7 +96,10 @@ def honest_refreshed_token() -> bytes:
 def call_by_narrower_token() -> bytes:
     grant = World().grant
     narrower = replace(
-        grant, issued_at=grant.issued_at + 1, scope=replace(grant.scope, tools=["mcp:crm-mcp/search_customer"])
+        grant,
+        issued_at=grant.issued_at + 1,
+        parent=digest(canonical(grant)),
+        scope=replace(grant.scope, tools=["mcp:crm-mcp/search_customer"]),
     )
     return _two_tokens(narrower, World().exp)
 
