@@ -3,7 +3,7 @@
 Asked by `scope` when a job opens and by the verifier in step 4, with one answer.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from verifier.chain import terms
 from verifier.conditions import UNDISCLOSED, any_glob, glob_matches
@@ -16,6 +16,11 @@ from verifier.refused import Refused
 
 def admits(chain: Chain, *, agent: str, job_type: str, environment: str) -> None:
     """Check that every policy is for this agent, type of job and environment. Raises `Refused` not-admitted."""
+    for refused in _strangers(chain, agent, job_type, environment):
+        raise refused
+
+
+def _strangers(chain: Chain, agent: str, job_type: str, environment: str) -> Iterator[Refused]:
     for policy in chain:
         jobs = policy.jobs
         for name, globs, value in (
@@ -24,11 +29,8 @@ def admits(chain: Chain, *, agent: str, job_type: str, environment: str) -> None
             ("environment", jobs.environments, environment),
         ):
             if not any_glob(globs, value):
-                raise Refused(
-                    "not-admitted",
-                    f"policy {policy.policy_name} does not admit the {name} {value!r}",
-                    field=f"jobs.{name}s",
-                )
+                why = f"policy {policy.policy_name} does not admit the {name} {value!r}"
+                yield Refused("not-admitted", why, field=f"jobs.{name}s")
 
 
 def expand(chain: Chain, manifests: Mapping[str, Manifest], subject: Subject) -> tuple[list[str], list[str], list[str]]:
@@ -92,21 +94,27 @@ def within(scope: Scope, chain: Chain, manifests: Mapping[str, Manifest]) -> Non
 
     Raises `Refused`: not-admitted, unknown-server, scope-too-wide.
     """
-    admits(chain, agent=scope.agent, job_type=scope.job_type, environment=scope.environment)
+    for refused in outside(scope, chain, manifests):
+        raise refused
+
+
+def outside(scope: Scope, chain: Chain, manifests: Mapping[str, Manifest]) -> Iterator[Refused]:
+    """Give every way in which a scope is not inside its policies."""
+    yield from _strangers(chain, scope.agent, scope.job_type, scope.environment)
     budgets = terms(chain).budgets
     subject = subject_of(scope)
     for name in scope.tools:
         server, _, tool_name = name.removeprefix("mcp:").partition("/")
         manifest = manifests.get(server)
+        tool = None if manifest is None else manifest.tool(tool_name)
         if manifest is None:
-            raise Refused("unknown-server", f"no approved manifest of server {server!r}", field="tools")
-        tool = manifest.tool(tool_name)
-        if tool is None or not may(chain, subject, manifest, tool):
-            raise Refused("scope-too-wide", f"the policy does not allow {name}", field="tools")
+            yield Refused("unknown-server", f"no approved manifest of server {server!r}", field="tools")
+        elif tool is None or not may(chain, subject, manifest, tool):
+            yield Refused("scope-too-wide", f"the policy does not allow {name}", field="tools")
     for pattern in scope.models:
         if not _covered(chain, pattern):
-            raise Refused("scope-too-wide", f"the policy does not allow the models {pattern}", field="models")
+            yield Refused("scope-too-wide", f"the policy does not allow the models {pattern}", field="models")
     for name in LIMITS:
         most, asked = getattr(budgets, name), getattr(scope.limits, name)
         if most is not None and (asked is None or asked > most):
-            raise Refused("scope-too-wide", f"the policy's budget of {name} is {most}", field="limits")
+            yield Refused("scope-too-wide", f"the policy's budget of {name} is {most}", field="limits")

@@ -7,12 +7,11 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from verifier.admission import within
+from verifier.admission import outside
 from verifier.delegation import widened
 from verifier.grant import BINDINGS, Grant
 from verifier.manifest import Manifest
 from verifier.policy import Policy
-from verifier.refused import Refused
 from verifier.report import Report
 from verifier.seal import Seal
 
@@ -112,9 +111,7 @@ def check_scopes(
         ):
             if wrong:
                 report.add(code, 4, why, place=field)
-        try:
-            within(scope, policies, pinned)
-        except Refused as refused:
+        for refused in outside(scope, policies, pinned):
             report.refuse(refused, 4)
     if seal is not None and seal.children and family.first.scope.depth >= deepest:
         why = f"the job delegated at depth {family.first.scope.depth}, the policy allows {deepest}"

@@ -7,9 +7,13 @@ import pytest
 from msgspec.structs import replace
 
 from tests.verifier.test_verify import only, says
-from tests.world import NOW, SCOPE, SECOND, World
+from tests.world import NOW, SCOPE, SECOND, World, pair
+from verifier.bundle import Line, content, kind_of
 from verifier.encoding import canonical, digest
+from verifier.envelope import seal_up
+from verifier.evidence import establish
 from verifier.grant import Budget, Grant
+from verifier.keys import Trust
 from verifier.policy import DAY
 from verifier.report import MAX_FINDINGS, Report
 from verifier.tree import hold_together
@@ -118,6 +122,22 @@ def test_a_grant_that_no_grant_of_the_job_comes_from_is_of_another_job() -> None
     assert {each.code for each in report.findings} >= {"wrong-job", "wrong-delegation", "unnamed-document"}
 
 
+def test_every_way_in_which_a_grant_is_outside_its_policies_is_listed() -> None:
+    tools = ["mcp:crm-mcp/export_customers", "mcp:crm-mcp/http_request", "mcp:tickets-mcp/read_ticket"]
+    scope = {"tools": tools, "models": ["openai/*"], "agent": "agent-9", "manifests": {"tickets-mcp": ZERO}}
+    scope["manifests"] = {"crm-mcp": World().grant.scope.manifests["crm-mcp"], "tickets-mcp": ZERO}
+    report = World(policy={"jobs": {"agents": ["agent-1"]}, "budgets": {"calls": 10}}, scope=scope).verify()
+    found = [(each.code, each.field) for each in report.findings if each.step == 4]
+    assert found == [
+        ("not-admitted", "jobs.agents"),
+        ("scope-too-wide", "tools"),
+        ("scope-too-wide", "tools"),
+        ("unknown-server", "tools"),
+        ("scope-too-wide", "models"),
+        ("scope-too-wide", "limits"),
+    ]
+
+
 # Narrower grants of one job -------------------------------------------------------------------------------------------
 
 
@@ -178,6 +198,20 @@ def test_a_child_that_dies_with_its_parent_may_say_so() -> None:
     child = parent().delegate().story()
     child.revoke("job", "job-1", NOW + DAY)
     assert child.verify(child.bundle(child.documents(child.sealed(status="revoked")))).verdict == "PASS"
+
+
+def test_a_grant_is_known_with_those_above_it() -> None:
+    grandchild = parent().delegate().delegate("job-3", "agent-3")
+    lines = [
+        Line(number, kind, content(raw, kind))
+        for number, raw in enumerate(grandchild.bundle().splitlines())
+        if (kind := kind_of(raw)) not in {None, "header"} and kind is not None
+    ]
+    trust = Trust.establish(grandchild.pin(), seal_up("keys", grandchild.keys_payload, pair("root")))
+    found = establish("job-3", trust, lines, Report())
+    assert found is not None
+    assert [each.scope.agent for each in found.lineage(found.first)] == ["agent-3", "agent-2", "agent-1"]
+    assert (found.policy, found.gateway) == (grandchild.policy, grandchild.grant.scope.audience)
 
 
 # Binding --------------------------------------------------------------------------------------------------------------
