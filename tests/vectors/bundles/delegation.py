@@ -9,6 +9,7 @@ from tests.vectors.case import Made, case
 from tests.world import NOW, SECOND, World
 from verifier.grant import Budget
 from verifier.leaf import Target
+from verifier.seal import Mark
 
 MADE: Made = {}
 ZERO = "sha256:" + "0" * 64
@@ -130,6 +131,20 @@ def child_without_parents_grant() -> bytes:
     made = child()
     made.grants_above = []
     return made.bundle()
+
+
+@case(MADE, "FAIL after-revocation", "a child job's call after its parent had to be known as revoked")
+def child_outlives_revocation_of_parent() -> bytes:
+    made = parent().delegate()
+    made.revoke("job", "job-1", NOW + SECOND)
+    lane = made.lane()
+    honest = len(lane.raws)
+    lane.time = NOW + 20 * SECOND
+    lane.model("call-1")
+    lane.close()
+    sealed = made.sealed(status="revoked")
+    marks = [Mark(time=NOW + SECOND, size=0), Mark(time=NOW + 10 * SECOND, size=honest)]
+    return sealing(made, status="revoked", lanes=[replace(sealed.lanes[0], marks=marks)])
 
 
 @case(MADE, "FAIL wrong-binding", "tokens bound to nobody, where the policy asks for DPoP")
