@@ -1,6 +1,7 @@
 """Refusals on record: a `deny` in the job's lane when caller and lane allow it, else the security log alone."""
 
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 
 from receipts.call import Known
@@ -12,18 +13,23 @@ from receipts.sessions import Session
 from receipts.tokens import check_time
 from service.problems import Log as EventLog
 from verifier.commitment import call_key, commit
-from verifier.decision import Denied
+from verifier.decision import Decision, Denied
 from verifier.leaf import Deny, Facts
 from verifier.refused import Refused
 
 
 class PolicyDenied(Refused):
-    """The policy's own no: it is recorded as such, with its rule, and the verifier decides it again."""
+    """The policy's own no: it is recorded as such, with its rule, and the verifier decides it again.
 
-    def __init__(self, denied: Denied) -> None:
+    `again` asks once more at a time and staleness: a minute may end between the decision and its receipt, and the
+    receipt is what the verifier will judge.
+    """
+
+    def __init__(self, denied: Denied, again: Callable[[int, int], Decision]) -> None:
         """Take the decision."""
         super().__init__(denied.reason, f"the policy denies this call, by its rule {denied.rule}")
-        self.rule = denied.rule
+        self.denied = denied
+        self.again = again
 
 
 class Denials:
@@ -70,8 +76,12 @@ class Denials:
         self, refused: Refused, session: Session, known: Known, *, lane: Lane, call: str, seq: int, time: int
     ) -> Deny:
         check_time(session.token, time)
+        staleness = self._revocations.staleness(time)
+        denied = refused.denied if isinstance(refused, PolicyDenied) else None
+        if isinstance(refused, PolicyDenied) and refused.again(time, staleness) != denied:
+            denied = None  # true when it was said and not now: the gateway's word, which nobody replays
         return Deny(
-            by="policy" if isinstance(refused, PolicyDenied) else "gateway",
+            by="gateway" if denied is None else "policy",
             call=call,
             code=refused.code,
             facts=None if known.labels is None else Facts(labels=known.labels),
@@ -80,9 +90,9 @@ class Denials:
             parent=known.parent,
             req=None if known.raw is None else commit(call_key(lane.key, call, "req"), [known.raw]),
             revocations=self._revocations.sequence,
-            rule=refused.rule if isinstance(refused, PolicyDenied) else None,
+            rule=None if denied is None else denied.rule,
             seq=seq,
-            staleness=self._revocations.staleness(time),
+            staleness=staleness,
             target=known.target,
             time=time,
         )

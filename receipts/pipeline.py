@@ -20,7 +20,7 @@ from receipts.sessions import Session, Sessions
 from receipts.tokens import check_time
 from verifier.commitment import commit
 from verifier.conditions import UNDISCLOSED, any_glob
-from verifier.decision import Allowed, Denied
+from verifier.decision import Allowed, Decision, Denied
 from verifier.grant import Scope
 from verifier.leaf import Begin, Commitment, Facts, Parent, Reservation, Target
 from verifier.refused import Refused
@@ -171,22 +171,26 @@ def _tie(ready: Ready, seq: int) -> Parent | None:
 
 def _decide(ready: Ready, time: int, staleness: int) -> str:
     """Ask policy, grant and purse; return the rule that allows. Raises `PolicyDenied`, `Refused`."""
-    session, asked = ready.session, ready.asked
-    seen = ready.lane.fold.recent
-    recent = UNDISCLOSED if seen is None else seen.at(time, asked.target)
-    decision = session.decide(asked.to_decide(session, time, recent, staleness))
+    decision = _ask(ready, time, staleness)
     if isinstance(decision, Denied):
-        raise PolicyDenied(decision)
+        raise PolicyDenied(decision, partial(_ask, ready))
     if not isinstance(decision, Allowed):
         raise Refused("unsupported", "the policy asks for a person, whom this version cannot ask")
-    if not _granted(asked.target, session.scope):
+    if not _granted(ready.asked.target, ready.session.scope):
         raise Refused(
             "not-granted", "the policy allows this, the grant does not name it", hint="Open a job whose scope names it."
         )
-    over = ready.lane.fold.purse.refusal((decision.rule,), asked.target, asked.reservation or 0, time)
-    if over is not None:
-        raise PolicyDenied(over)
     return decision.rule
+
+
+def _ask(ready: Ready, time: int, staleness: int) -> Decision:
+    """Ask policy and purse at a time, as the verifier will; what the grant does not name is not the purse's."""
+    session, asked, fold = ready.session, ready.asked, ready.lane.fold
+    recent = UNDISCLOSED if fold.recent is None else fold.recent.at(time, asked.target)
+    decision = session.decide(asked.to_decide(session, time, recent, staleness))
+    if not isinstance(decision, Allowed) or not _granted(asked.target, session.scope):
+        return decision
+    return fold.purse.refusal((decision.rule,), asked.target, asked.reservation or 0, time) or decision
 
 
 def _granted(target: Target, scope: Scope) -> bool:

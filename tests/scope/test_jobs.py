@@ -1,13 +1,20 @@
 """Jobs: what a grant holds, and every way in which one is not given."""
 
+from functools import partial
+
 import msgspec
 import pytest
 
+from controls.client import ControlsClient, Document
 from scope.client import Models, RevocationRequest, ScopeClient, Tools
+from scope.jobs import open_job
+from service.clients import Caller
 from tests.conftest import free_port
+from tests.refusal import refused
 from tests.scope.conftest import RECORD, SECOND, Town, granted, refusal
 from verifier.encoding import digest
 from verifier.grant import Budget
+from verifier.policy import Policy
 
 
 async def test_a_job_is_granted_all_that_its_policy_allows_on_approved_servers(town: Town) -> None:
@@ -81,6 +88,25 @@ async def test_a_withdrawn_policy_is_pinned_by_no_new_job(town: Town) -> None:
     await town.registry("author").withdraw(town.policy, "a mistake")
     assert await refusal(town.open()) == "policy-withdrawn"
     assert (await town.scope().status(job.job)).state == "open"
+
+
+async def test_a_policy_that_asks_for_what_no_service_does_is_pinned_by_no_job(town: Town) -> None:
+    """The registry publishes none; scope does not rely on it."""
+    published = town.authority.registry
+
+    class Another(ControlsClient):
+        """A registry that published what ours refuses."""
+
+        async def policy(self, wanted: str, at: int) -> Document[Policy]:  # type: ignore[explicit-override]
+            document = await published.policy(wanted, at)
+            asks = msgspec.structs.replace(document.value.approvals, approvers=["ann"], quorum=1)
+            return msgspec.structs.replace(document, value=msgspec.structs.replace(document.value, approvals=asks))
+
+    who = partial(town.credential, "scope", town.urls.controls)
+    other = Another(town.session, town.urls.controls, town.trust, who)
+    authority = msgspec.structs.replace(town.authority, registry=other)
+    with refused("unsupported"):
+        await open_job(authority, Caller("orchestrator", frozenset({"orchestrator"})), town.job())
 
 
 async def test_a_policy_out_of_force_is_pinned_by_no_job(town: Town) -> None:
