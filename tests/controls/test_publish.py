@@ -228,4 +228,4 @@ async def test_an_author_quorum_is_not_quietly_one(installation: Path, world_of:
         (installation / path).write_bytes(changed)
     world = await world_of(installation)
     answer = await world.publish(world.policy())
-    assert (answer.status, answer.code) == (400, "unsupported")
+    assert (answer.status, answer.code) == (400, "below-quorum")
