@@ -129,6 +129,17 @@ def test_a_denied_call_and_an_answer_can_be_shown_too(run: Run) -> None:
         assert [kind for kind, _ in behind(f"{side}.tally")] == ["deny" if side == "req" else "end"]
 
 
+def test_a_held_call_is_shown_behind_its_hold_and_behind_its_begin(run: Run) -> None:
+    world = World()
+    lane = world.lane()
+    lane.model("call-1", "get_case")
+    lane.hold("call-2", Target(server="crm-mcp", tool="get_case"), sent=commit(KEY, SLICES))
+    lane.tool("call-2", sent=commit(KEY, SLICES))
+    Path("job.tally").write_bytes(world.bundle())
+    assert disclose(run, "--argument", "to")[0] == 0
+    assert [(kind, each.index) for kind, each in behind("shown.tally")] == [("hold", 3), ("begin", 3)]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
