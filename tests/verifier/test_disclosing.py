@@ -4,11 +4,12 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-from tests.world import World
+from tests.world import NOW, World
 from verifier import cli
 from verifier.box import AuditorKey, seal_box
 from verifier.commands import disclose as command
@@ -16,8 +17,10 @@ from verifier.commitment import call_key, commit
 from verifier.contents import AuditorFile, auditor_key, bundle
 from verifier.disclosure import Disclosure, check
 from verifier.encoding import b64, canonical
+from verifier.keys import Key
 from verifier.leaf import Target
 from verifier.merkle import leaf_hash
+from verifier.policy import DAY
 from verifier.reveal import BOX, DISCLOSURE, MAX_BEHIND, places
 
 Run = Callable[..., tuple[int, str, str]]
@@ -26,9 +29,9 @@ KEY = call_key(bytes(32), "call-2", "sent")
 AUDITOR, OTHER = AuditorKey(bytes(range(32))), AuditorKey(bytes(32))
 
 
-def story() -> World:
+def story(**given: Any) -> World:
     """Play a job whose second call has a body that was cut."""
-    world = World()
+    world = World(**given)
     lane = world.lane()
     lane.model("call-1", "get_case")
     lane.tool("call-2", sent=commit(KEY, SLICES))
@@ -314,3 +317,42 @@ def test_a_signers_key_is_pem(run: Run) -> None:
     assert status == 0
     assert load_pem_private_key(Path("signer.pem").read_bytes(), None)
     assert out.startswith("-----BEGIN PUBLIC KEY-----\n")
+
+
+# Judged afterwards ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("most", "shown", "status"), [("100", 0, 0), ("10", 1, 1)])
+def test_what_is_disclosed_is_replayed(run: Run, most: str, shown: int, status: int) -> None:
+    condition = {"attr": "args.amount", "op": "le", "value": most}
+    rule = {"kind": "mcp", "server": "crm-mcp", "tools": ["get_case"], "when": [condition]}
+    world = story(policy={"allowed_tools": [rule]})
+    Path("job.tally").write_bytes(world.bundle())
+    Path("pin.json").write_bytes(canonical(world.pin()))
+    assert run("verify", "job.tally", "--pin", "pin.json")[0] == 0
+    assert disclose(run, "--argument", "to")[0] == 0
+    assert run("verify", "shown.tally", "--pin", "pin.json")[0] == 0
+    assert disclose(run, "--argument", "amount", out="amount.tally")[0] == 0
+    found, out, _ = run("verify", "amount.tally", "--pin", "pin.json", "--json")
+    report = json.loads(out)
+    assert found == status
+    assert [each["code"] for each in report["findings"]] == ["wrong-decision"] * shown
+    assert (
+        report["totals"]["replayed_fully"]
+        == 1 + json.loads(run("verify", "job.tally", "--pin", "pin.json", "--json")[1])["totals"]["replayed_fully"]
+    )
+
+
+def test_a_bundle_with_sealed_payloads_passes_and_opens(run: Run) -> None:
+    listed = Key(
+        kid=AUDITOR.kid, use="auditor", owner="auditor-1", hpke=b64(AUDITOR.public),
+        not_before=NOW - DAY, not_after=NOW + DAY,
+    )  # fmt: skip
+    world = story(
+        policy={"receipts": {"privacy": "hash_only", "auditors": ["auditor-1"]}}, keys=[*World().listed.keys, listed]
+    )
+    Path("boxed.tally").write_bytes(boxed(world.bundle(), AUDITOR))
+    Path("pin.json").write_bytes(canonical(world.pin()))
+    assert disclose(run, "--all", bundle="boxed.tally")[0] == 0
+    assert run("verify", "shown.tally", "--pin", "pin.json")[:2][0] == 0
+    assert run("open", "shown.tally", "--key", "auditor")[0] == 0
