@@ -6,15 +6,12 @@ from typing import Any
 from verifier.box import Box
 from verifier.bundle import content
 from verifier.conditions import UNDISCLOSED, Partial, Undisclosed
-from verifier.disclosure import Disclosure, check, fit, members
+from verifier.disclosure import Disclosure, check, committed, fit, members
 from verifier.keys import Key
-from verifier.leaf import Begin, Commitment, Deny, End, Hold, Leaf
+from verifier.leaf import Begin, Commitment, End, Hold, Leaf
 from verifier.refused import Refused
 
 MAX_ARGUMENTS = 1 << 22
-_SIDES: dict[type, tuple[str, ...]] = {
-    Begin: ("req", "sent"), Hold: ("req", "sent"), Deny: ("req",), End: ("recv", "dlv"),
-}  # fmt: skip
 
 
 class Attached:
@@ -82,7 +79,7 @@ class Attached:
 
     def _commitment(self, side: str, code: str) -> Commitment:
         """Find what the receipt says of one side of its call."""
-        found: Commitment | None = getattr(self._leaf, side) if side in _SIDES.get(type(self._leaf), ()) else None
+        found = committed(self._leaf, side)
         if found is None:
             raise Refused(code, f"the receipt says nothing of the side {side}", field="side")
         return found

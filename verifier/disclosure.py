@@ -12,7 +12,7 @@ from msgspec import Meta, Struct
 from verifier.commitment import Side, salt, slice_hash
 from verifier.draft import arguments
 from verifier.encoding import b64, read, unb64
-from verifier.leaf import Commitment
+from verifier.leaf import Begin, Commitment, Deny, End, Hold, Leaf
 from verifier.merkle import check_inclusion
 from verifier.paths import Paths
 from verifier.refused import Refused
@@ -23,6 +23,10 @@ SALT_BYTES = 32
 MAX_AROUND = 8  # objects that a first slice may open, the arguments among them
 ARGUMENTS = "arguments"
 UNCUT = 2  # a body of fewer slices than these was not cut at its members
+
+_OWN: dict[type, tuple[Side, ...]] = {
+    Begin: ("req", "sent"), Hold: ("req", "sent"), Deny: ("req",), End: ("recv", "dlv"),
+}  # fmt: skip
 
 
 class Disclosure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -43,6 +47,12 @@ class Disclosure(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def place(self) -> tuple[str, int]:
         """What disclosures of one receipt are sorted by; none stands twice."""
         return self.side, self.index
+
+
+def committed(leaf: Leaf, side: str) -> Commitment | None:
+    """Return what a receipt holds of one side of its call, if that side is one of its own."""
+    found: Commitment | None = getattr(leaf, side) if side in _OWN.get(type(leaf), ()) else None
+    return found
 
 
 def check(disclosure: Disclosure, commitment: Commitment) -> bytes:

@@ -12,20 +12,14 @@ from msgspec.structs import replace
 from verifier.box import AuditorKey, Box, open_box
 from verifier.bundle import MAX_BYTES, Head, Reader, content
 from verifier.commitment import Side
-from verifier.disclosure import Disclosure, check, in_order
+from verifier.disclosure import Disclosure, check, committed, in_order
 from verifier.encoding import canonical, read
-from verifier.leaf import MAX_LEAF, Begin, Commitment, Deny, End, Hold, Leaf, decode
+from verifier.leaf import MAX_LEAF, Commitment, Leaf, decode
 from verifier.merkle import leaf_hash
 from verifier.refused import Refused
 
 DISCLOSURE, BOX, HEAD = b'{"disclosure":', b'{"box":', b'{"head":'
 MAX_BEHIND = 1 << 26
-_OWN: dict[type, tuple[Side, ...]] = {
-    Begin: ("req", "sent"),
-    Hold: ("req", "sent"),
-    Deny: ("req",),
-    End: ("recv", "dlv"),
-}
 
 
 class Place(Struct, frozen=True):
@@ -64,12 +58,6 @@ def places(source: BinaryIO, max_bytes: int = MAX_BYTES) -> Iterator[Place]:
         raw = following
 
 
-def commitment(leaf: Leaf, side: Side) -> Commitment | None:
-    """Return what a receipt holds of one side, if it is one of its own."""
-    found: Commitment | None = getattr(leaf, side) if side in _OWN.get(type(leaf), ()) else None
-    return found
-
-
 def disclosed(
     source: BinaryIO, call: str, side: Side, make: Callable[[Commitment], list[Disclosure]]
 ) -> Iterator[bytes]:
@@ -83,7 +71,7 @@ def disclosed(
     for place in places(source):
         held = None
         if place.leaf is not None and getattr(place.leaf, "call", None) == call:
-            held = commitment(place.leaf, side)
+            held = committed(place.leaf, side)
         added = make(held) if held is not None else []
         found = found or held is not None
         yield place.raw + b"\n"
@@ -126,7 +114,7 @@ def opened(source: BinaryIO, key: AuditorKey, call: str | None = None) -> Iterat
 
 def _open(made: Opened, box: Box, key: AuditorKey, place: Place) -> Opened:
     assert place.leaf is not None
-    held = commitment(place.leaf, box.side)
+    held = committed(place.leaf, box.side)
     if held is None:
         return replace(made, refused="wrong-box", why=f"the receipt commits to no `{box.side}`")
     try:
