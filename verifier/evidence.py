@@ -12,7 +12,7 @@ from verifier.docket import Docket, values
 from verifier.documents import Opened
 from verifier.family import Family, check_family, check_scopes
 from verifier.grant import Grant
-from verifier.keys import Pin, Trust
+from verifier.keys import BrokenChain, Pin, Trust
 from verifier.manifest import Manifest
 from verifier.policy import Policy
 from verifier.refused import Refused
@@ -138,6 +138,11 @@ def establish_trust(pin: Pin, lines: list[Line], report: Report, newer: bytes | 
     raws = [line.raw for line in listed]
     try:
         return Trust.establish(pin, raws, newer=[] if newer is None else newer.splitlines())
+    except BrokenChain as broken:
+        beside = broken.place >= len(raws)
+        report.refuse(broken, 2, line=None if beside else listed[broken.place].number)
+        # What is wrong with the lists beside a bundle hides nothing that is wrong with the bundle.
+        return establish_trust(pin, lines, report) if beside else None
     except Refused as refused:
         report.refuse(refused, 2, line=listed[-1].number)
         return None

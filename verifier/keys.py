@@ -171,19 +171,22 @@ class Trust(Struct, frozen=True):
         """Open a key list, or a chain of lists in the order of their versions, with the pinned roots alone.
 
         `newer` are later lists from elsewhere (`--keys`), for what became of the keys since. Raises `Refused`:
-        unknown-root, wrong-rotation, old-keys, too-large, and the envelope's and the list's codes.
+        unknown-root, wrong-rotation, old-keys, too-large, and the envelope's and the list's codes; as a `BrokenChain`
+        where one of the lists is at fault.
         """
         chain = [raws] if isinstance(raws, bytes) else list(raws)
         if len(chain) + len(newer) > MAX_LISTS:
             raise Refused("too-large", f"more than {MAX_LISTS} key lists")
-        last, digests = _first(pin, chain[0]), {}
-        digests[last.listed.version] = last.digest
-        for raw in chain[1:]:
-            last = _next(last, raw)
-            digests[last.listed.version] = last.digest
-        newest = last
-        for raw in newer:
-            newest = _newer(pin, newest, raw, digests)
+        links: list[_Link] = []
+        digests: dict[int, str] = {}
+        for place, raw in enumerate((*chain, *newer)):
+            try:
+                links.append(_open_next(pin, links, raw, digests if place >= len(chain) else None))
+            except Refused as refused:
+                raise BrokenChain(refused, place) from refused
+            if place < len(chain):
+                digests[links[-1].listed.version] = links[-1].digest
+        last, newest = links[len(chain) - 1], links[-1]
         if pin.min_keys_version is not None and newest.listed.version < pin.min_keys_version:
             raise Refused(
                 "old-keys",
@@ -261,11 +264,27 @@ def key_list_digest(raw: bytes) -> str:
     return digest(Envelope.parse(raw, "keys").content())
 
 
+class BrokenChain(Refused):
+    """A key list that is not believed: `place` is which one, from 0, newer ones counted on."""
+
+    def __init__(self, refused: Refused, place: int) -> None:
+        """Say which list it was."""
+        super().__init__(refused.code, refused.why, hint=refused.hint, field=refused.field)
+        self.place = place
+
+
 class _Link(Struct, frozen=True):
     """One list of a chain whose signatures are good."""
 
     listed: KeyList
     digest: str
+
+
+def _open_next(pin: Pin, links: Sequence[_Link], raw: bytes, known: Mapping[int, str] | None) -> _Link:
+    """Open the list behind those that are open; with `known`, the chain by version, it comes from elsewhere."""
+    if not links:
+        return _first(pin, raw)
+    return _next(links[-1], raw) if known is None else _newer(pin, links[-1], raw, known)
 
 
 def _first(pin: Pin, raw: bytes) -> _Link:

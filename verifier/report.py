@@ -150,6 +150,9 @@ class Report(Struct, kw_only=True):
             f"{many(totals.replayed, 'decision')} replayed against the policy: {self.replay}.",
             f"{many(totals.denials, 'denial')} on record; no call was allowed after a revocation had to be known.",
         ]
+        if self.children:
+            delegated = many(len(self.children), "child job")
+            self.proved.append(f"{delegated} delegated: each bundle is the one that was sealed, and passes.")
 
 
 def many(count: int, noun: str) -> str:

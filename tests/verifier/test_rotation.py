@@ -206,8 +206,25 @@ def test_a_newer_list_beside_the_bundle_says_which_keys_were_compromised() -> No
     report = verify(BytesIO(world.bundle()), world.pin(), keys=newer)
     says(report, "key-revoked", 5)
     assert report.verdict == "UNTRUSTED"
-    report = verify(BytesIO(world.bundle()), world.pin(), keys=b"{}\n")
-    says(report, "missing-field", 2)
+
+
+def test_what_is_wrong_with_the_lists_beside_a_bundle_hides_nothing_of_the_bundle() -> None:
+    world = World().story()
+    raw = world.bundle(world.documents(None))
+    report = verify(BytesIO(raw), world.pin(), keys=b"{}\n")
+    says(report, "missing-field", 2, line=None)
+    says(report, "no-seal", 5)
+    report = verify(BytesIO(raw), world.pin(min_keys_version=2), keys=b"{}\n")
+    assert {each.code for each in report.findings} == {"missing-field", "old-keys"}
+
+
+def test_a_chain_is_refused_at_the_list_where_it_breaks() -> None:
+    world = World().rotate(version=3).rotate().rotate().story()
+    only(world.verify(), "wrong-rotation", 2, line=3)
+    world = World()
+    for _ in range(keys.MAX_LISTS):
+        world.rotate()
+    only(world.verify(), "too-large", 2, line=keys.MAX_LISTS + 2)
 
 
 # Auditors' keys ---------------------------------------------------------------------------------------------------
