@@ -31,8 +31,7 @@ class Meter:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         """Take the bar away."""
-        if self._bar:
-            self._bar[0].stop()
+        self.hide()
 
     def see(self, data: bytes) -> None:
         """Count what was read."""
@@ -45,13 +44,20 @@ class Meter:
             self._drawn = self._done
             self._draw()
 
+    def hide(self) -> None:
+        """Take the bar away until it is drawn again, so that a report can be written in its place."""
+        if self._bar:
+            self._bar[0].stop()
+
     def _draw(self) -> None:
         if self._bar is None:
             from rich.console import Console  # noqa: PLC0415 - slow to load, and mostly not needed
             from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn  # noqa: PLC0415
 
-            columns = (BarColumn(), DownloadColumn(), TimeRemainingColumn())
-            drawn = Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True)
+            drawn = Progress(
+                BarColumn(), DownloadColumn(), TimeRemainingColumn(), console=Console(stderr=True), auto_refresh=False,
+                transient=True, redirect_stdout=False, redirect_stderr=False,  # a report goes where it always goes
+            )  # fmt: skip
             self._bar = drawn, drawn.add_task("judged", total=self._total)
-            drawn.start()
+        self._bar[0].start()
         self._bar[0].update(self._bar[1], completed=self._done, refresh=True)

@@ -1,8 +1,10 @@
 """`tally verify` and `tally inspect`, as a person and as a script meet them."""
 
 import json
+import os
 import re
 import runpy
+import subprocess
 import sys
 from collections.abc import Callable
 from importlib import import_module, metadata
@@ -214,3 +216,18 @@ def test_the_help_of_a_command_names_every_option_and_an_example(run: Run, name:
     options = {option for action in parser._actions for option in action.option_strings}
     assert options - set(re.findall(r"--?[a-z-]+", out)) == set()
     assert f"tally {name}" in out.partition("Example")[2]
+
+
+def test_verifying_a_bundle_loads_nothing_that_is_slow_to_load(folder: Path) -> None:
+    program = "import sys; from verifier.cli import main; main(sys.argv[1:])"
+    script = f"""
+try:
+    {program}
+finally:
+    slow = {{"typer", "rich", "pydantic", "multiprocessing", "concurrent", "importlib.metadata", "difflib", "glob"}}
+    print(sorted(slow & set(sys.modules)), file=sys.stderr)
+"""
+    command = [sys.executable, "-c", script, "verify", "job.tally", "--pin", "pin.json"]
+    environment = dict(os.environ) | {"PYTHONPATH": str(Path(cli.__file__).parent.parent)}
+    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.strip()) == (0, "[]")

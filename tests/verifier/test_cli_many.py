@@ -192,8 +192,10 @@ def test_a_bar_is_drawn_on_a_terminal_when_it_takes_more_than_a_moment(
     monkeypatch.setenv("TERM", "xterm")
     drawn = Terminal()
     monkeypatch.setattr(sys, "stderr", drawn)
-    assert run("verify", "job.tally", "open.tally", *PIN)[0] == 3
+    status, out, _ = run("verify", "job.tally", "open.tally", *PIN, "--json")
+    assert (status, files(out)) == (3, ["job.tally", "open.tally"])
     assert "kB" in drawn.getvalue()
+    assert "findings" not in drawn.getvalue()
     quiet = Terminal()
     monkeypatch.setattr(sys, "stderr", quiet)
     monkeypatch.setenv("TERM", "dumb")
@@ -240,6 +242,22 @@ def test_the_output_is_written_whole_and_standard_output_says_what_came_of_each(
     assert run("verify", "job.tally", *PIN, "-o", "report")[0] == 0
     assert (folder / "report").read_text().startswith("PASS  job.tally\n")
     assert sorted(path.name for path in folder.iterdir() if path.name.startswith(".")) == []
+
+
+def test_what_is_no_plain_file_is_written_to_and_never_replaced(run: Run, folder: Path) -> None:
+    os.mkfifo(folder / "pipe")
+    (folder / "target").write_text("earlier")
+    (folder / "link").symlink_to(folder / "target")
+    reader = os.open(folder / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        assert run("verify", "job.tally", *PIN, "-o", "pipe")[0] == 0
+        assert os.read(reader, 1 << 16).startswith(b"PASS  job.tally\n")
+    finally:
+        os.close(reader)
+    assert (folder / "pipe").is_fifo()
+    assert run("verify", "job.tally", *PIN, "-o", "link")[0] == 0
+    assert (folder / "link").is_symlink()
+    assert (folder / "target").read_text().startswith("PASS  job.tally\n")
 
 
 def test_a_pin_that_is_far_too_large_is_not_read(run: Run, folder: Path) -> None:

@@ -135,10 +135,13 @@ def _output(given: Namespace, found: Given) -> Iterator[Output]:
     out = Output(path)
     yield out
     if path is not None:
-        beside = path.with_name(f".{path.name}.part")
+        # A device, a pipe or a link is written to; only a plain file is ever replaced.
+        plain = not path.is_symlink() and (path.is_file() or not path.exists())
+        written = path.with_name(f".{path.name}.part") if plain else path
         try:
-            beside.write_text("".join(out.held), encoding="utf-8")
-            beside.replace(path)
+            written.write_text("".join(out.held), encoding="utf-8")
+            if plain:
+                written.replace(path)
         except OSError as error:
             why = f"cannot write {path}: {error.strerror}"
             raise Refused("usage", why, hint="Name a file in a folder that you may write to.") from error
@@ -152,6 +155,7 @@ def _judge(found: Given, asked: Asked, given: Namespace, out: Output) -> list[Ju
         for judged in judge_all(found.sources, asked, given.jobs or usable_cores(), meter):
             kept.append(judged)
             while said < len(kept) and not _has_children(kept[said]):
+                meter.hide()
                 _say(kept[said], given, out, first=said == 0)
                 said += 1
     if said < len(kept):
