@@ -7,6 +7,7 @@ import msgspec
 from msgspec import to_builtins
 from msgspec.structs import replace
 
+from tests.vectors.deciding import chains, facts
 from tests.vectors.grammar import GRAMMAR
 from tests.world import World, pair
 from verifier.commitment import SIDES, call_key, commit, salt, slice_hash
@@ -137,6 +138,8 @@ def tables() -> dict[str, bytes]:
         "conditions": [_condition(*row) for row in CONDITIONS],
         "canonical": [{"value": value, "bytes": canonical(value).decode()} for value in CANONICAL],
         "decisions": [_decision(row) for row in DECISIONS],
+        "facts": facts(),
+        "chains": chains(),
         "safe-text": [{"text": text, "written": safe_text(text)} for text in TEXTS],
         "commitments": _commitments(),
         "disclosures": _disclosures(),

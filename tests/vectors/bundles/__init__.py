@@ -7,6 +7,7 @@ from tests.vectors.bundles import (
     completeness,
     decisions,
     delegation,
+    facts,
     forgers,
     grants,
     held,
@@ -41,6 +42,7 @@ MADE = (
     | receipts.MADE
     | bindings.MADE
     | decisions.MADE
+    | facts.MADE
     | times.MADE
     | completeness.MADE
     | held.MADE
