@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -18,7 +19,9 @@ from verifier.progress import Meter
 from verifier.refused import Refused
 from verifier.report import Report
 from verifier.sources import Source, opened, unread
-from verifier.timeline import Recorder, Timeline
+
+if TYPE_CHECKING:
+    from verifier.timeline import Recorder, Timeline
 
 # Less than this is judged sooner than processes are started.
 FEW, LITTLE = 16, 1 << 22
@@ -47,13 +50,13 @@ class Judged(Struct, kw_only=True):
 
     name: str
     report: Report | None = None
-    timeline: Timeline | None = None
+    timeline: "Timeline | None" = None
     unread: str = ""
 
 
 def judge(source: Source, asked: Asked, meter: Meter | None = None) -> Judged:
     """Judge one bundle."""
-    recorder = Recorder() if asked.timeline else None
+    recorder = _recorder() if asked.timeline else None
     watches = [each for each in (recorder and recorder.see, meter and meter.see) if each]
     try:
         with opened(source, asked.max_bytes, *watches) as stream:
@@ -61,6 +64,12 @@ def judge(source: Source, asked: Asked, meter: Meter | None = None) -> Judged:
     except OSError as error:
         return Judged(name=source.name, unread=unread(source.name, error).why)
     return Judged(name=source.name, report=report, timeline=recorder.finish() if recorder else None)
+
+
+def _recorder() -> "Recorder":
+    from verifier.timeline import Recorder  # noqa: PLC0415 - only a page needs it
+
+    return Recorder()
 
 
 def judge_all(sources: list[Source], asked: Asked, jobs: int, meter: Meter) -> Iterator[Judged]:

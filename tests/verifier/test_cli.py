@@ -225,6 +225,7 @@ try:
     {program}
 finally:
     slow = {{"typer", "rich", "pydantic", "multiprocessing", "concurrent", "importlib.metadata", "difflib", "glob"}}
+    slow |= {{"verifier.timeline", "verifier.output.html", "verifier.output.sarif", "verifier.explanation"}}
     print(sorted(slow & set(sys.modules)), file=sys.stderr)
 """
     command = [sys.executable, "-c", script, "verify", "job.tally", "--pin", "pin.json"]
