@@ -51,14 +51,19 @@ def missing(kept: dict[str, list[Kept]], seen: set[str], report: Report) -> None
             report.add("omitted", 14, why, lane=lane, seq=each.index)
 
 
-def _open(name: str, raw: bytes, evidence: Evidence) -> Kept:
+def read(raw: bytes) -> Proof:
+    """Read what a client kept: a tlog-proof, as text or in base64. Raises `Refused`; nothing in it is believed yet."""
     if len(raw) > MAX_KEPT:
         raise Refused("too-large", f"a kept receipt has at most {MAX_KEPT} bytes")
     try:
         text = raw.decode()
-        proof = Proof.parse(text if text.startswith(PROOF) else unb64(text.strip()).decode())
+        return Proof.parse(text if text.startswith(PROOF) else unb64(text.strip()).decode())
     except UnicodeDecodeError as error:
         raise Refused("not-utf8", "not UTF-8") from error
+
+
+def _open(name: str, raw: bytes, evidence: Evidence) -> Kept:
+    proof = read(raw)
     keys = [key for key in evidence.trust.listed.keys if key.use == "gateway" and key.owner == evidence.gateway]
     head = _check(proof, [key.pair() for key in keys])
     prefix = origin(evidence.gateway, evidence.job, "")

@@ -93,15 +93,19 @@ class LaneCheck:
             self._held = line
             return
         self._behind += 1
-        if self._held is None:
-            self.found.add("bad-line", 1, "a disclosure or sealed payload that stands behind no receipt")
-            return
         try:
-            if self._attached is None:
-                self._attached = Attached(leaves.decode(self._held), self.evidence.trust.by_kid, self._terms.auditors)
-            self._attached.add(line)
+            self._attach().add(line)
         except Refused as refused:
-            self.found.refuse(refused, 13 if self._attached else 1, self.count, behind=self._behind)
+            self.found.refuse(refused, 13, self.count, behind=self._behind)
+
+    def _attach(self) -> Attached:
+        """Find, or begin, what stands behind the receipt that is held back."""
+        if self._attached is None:
+            leaf = None if self._held is None else leaves.decode_many([self._held])[0]
+            if leaf is None or isinstance(leaf, Refused):
+                raise Refused("bad-line", "a disclosure or sealed payload that stands behind no receipt")
+            self._attached = Attached(leaf, self.evidence.trust.by_kid, self._terms.auditors)
+        return self._attached
 
     def _flush(self) -> None:
         """Judge the receipt that was held back."""

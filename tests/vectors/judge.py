@@ -26,6 +26,7 @@ from verifier.documents import Opened, addressed
 from verifier.draft import build, read_draft, run_tests
 from verifier.encoding import read
 from verifier.grant import Grant
+from verifier.kept import read as read_kept
 from verifier.keys import Pin, Trust
 from verifier.leaf import Commitment
 from verifier.manifest import Manifest
@@ -182,4 +183,5 @@ READERS: dict[str, Callable[[Case], object]] = {
     "proofs": lambda case: Proof.parse(case.raw.decode()).check(pair("gateway").public),
     "leaves": lambda case: leaf.decode(case.raw),
     "boxes": _box,
+    "kept": lambda case: read_kept(case.raw),
 }

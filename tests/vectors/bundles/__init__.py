@@ -4,6 +4,7 @@ from tests.vectors.bundles import (
     approvals,
     bindings,
     carrier,
+    clients,
     completeness,
     decisions,
     delegation,
@@ -47,5 +48,6 @@ MADE = (
     | completeness.MADE
     | held.MADE
     | shown.MADE
+    | clients.MADE
     | forgers.MADE
 )

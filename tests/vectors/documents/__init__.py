@@ -1,7 +1,7 @@
 """Single documents: what each reader accepts, and by which code it refuses the rest. One folder a reader."""
 
 from tests.vectors.case import Made
-from tests.vectors.documents import boxes, jobs, policies, receipts, trees, trust
+from tests.vectors.documents import boxes, jobs, kept, policies, receipts, trees, trust
 
 FOLDERS: dict[str, Made] = {
     "policies": policies.POLICIES,
@@ -18,4 +18,5 @@ FOLDERS: dict[str, Made] = {
     "proofs": trees.PROOFS,
     "leaves": receipts.LEAVES,
     "boxes": boxes.BOXES,
+    "kept": kept.KEPT,
 }
