@@ -247,8 +247,8 @@ def test_what_a_rule_of_an_ancestor_allowed_counts_for_its_limit_too() -> None:
     chain = tuple(build({"policy_name": "p", "allowed_tools": each}, issuer="t", now=NOW) for each in levels)
     spend = Fold.of(chain, NO_LIMIT, NOW).purse
     assert spend.limited
-    spend.begin(begin(inherited=["1/allow-1"]), 0)
-    spend.begin(begin(inherited=["1/allow-2"]), 0)
+    spend.begin(begin(inherited=["1/allow-1"]))
+    spend.begin(begin(inherited=["1/allow-2"]))
     assert spend.refusal(("allow-1", "1/allow-1"), TOOL, 0, NOW) == Denied("1/allow-1", "limit-calls")
     assert spend.refusal(("allow-1", "1/allow-2"), TOOL, 0, NOW) == Denied("1/allow-2", "limit-rate")
     assert spend.refusal(("allow-1",), TOOL, 0, NOW) is None
@@ -258,15 +258,13 @@ def test_a_budget_is_the_lowest_of_the_chain() -> None:
     budgets = ({"calls_per_minute": 9, "per_tool": {"crm/get": 1}}, {"calls_per_minute": 2})
     chain = tuple(build({"policy_name": "p", "budgets": each}, issuer="t", now=NOW) for each in budgets)
     spend = Fold.of(chain, NO_LIMIT, NOW).purse
-    spend.begin(begin(), 0)
+    spend.begin(begin())
     assert spend.refusal(("allow-1",), TOOL, 0, NOW) == Denied("allow-1", "budget-tool")
-    spend.begin(begin(), 0)
+    spend.begin(begin())
     assert spend.refusal(("allow-1",), MODEL, 0, NOW) == Denied("allow-1", "budget-rate")
 
 
-DENY = Deny(
-    by="gateway", call="call-9", code="no-model-call", jti="j", kind="deny", revocations=0, seq=0, staleness=0, time=NOW
-)
+DENY = Deny(by="gateway", call="call-9", code="no-model-call", jti="j", revocations=0, seq=0, staleness=0, time=NOW)
 
 
 def test_what_is_recent_is_kept_only_where_a_policy_asks() -> None:
@@ -286,9 +284,9 @@ def test_what_is_recent_is_six_hundred_seconds_old_at_most() -> None:
     recent.add(begin(time=NOW))
     recent.add(begin(MODEL, time=NOW + SECOND - 1))
     recent.add(DENY)
-    recent.add(Note(code="denials", count=7, kind="note", seq=0, time=NOW + 599 * SECOND))
-    recent.add(Note(code="denials", kind="note", seq=0, time=NOW + 599 * SECOND))
-    recent.add(Note(code="incident", count=7, kind="note", seq=0, time=NOW + 599 * SECOND))
+    recent.add(Note(code="denials", count=7, seq=0, time=NOW + 599 * SECOND))
+    recent.add(Note(code="denials", seq=0, time=NOW + 599 * SECOND))
+    recent.add(Note(code="incident", count=7, seq=0, time=NOW + 599 * SECOND))
     recent.add(end())
     assert recent.at(NOW + 600 * SECOND - 1, TOOL) == Recency(2, 8, first_use=False)
     assert recent.at(NOW + 600 * SECOND - 1, Target(server="crm", tool="put")) == Recency(2, 8, first_use=True)
