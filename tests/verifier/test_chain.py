@@ -6,7 +6,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.refusal import refused
 from tests.world import NOW
+from verifier.admission import admits, expand
 from verifier.chain import terms
 from verifier.compiled import compile_policy
 from verifier.conditions import UNDISCLOSED
@@ -25,6 +27,7 @@ from verifier.decision import (
     possible,
 )
 from verifier.draft import build, run_tests
+from verifier.manifest import Manifest, Tool
 from verifier.policy import Chain, Policy
 
 SUBJECT = Subject("agent-1", "client-1", "job-1", "support", "test")
@@ -159,6 +162,24 @@ def test_a_policys_own_tests_run_under_its_ancestors() -> None:
     ]
     chain = (policy(GET, PUT, tests=tests), policy(GET))
     assert [type(decision) for _, decision in run_tests(chain)] == [Allowed, Held, Denied]
+
+
+def test_every_level_admits_the_agent_and_covers_the_scope() -> None:
+    child = policy(GET, PUT, model_egress={"provider": "p", "models": [{"models": ["*"]}, {"models": ["m-1"]}]})
+    parent = policy(GET, jobs={"agents": ["agent-1"]}, model_egress={"provider": "p", "models": [{"models": ["m-*"]}]})
+    manifest = Manifest(
+        issuer="r", server="crm", serial=1, issued_at=NOW, url="https://crm.example/mcp",
+        tools=[
+            Tool(name=name, description="", input_schema="{}", tool_class="read", sensitivity="internal",
+                 data_classes=[], approval="human")
+            for name in ("get", "put")
+        ],
+    )  # fmt: skip
+    assert expand((child,), {"crm": manifest}, SUBJECT)[:2] == (["mcp:crm/get", "mcp:crm/put"], ["p/*", "p/m-1"])
+    assert expand((child, parent), {"crm": manifest}, SUBJECT) == (["mcp:crm/get"], ["p/m-*", "p/m-1"], [])
+    admits((child, parent), agent="agent-1", job_type="support", environment="test")
+    with refused("not-admitted", "jobs.agents"):
+        admits((child, parent), agent="agent-2", job_type="support", environment="test")
 
 
 RULES = st.lists(
