@@ -15,9 +15,11 @@ import pytest
 from tests.verifier.conftest import Run
 from tests.world import NOW, SECOND, World
 from verifier.codes import CODES, Verdict
+from verifier.grant import Budget
 from verifier.judging import Judged
 from verifier.output import html, junit, sarif, svg, text
-from verifier.report import Report
+from verifier.report import Report, Totals
+from verifier.seal import Child
 from verifier.terminal import version
 from verifier.timeline import Event, LaneTime, Revoked, Timeline
 from verifier.times import words
@@ -276,6 +278,17 @@ def test_a_lane_without_receipts_can_be_drawn() -> None:
 def test_times_in_words_never_fail() -> None:
     assert [words(each) for each in (-1, 0, NOW)] == ["1970-01-01T00:00:00Z"] * 2 + ["2026-09-21T14:13:20Z"]
     assert words(2**63).startswith("2255-06-05T")
+
+
+def test_holds_disclosures_regulation_and_children_are_said_where_there_are_any() -> None:
+    said = dict(text.summary(Report()))
+    assert said == {"receipts": "0 in 0 lanes: 0 calls, 0 denials, 0 lost", "replayed": "none"}
+    child = Child(job="j", grant="sha256:" + "0" * 64, seal="sha256:" + "0" * 64, share=Budget())
+    report = Report(totals=Totals(holds=1, disclosed=2), regulated=True, children=[child])
+    said = dict(text.summary(report))
+    assert said["receipts"].endswith("0 lost, 1 hold, 2 disclosures")
+    assert said["regulated"] == "yes: what would be INCOMPLETE fails"
+    assert said["children"] == "1 job"
 
 
 def test_the_worst_verdicts_are_counted_first() -> None:

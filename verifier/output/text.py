@@ -36,12 +36,15 @@ def headline(name: str, report: Report, paint: Paint) -> str:
 def summary(report: Report) -> list[tuple[str, str]]:
     """Say in a few lines what was read."""
     totals = report.totals
-    counts = (many(totals.calls, "call"), many(totals.denials, "denial"), f"{totals.lost} lost")
+    counts = [many(totals.calls, "call"), many(totals.denials, "denial"), f"{totals.lost} lost"]
+    counts += [many(count, noun) for count, noun in ((totals.holds, "hold"), (totals.disclosed, "disclosure")) if count]
     named = (("job", report.job), ("policy", report.policy), ("sealed", report.status))
     return [
         *((title, value) for title, value in named if value),
         ("receipts", f"{totals.receipts} in {many(totals.lanes, 'lane')}: {', '.join(counts)}"),
         ("replayed", report.replay),
+        *([("regulated", "yes: what would be INCOMPLETE fails")] if report.regulated else []),
+        *([("children", many(len(report.children), "job"))] if report.children else []),
     ]
 
 
