@@ -50,6 +50,8 @@ svg .lane { fill: var(--ink); font: 600 13px ui-monospace, monospace; }
 svg tspan { fill: var(--soft); font-weight: 400; }
 svg .time { fill: var(--soft); font: 12px ui-monospace, monospace; }
 svg .name { fill: #fff; font: 11px ui-monospace, monospace; pointer-events: none; }
+svg .bad + .name { fill: var(--page); }
+svg .open + .name { fill: var(--ink); }
 svg .track, svg .tick { stroke: var(--line); fill: none; }
 .model { fill: var(--model); background: var(--model); }
 .tool { fill: var(--tool); background: var(--tool); }
