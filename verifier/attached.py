@@ -25,7 +25,7 @@ class Attached:
         self._last: tuple[bool, tuple[Any, ...]] = (False, ())
         self._known: dict[str, Any] = {}
         self._size = 0
-        self.disclosed = 0
+        self.disclosed = self.sealed = 0
         self.boxed: set[tuple[str, str]] = set()  # owner of the auditor's key, side
 
     def add(self, raw: bytes) -> None:
@@ -70,6 +70,7 @@ class Attached:
             raise Refused("wrong-box", "sealed to a key that is no auditor's of this policy", field="auditor")
         self._commitment(box.side, "wrong-box")
         box.sealed()
+        self.sealed += 1
         self.boxed.add((key.owner, box.side))
 
     def _order(self, box: bool, place: tuple[Any, ...]) -> None:  # noqa: FBT001 - what sorts first

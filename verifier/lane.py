@@ -112,7 +112,9 @@ class LaneCheck:
         if self._held is not None:
             self._judge([self._held], self._attached)
         self.found.attached += self._behind
-        self.report.totals.disclosed += 0 if self._attached is None else self._attached.disclosed
+        if self._attached is not None:
+            self.report.totals.disclosed += self._attached.disclosed
+            self.report.totals.sealed += self._attached.sealed
         self._held, self._attached, self._behind = None, None, 0
 
     def _judge(self, raws: list[bytes], attached: Attached | None = None) -> None:

@@ -45,6 +45,7 @@ class Totals(Struct, kw_only=True):
     holds: int = 0
     lost: int = 0
     disclosed: int = 0
+    sealed: int = 0
     replayed: int = 0
     replayed_fully: int = 0
 
@@ -137,7 +138,12 @@ class Report(Struct, kw_only=True):
         if totals.replayed:
             full = totals.replayed_fully == totals.replayed
             self.replay = "full" if full else f"partial ({totals.replayed_fully} of {totals.replayed})"
-        self.proved = []
+        self.proved, self.not_proved = [], list(NOT_PROVED)
+        if totals.sealed:
+            payloads = many(totals.sealed, "sealed payload")
+            self.not_proved.append(
+                f"What is in {payloads}: none was opened; who has the key holds it against the receipt (tally open)."
+            )
         if self.verdict != Verdict.PASS.name:
             return
         lanes, receipts = many(totals.lanes, "lane"), many(totals.receipts, "receipt")
