@@ -84,7 +84,7 @@ class Denials:
             by="gateway" if denied is None else "policy",
             call=call,
             code=refused.code,
-            facts=None if known.labels is None else Facts(labels=known.labels),
+            facts=None if known.labels is None else Facts(labels=tuple(known.labels)),
             jti=session.token.jti,
             manifest=known.manifest,
             parent=known.parent,

@@ -139,14 +139,14 @@ class Log:
 def _unanswered(call: str, status: Status, seq: int, time: int) -> End:
     return End(
         call=call,
-        flags=[],
-        labels=[],
+        flags=(),
+        labels=(),
         redactions=0,
-        screens=[],
+        screens=(),
         seq=seq,
         status=status,
         time=time,
-        tool_calls=[],
+        tool_calls=(),
     )
 
 

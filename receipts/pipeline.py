@@ -126,7 +126,7 @@ class Pipeline:
         rule = _decide(ready, time, staleness)
         return Begin(
             call=known.call or "",
-            facts=Facts(labels=list(asked.decided.labels)),
+            facts=Facts(labels=asked.decided.labels),
             jti=session.token.jti,
             manifest=known.manifest,
             parent=known.parent,

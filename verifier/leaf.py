@@ -53,7 +53,7 @@ class Target(_Part, frozen=True, kw_only=True):
 class Facts(_Part, frozen=True, kw_only=True, rename={"labels": "data.labels"}):
     """What the gateway attests because nothing in the bundle can rebuild it; sorted, none twice."""
 
-    labels: list[Label]
+    labels: tuple[Label, ...]
 
 
 class Parent(_Part, frozen=True, kw_only=True):
@@ -76,8 +76,8 @@ class Echo(_Part, frozen=True, kw_only=True):
     seq: Count
 
 
-Approvals = Annotated[list[Digest], Meta(min_length=1, max_length=MAX_APPROVALS)]
-Inherited = Annotated[list[SafeText], Meta(min_length=1, max_length=3)]
+Approvals = Annotated[tuple[Digest, ...], Meta(min_length=1, max_length=MAX_APPROVALS)]
+Inherited = Annotated[tuple[SafeText, ...], Meta(min_length=1, max_length=3)]
 
 
 class ToolCall(_Part, frozen=True, kw_only=True):
@@ -175,17 +175,17 @@ class End(_Leaf, frozen=True, kw_only=True, tag="end"):
     call: Id
     code: Code | None = None
     dlv: Commitment | None = None
-    flags: list[Code]
-    labels: list[Label]
+    flags: tuple[Code, ...]
+    labels: tuple[Label, ...]
     model: SafeText | None = None
     recv: Commitment | None = None
     redactions: Count
-    screens: list[Code]
+    screens: tuple[Code, ...]
     seq: Count
     status: Status
     stream: Literal["complete", "cut"] | None = None
     time: Time
-    tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_TOOL_CALLS)]
+    tool_calls: Annotated[tuple[ToolCall, ...], Meta(max_length=MAX_TOOL_CALLS)]
     tool_error: bool | None = None
     upstream_id: SafeText | None = None
     usage: Usage | None = None

@@ -70,9 +70,9 @@ class Releases:
                 self._add("not-approved", leaf, f"{each.approver} had refused the call", "approvals")
 
     def _names(self, leaf: Begin | Deny) -> None:
-        names = leaf.approvals or []
+        names: tuple[str, ...] = leaf.approvals or ()
         self.named.update(names)
-        if names and (leaf.hold is None or names != sorted(set(names))):
+        if names and (leaf.hold is None or list(names) != sorted(set(names))):
             self._add("wrong-approval", leaf, "approvals are sorted, none twice, and of one hold", "approvals")
         for name in names:
             if name not in self._evidence.approvals:

@@ -34,7 +34,7 @@ class Judged(Struct, frozen=True):
     full: bool
     lasting: bool
     tool: str | None
-    labels: list[str]
+    labels: tuple[str, ...]
 
     def by(self, rules: tuple[str, ...]) -> Allowed | Held | None:
         """Say what one rule of each level comes to; None when these cannot be the rules that allow."""
@@ -58,10 +58,10 @@ class Replay:
 
     def judge(self, leaf: Begin | Deny | Hold, token: TokenUse, arguments: Arguments = UNDISCLOSED) -> Judged:
         """Decide a recorded call again. Raises `Refused`: wrong-target, wrong-manifest, wrong-facts."""
-        labels = leaf.facts.labels if leaf.facts else []
+        labels: tuple[str, ...] = leaf.facts.labels if leaf.facts else ()
         target = leaf.target or Target()
         lasting = self._fixed and arguments is UNDISCLOSED
-        key = (leaf.kind == "deny", token.grant_digest, token.exp - token.iat, target, leaf.manifest, *labels)
+        key = (leaf.kind == "deny", token.grant_digest, token.exp - token.iat, target, leaf.manifest, labels)
         judged = self._memo.get(key) if lasting else None
         if judged is None:
             rebuilt = self._rebuild(leaf, target, token.grant, labels)
@@ -87,10 +87,10 @@ class Replay:
         )
 
     def _rebuild(
-        self, leaf: Begin | Deny | Hold, target: Target, grant: Grant, labels: list[str]
+        self, leaf: Begin | Deny | Hold, target: Target, grant: Grant, labels: tuple[str, ...]
     ) -> ToolTarget | ModelTarget:
         """Rebuild a target from grant and manifest; an allowed one must lie inside the grant."""
-        if labels != sorted(set(labels)):
+        if list(labels) != sorted(set(labels)):
             raise Refused("wrong-facts", "labels are sorted, none twice", field="facts")
         if target.provider and target.model and target.operation and not (target.server or target.tool):
             named = f"{target.provider}/{target.model}"
@@ -105,7 +105,9 @@ class Replay:
             )
         return self._tool(leaf, target.server, target.tool, grant, labels)
 
-    def _tool(self, leaf: Begin | Deny | Hold, server: str, name: str, grant: Grant, labels: list[str]) -> ToolTarget:
+    def _tool(
+        self, leaf: Begin | Deny | Hold, server: str, name: str, grant: Grant, labels: tuple[str, ...]
+    ) -> ToolTarget:
         pinned = grant.scope.manifests.get(server)
         manifest = self._manifests.get(pinned or "")
         if pinned is None or pinned != leaf.manifest or manifest is None:

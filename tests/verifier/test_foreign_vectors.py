@@ -40,7 +40,7 @@ Key = Annotated[str, Meta(pattern=r"^[ -~]*\Z")]
 # specs/encoding.md §1, as deep as the samples go; null and a space in a key are let in, so that more can be compared.
 Restricted = dict[Key, Plain] | list[Plain | dict[Key, Plain | list[Plain]]]
 FORMATS = {name: kind for name, kind in TYPES.items() if name not in {"report", "token"}} | {
-    f"receipt {name.decode()}": kind for name, kind in KINDS.items()
+    f"receipt {name}": kind for name, kind in KINDS.items()
 }
 HOW = "FOREIGN_VECTORS names no folder: clone the public repositories that this file's first lines name into one"
 

@@ -39,7 +39,7 @@ TEXT = st.text("ABCxyz019_.:/-", min_size=1, max_size=64)
 COUNT = st.integers(0, MAX_INT)
 DIGEST = st.binary(max_size=4).map(lambda data: "sha256:" + hashlib.sha256(data).hexdigest())
 COMMITMENT = st.builds(Commitment, n=st.integers(0, 1 << 20), root=DIGEST)
-LABELS = st.lists(TEXT, max_size=3)
+LABELS = st.lists(TEXT, max_size=3).map(tuple)
 
 
 def optional(strategy: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
@@ -58,8 +58,8 @@ TARGET = st.builds(
 PARENT = st.builds(Parent, call=TEXT, id=TEXT)
 FACTS = st.builds(Facts, labels=LABELS)
 ECHO = st.builds(Echo, hash=DIGEST, seq=COUNT)
-APPROVALS = st.lists(DIGEST, min_size=1, max_size=3)
-INHERITED = st.lists(TEXT, min_size=1, max_size=3)
+APPROVALS = st.lists(DIGEST, min_size=1, max_size=3).map(tuple)
+INHERITED = st.lists(TEXT, min_size=1, max_size=3).map(tuple)
 COMMON = {"seq": COUNT, "time": COUNT}
 CALL = {"call": TEXT, "jti": TEXT, "req": COMMITMENT, "rule": TEXT, "target": TARGET}
 KINDS: dict[type, st.SearchStrategy[Any]] = {
@@ -107,7 +107,7 @@ KINDS: dict[type, st.SearchStrategy[Any]] = {
         screens=LABELS,
         status=st.sampled_from(["ok", "upstream_error", "client_abort", "policy_cut", "lost"]),
         stream=st.sampled_from([None, "complete", "cut"]),
-        tool_calls=st.lists(st.builds(ToolCall, id=TEXT, name=TEXT), max_size=3),
+        tool_calls=st.lists(st.builds(ToolCall, id=TEXT, name=TEXT), max_size=3).map(tuple),
         tool_error=st.sampled_from([None, True, False]),
         upstream_id=optional(TEXT),
         usage=optional(st.builds(Usage, input=COUNT, output=COUNT)),
