@@ -13,6 +13,7 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests.vectors.bundles.approvals import approval
 from tests.vectors.case import FROZEN, SPECS, VECTORS, Case
 from tests.vectors.judge import READERS, expected, judge, trust
 from tests.world import MINIMAL, NOW, World
@@ -87,6 +88,7 @@ def honest() -> Iterator[tuple[str, bytes]]:
     yield "grant", world.grant_payload
     yield "seal", canonical(world.sealed())
     yield "revocation", canonical(world.revocations[0])
+    yield "approval", canonical(approval(world))
     table = json.loads((VECTORS / "tables" / "disclosures.json").read_bytes())
     yield "disclosure", json.dumps(table[0]["disclosure"]).encode()
     yield "box", json.dumps(json.loads((FROZEN / "box.json").read_bytes())["box"]).encode()
@@ -298,6 +300,7 @@ READ: dict[str, Callable[[str], Any]] = {
     "grant": lambda text: Grant.parse(packed(text)),
     "token": lambda text: Token(**json.loads(text)),
     "receipts": lambda text: [leaf.decode(line.encode()) for line in text.splitlines()],
+    "approval": lambda text: Approval.parse(packed(text)),
     "revocation": lambda text: Revocation.parse(packed(text)),
     "seal": lambda text: Seal.parse(packed(text)),
     "approval": lambda text: Approval.parse(packed(text)),
