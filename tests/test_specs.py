@@ -303,7 +303,6 @@ READ: dict[str, Callable[[str], Any]] = {
     "approval": lambda text: Approval.parse(packed(text)),
     "revocation": lambda text: Revocation.parse(packed(text)),
     "seal": lambda text: Seal.parse(packed(text)),
-    "approval": lambda text: Approval.parse(packed(text)),
     "disclosure": lambda text: check_disclosure(Disclosure.parse(packed(text)), _disclosed()),
     "box": lambda text: Box.parse(packed(text)),
 }
