@@ -54,7 +54,10 @@ def test_a_lock_satisfies_what_the_project_asks_for(name: str, extras: list[str]
 
 
 def test_the_base_install_is_the_verifier_alone() -> None:
-    assert {"litestar", "sqlalchemy", "aiohttp", "uvicorn"}.isdisjoint(locked("base"))
+    assert {each.name for each in map(Requirement, PROJECT["dependencies"])} == {
+        "cryptography", "msgspec", "pynacl", "rich",
+    }  # fmt: skip
+    assert {"litestar", "sqlalchemy", "aiohttp", "uvicorn", "typer", "pydantic"}.isdisjoint(locked("base"))
 
 
 def test_the_version_is_one() -> None:

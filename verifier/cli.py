@@ -9,11 +9,12 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Callable
 from importlib import import_module
+from textwrap import wrap
 from typing import TYPE_CHECKING, NoReturn
 
 from verifier.codes import USAGE
 from verifier.refused import Refused
-from verifier.terminal import complain, plain
+from verifier.terminal import complain, plain, say, table
 
 if TYPE_CHECKING:
     import typer
@@ -29,6 +30,7 @@ OWN = {
     "keygen": ("keygen", "Make an auditor's or a signer's key."),
     "explain": ("explain", "Say what a code means, and what to do about it."),
 }
+ABOUT = "Signed policy, job-scoped tokens and receipts for AI agents, and proof bundles that anyone can check offline."
 USAGE_CODES = frozenset({"usage", "bad-pin"})
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
@@ -78,8 +80,7 @@ def program() -> "typer.Typer":
 
     made = typer.Typer(
         name="tally", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None,
-        help="Signed policy, job-scoped tokens and receipts for AI agents, "
-        "and proof bundles that anyone can check offline.",
+        help=ABOUT,
     )  # fmt: skip
     as_it_comes = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
     for name, (_, summary) in OWN.items():
@@ -100,8 +101,10 @@ def _passed_on(name: str) -> "Callable[[typer.Context], None]":
 
 def _joined(given: list[str]) -> int:
     """Run a command of a service, or show what there is."""
-    import typer  # noqa: PLC0415 - as above
-
+    try:
+        import typer  # noqa: PLC0415 - as above
+    except ModuleNotFoundError:
+        return _alone(given)
     try:
         status = program()(given, prog_name="tally", standalone_mode=False)
     except typer.Abort:
@@ -110,10 +113,24 @@ def _joined(given: list[str]) -> int:
         said = getattr(error, "format_message", None)
         if said is None:
             raise
-        complain(f"tally: usage: {plain(said())}")
-        complain(f"hint: tally --help; commands beyond {', '.join(OWN)} come with tallystick[services]")
-        return USAGE
+        return _unknown(said())
     return status if isinstance(status, int) else 0
+
+
+def _alone(given: list[str]) -> int:
+    """Show what the base install has; it is without the services' commands and what they are made with."""
+    if given and given[0] not in {"-h", "--help"}:
+        return _unknown(f"No such command '{given[0]}'.")
+    say("Usage: tally COMMAND [ARGS]...\n")
+    say("\n".join(f"  {line}" for line in wrap(ABOUT)) + "\n\nCommands:")
+    say("\n".join(table([(name, summary) for name, (_, summary) in OWN.items()])))
+    return 0 if given else USAGE
+
+
+def _unknown(said: str) -> int:
+    complain(f"tally: usage: {plain(said)}")
+    complain(f"hint: tally --help; commands beyond {', '.join(OWN)} come with tallystick[services]")
+    return USAGE
 
 
 def _join(made: "typer.Typer") -> None:

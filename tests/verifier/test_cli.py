@@ -138,6 +138,24 @@ def test_a_refusal_of_a_service_command_is_one_sentence_and_exit_1(run: Run, mon
     assert run("refuse") == (1, "", "tally: wrong-owner: not yours (at key)\n")
 
 
+@pytest.mark.parametrize(("given", "status"), [((), 64), (("--help",), 0), (("-h",), 0)])
+def test_the_base_install_shows_its_own_commands(
+    run: Run, monkeypatch: pytest.MonkeyPatch, given: tuple[str, ...], status: int
+) -> None:
+    monkeypatch.setitem(sys.modules, "typer", None)
+    ended, out, _ = run(*given)
+    assert ended == status
+    assert all(f"  {name}" in out for name in cli.OWN)
+
+
+def test_the_base_install_says_where_a_services_command_comes_from(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "typer", None)
+    ended, out, err = run("policy", "build")
+    assert (ended, out) == (64, "")
+    assert "No such command 'policy'" in err
+    assert "tallystick[services]" in err
+
+
 @pytest.mark.parametrize("stop", [KeyboardInterrupt, typer.Abort])
 @pytest.mark.parametrize("command", ["verify", "policy"])
 def test_an_interrupted_command_exits_with_130(
