@@ -23,8 +23,9 @@ class Hashes:
         self._hashes += hashes
 
     def digest(self, seq: int) -> str:
-        """Return the leaf digest of a receipt among the last ones."""
-        return "sha256:" + self._hashes[seq - self._first].hex()
+        """Return the leaf digest of a receipt among the last ones; of no other place, one that nothing can name."""
+        at = seq - self._first
+        return "sha256:" + (self._hashes[at].hex() if 0 <= at < len(self._hashes) else "none")
 
 
 class Clients:

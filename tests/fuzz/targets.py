@@ -20,7 +20,7 @@ from scope.mint import encode
 from tests.fuzz.bend import bend
 from tests.vectors.case import FROZEN, VECTORS, Case
 from tests.world import GATEWAY, NOW, SCOPE, World, pair
-from verifier import checkpoint, leaf, signing
+from verifier import checkpoint, leaf, signing, witness
 from verifier.audit import verify
 from verifier.codes import CODES, Verdict
 from verifier.encoding import b64, canonical, unb64
@@ -206,6 +206,6 @@ TARGETS: dict[str, Target] = {
 
 def believe_signatures() -> None:
     """Take every signature for good from now on, in this process: never in one that judges anything."""
-    for module in (signing, checkpoint):
+    for module in (signing, checkpoint, witness):
         for name in ("verify_ed25519", "verify_ml_dsa_44"):
             setattr(module, name, lambda *_: True)

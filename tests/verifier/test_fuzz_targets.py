@@ -11,7 +11,7 @@ from tests.conftest import Counted
 from tests.fuzz import targets
 from tests.fuzz.targets import TARGETS
 from tests.vectors.case import SPECS
-from verifier import checkpoint, signing
+from verifier import checkpoint, signing, witness
 
 RUNS = 400
 
@@ -20,7 +20,7 @@ RUNS = 400
 def unsigned() -> Iterator[None]:
     """Take every signature for good, and take that back."""
     patch = pytest.MonkeyPatch()
-    for module in (signing, checkpoint):
+    for module in (signing, checkpoint, witness):
         for name in ("verify_ed25519", "verify_ml_dsa_44"):
             patch.setattr(module, name, getattr(module, name))
     targets.believe_signatures()
