@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from tests.vectors.bundles.make import GET_CASE
+from tests.vectors.bundles.make import GET_CASE, place
 from tests.vectors.case import PASS, Made, case
 from tests.world import SECOND, Lane, World, key
 from verifier.encoding import canonical, digest
@@ -264,3 +264,15 @@ def held_by_manifest_and_not_held() -> bytes:
     lane.tool("call-2")
     lane.close()
     return made.bundle()
+
+
+@case(
+    MADE,
+    "FAIL wrong-size",
+    "a receipt dropped before a held call: nothing after it is where it says",
+    also="wrong-seq wrong-counts wrong-root no-model-call no-begin no-hold",
+)
+def held_behind_a_gap() -> bytes:
+    written = waited().splitlines(keepends=True)
+    del written[place(written, "head") + 3]
+    return b"".join(written)
