@@ -152,6 +152,11 @@ class Audit:
             check.finish()
             last = max(last, check.time)
             calls, tokens = calls + check.fold.purse.calls, tokens + check.fold.purse.tokens
+            for name in sorted(approvals & check.calls.releases.named):
+                why = (
+                    f"the approval {name} releases a call of another lane already: a hold is one lane's, and used once"
+                )
+                self.report.add("wrong-approval", 11, why, lane=head.lane, place="approvals")
             approvals |= check.calls.releases.named
         self._total(evidence, calls, tokens)
         for lane in evidence.seal.lanes if evidence.seal else ():

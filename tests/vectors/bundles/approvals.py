@@ -4,12 +4,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from tests.vectors.bundles.make import GET_CASE
 from tests.vectors.case import Made, case
 from tests.world import NOW, SECOND, World, key, pair
 from verifier.approval import Approval
-from verifier.encoding import canonical
+from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
-from verifier.leaf import Commitment
+from verifier.leaf import Commitment, leaf_digest
 from verifier.policy import DAY
 
 MADE: Made = {}
@@ -66,3 +67,22 @@ def approval_of_another_job() -> bytes:
 @case(MADE, "FAIL wrong-approval", "an approval under another policy")
 def approval_under_another_policy() -> bytes:
     return approved(policy=ZERO)
+
+
+@case(MADE, "FAIL wrong-approval", "one approval, two lanes that hold the very same call at the very same time")
+def approval_in_two_lanes() -> bytes:
+    rule = {"kind": "mcp", "server": "crm-mcp", "tools": ["get_case"], "approval": "human"}
+    terms = {"quorum": 1, "ttl_seconds": 600, "approvers": ["approver-1"]}
+    world = World(policy={"allowed_tools": [rule], "approvals": terms}, keys=[*World().listed.keys, APPROVER])
+    for name in ("lane-1", "lane-2"):
+        lane = world.lane(name)
+        lane.model("call-1", "get_case")
+        held = lane.hold("call-2", GET_CASE)
+        if not world.approvals:
+            world.approve(held, lane.raws[-1])
+        lane.time += SECOND
+        names = [digest(canonical(each)) for each in world.approvals]
+        lane.begin("call-2", GET_CASE, hold=leaf_digest(lane.raws[-1]), approvals=names)
+        lane.end("call-2")
+        lane.close()
+    return world.bundle()
