@@ -229,13 +229,13 @@ def test_ed25519_is_that_of_openssl_and_of_libsodium_on_what_they_sign(
 
 # Tokens ---------------------------------------------------------------------------------------------------------------
 
-STAND = int(time.time())  # PyJWT has no other clock; every offset is far from it
+STAND = int(time.time())  # PyJWT has no other clock: every offset is hours, far more than a run takes
 WORLD = World()
 LISTED = replace(WORLD.listed, keys=[key("token", "token", SCOPE, not_before=0, not_after=MAX_INT)])
 TOKENS = Trust.establish(WORLD.pin(), seal_up("keys", canonical(LISTED), pair("root")))
 HONEST = Token(
-    iss=SCOPE, sub="agent-1", aud=GATEWAY, client_id="orchestrator-1", iat=STAND - 100, nbf=STAND - 100,
-    exp=STAND + 200, jti="token-1", txn="job-1", policy_hash=WORLD.policy_digest,
+    iss=SCOPE, sub="agent-1", aud=GATEWAY, client_id="orchestrator-1", iat=STAND - 7200, nbf=STAND - 7200,
+    exp=STAND + 7200, jti="token-1", txn="job-1", policy_hash=WORLD.policy_digest,
     scope_hash=WORLD.grant.scope.hash(), grant=WORLD.grant_digest,
     authorization_details=authorization_details(WORLD.grant.scope),
 )  # fmt: skip
@@ -293,7 +293,7 @@ def test_a_token_that_pyjwt_signs_is_accepted_by_the_gateway() -> None:
 
 
 ODD_TIME = st.sampled_from(
-    [STAND - 1000, STAND - 100, STAND + 100, STAND + 1000, 0, -1, "x", None, 1.5, True, [], 2**70]
+    [STAND - 100_000, STAND - 10_000, STAND + 10_000, STAND + 100_000, 0, -1, "x", None, 1.5, True, [], 2**70]
 )
 ODD_NAME = st.sampled_from([GATEWAY, SCOPE, "https://other.example", [GATEWAY], ["https://other.example"], "", None, 7])
 CHANGES = st.fixed_dictionaries(

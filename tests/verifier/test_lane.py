@@ -11,6 +11,7 @@ from tests.vectors.bundles.make import GET_CASE, MODEL
 from tests.vectors.documents import kept as kept_files
 from tests.world import SECOND, World
 from verifier import attached, bundle, leaf, releases
+from verifier import clients as seen
 from verifier.audit import verify
 from verifier.bundle import wrap
 from verifier.commitment import call_key, commit
@@ -219,15 +220,16 @@ def test_batches_end_at_heads_and_blocks_wherever_they_fall(monkeypatch: pytest.
         assert (report.verdict, report.totals, codes(report)) == (wanted.verdict, wanted.totals, codes(wanted))
 
 
-def test_old_echoes_and_many_receipts_are_kept_in_bounded_memory() -> None:
+def test_old_echoes_and_many_receipts_are_kept_in_bounded_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(seen, "WINDOW", 500)
     world = World()
     lane = world.lane()
     first = leaf.leaf_digest(lane.raws[1])
-    for number in range(10_000):
+    for number in range(6_000):
         lane.write(lambda seq, time, number=number: leaf.Note(code=f"n-{number}", seq=seq, time=time - 990))  # type: ignore[misc]
         lane.time -= 990
-    near = leaf.leaf_digest(lane.raws[-4000])
-    lane.begin("call-1", MODEL, echo=leaf.Echo(hash=near, seq=len(lane.raws) - 4000))
+    near = leaf.leaf_digest(lane.raws[-400])
+    lane.begin("call-1", MODEL, echo=leaf.Echo(hash=near, seq=len(lane.raws) - 400))
     lane.end("call-1")
     assert world.verify().findings[0].code == "no-close"
     lane.begin("call-2", MODEL, echo=leaf.Echo(hash=first, seq=1))
