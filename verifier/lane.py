@@ -184,6 +184,7 @@ class LaneCheck:
     def finish(self) -> None:
         """Judge the lane as a whole: size, root, head, what stayed open, what clients hold."""
         self._flush()
+        self._tokens.finish()
         totals = self.report.totals
         totals.lanes += 1
         totals.receipts += self.count

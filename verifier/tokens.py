@@ -39,10 +39,12 @@ class Tokens:
         self._skew = evidence.trust.pin.max_skew_seconds * SECOND
         self._found = found
         self._known: dict[str, TokenUse] = {}
+        self._unseen = set(self._sealed or ())  # tokens that scope saw used here, and no receipt has recorded
 
     def record(self, leaf: Token) -> None:
         """Take in a token's first use; what is wrong with it is found, and the token stays unknown."""
         before = len(self._found.report.findings) + self._found.report.unlisted
+        self._unseen.discard(leaf.jti)
         grant = self._grants.get(leaf.grant)
         if len(self._known) >= MAX_TOKENS:
             self._add("too-large", leaf, f"more than {MAX_TOKENS} tokens in one lane", "jti")
@@ -80,6 +82,13 @@ class Tokens:
         elif not token.earliest <= leaf.time <= token.exp:
             self._add("outside-token", leaf, "the call lies outside its token's time", "time")
         return token
+
+    def finish(self) -> None:
+        """Report the tokens that the seal names and the lane has not recorded: a gateway reports none before it has."""
+        for jti in sorted(self._unseen):
+            self._found.add(
+                "unknown-token", 8, f"the seal names token {jti}, which the lane has not recorded", place="tokens"
+            )
 
     def _add(self, code: str, leaf: Token | Begin | Deny | Hold, why: str, place: str) -> None:
         self._found.add(code, 8, why, leaf.seq, place)

@@ -329,19 +329,18 @@ def test_an_older_manifest_fails() -> None:
     fails(report, "missing-document", "unnamed-document", "wrong-manifest", verdict="MALFORMED")
 
 
-def test_a_child_job_is_not_judged_and_so_never_left_out() -> None:
-    world = World().story()
+def test_a_child_job_is_never_left_out_unseen() -> None:
+    world = World(policy={"token_constraints": {"max_delegation_depth": 1}}).story()
     child = Child(job="job-2", grant=ZERO, seal=ZERO, share=Budget())
-    fails(
-        world.verify(world.bundle(world.documents(world.sealed(children=[child])))), "unsupported", verdict="MALFORMED"
-    )
+    report = world.verify(world.bundle(world.documents(world.sealed(children=[child]))))
+    fails(report, "missing-child", verdict="INCOMPLETE")
 
 
 @pytest.mark.parametrize("approval", [b"{}", b'{"job":"job-1","verdict":"approved"}'])
-def test_an_approval_forged_or_not_is_not_judged_and_never_passed(approval: bytes) -> None:
+def test_an_approval_that_no_approver_signed_is_untrusted(approval: bytes) -> None:
     at = line_of("seal")
     raw = bundle.wrap("approval", seal_up("approval", approval, pair("attacker"))) + b"\n"
-    fails(bent([*LINES[:at], raw, *LINES[at:]]), "unsupported", verdict="MALFORMED")
+    fails(bent([*LINES[:at], raw, *LINES[at:]]), "unknown-signer", verdict="UNTRUSTED")
 
 
 def test_a_call_that_the_policy_denies_fails_although_the_gateway_allowed_and_signed_it() -> None:
@@ -465,7 +464,7 @@ def test_a_seal_made_by_the_gateway_is_untrusted() -> None:
 def test_a_second_seal_is_malformed() -> None:
     at = line_of("seal")
     other = bundle.wrap("seal", seal_up("seal", canonical(WORLD.sealed(status="expired")), pair("seal"))) + b"\n"
-    fails(bent([*LINES[: at + 1], other, *LINES[at + 1 :]]), "bad-line", verdict="MALFORMED")
+    fails(bent([*LINES[: at + 1], other, *LINES[at + 1 :]]), "unnamed-document", verdict="MALFORMED")
 
 
 def test_a_bundle_without_its_seal_never_passes() -> None:

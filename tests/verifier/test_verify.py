@@ -556,7 +556,8 @@ def test_a_registered_lane_without_receipts_is_interrupted() -> None:
     world = World()
     lane = world.lane()
     lane.raws, lane.tree = [], type(lane.tree)()
-    only(sealed(world, status="interrupted"), "interrupted", 12, lane="lane-1")
+    registered = [replace(each, tokens=[]) for each in world.sealed().lanes]
+    only(sealed(world, status="interrupted", lanes=registered), "interrupted", 12, lane="lane-1")
 
 
 # Step 7: receipts -----------------------------------------------------------------------------------------------------

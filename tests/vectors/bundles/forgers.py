@@ -45,7 +45,12 @@ def root_of_nothing() -> bytes:
     return _with_head(_signed(bytes(32), at=(NOW + 2 * SECOND) // SECOND), root=NOTHING)
 
 
-@case(MADE, "FAIL wrong-size", "an empty chain: the head of a lane, and not one receipt", also="wrong-root no-close")
+@case(
+    MADE,
+    "FAIL wrong-size",
+    "an empty chain: the head of a lane, and not one receipt",
+    also="wrong-root no-close unknown-token",
+)
 def lane_emptied() -> bytes:
     written = lines(story())
     return b"".join(written[: place(written, "head") + 1])
@@ -310,6 +315,13 @@ def revocation_unnamed() -> bytes:
 @case(MADE, "MALFORMED bad-seal", "a seal that closed its job before the last mark of a lane", also="no-seal")
 def seal_closed_before_its_end() -> bytes:
     return sealing(story(), closed=NOW)
+
+
+@case(MADE, "FAIL unknown-token", "scope saw a token used in a lane that has no receipt of it")
+def seal_with_token_unrecorded() -> bytes:
+    world = story()
+    (token,) = world.sealed().lanes[0].tokens
+    return sealing_lane(world, tokens=[token, replace(token, jti="token-2")])
 
 
 @case(MADE, "MALFORMED bad-seal", "a seal whose tokens are out of order, one of them twice", also="no-seal")
