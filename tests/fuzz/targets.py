@@ -171,7 +171,7 @@ def bend_bundle(raw: bytes, dice: random.Random) -> bytes:
 
 
 def _bend_line(line: bytes, dice: random.Random) -> bytes:
-    with suppress(ValueError, KeyError, TypeError, AttributeError, Refused):
+    with suppress(ValueError, KeyError, TypeError, AttributeError, RecursionError, Refused):
         ((kind, document),) = json.loads(line).items()
         payload = unb64(document["payload"])
         if dice.random() < 0.8:
