@@ -3,12 +3,15 @@
 import os
 import re
 import subprocess
+import sys
 from pathlib import Path
 
 from typer.testing import CliRunner
 
+from tests.world import World
 from verifier import cli
 from verifier.codes import USAGE, Verdict
+from verifier.encoding import canonical
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -44,6 +47,16 @@ def test_the_exit_statuses_are_the_programs() -> None:
     assert said is not None
     statuses = {name: int(number) for number, name in re.findall(r"(\d+) (\w+)", said[1])}
     assert statuses == {**{verdict.name: verdict.exit_code for verdict in Verdict}, "usage": USAGE}
+
+
+def test_the_library_call_runs_as_it_stands(tmp_path: Path) -> None:
+    world = World().story()
+    (tmp_path / "demo-out").mkdir()
+    (tmp_path / "demo-out" / "job.tally").write_bytes(world.bundle())
+    (tmp_path / "demo-out" / "pin.json").write_bytes(canonical(world.pin()))
+    code = next(block for kind, block in BLOCKS if kind == "python")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout == "PASS 0 []\n"
 
 
 def test_every_file_that_the_readme_links_to_exists() -> None:
