@@ -1,6 +1,7 @@
 """`tally`: the one program. The verifier's own commands need only the base install; the services' commands join it.
 
-Exit status of `verify`: 0 PASS, 1 FAIL, 2 MALFORMED, 3 INCOMPLETE, 4 UNTRUSTED, 64 usage; of many files the worst.
+Exit status of `verify`: 0 PASS, 1 FAIL, 2 MALFORMED, 3 INCOMPLETE, 4 UNTRUSTED; of many files the worst.
+64 usage; 70 a process of it was ended from outside.
 """
 
 import io
@@ -12,7 +13,7 @@ from importlib import import_module
 from textwrap import wrap
 from typing import TYPE_CHECKING, NoReturn
 
-from verifier.codes import USAGE
+from verifier.codes import DIED, USAGE
 from verifier.refused import Refused
 from verifier.terminal import complain, plain, say, table
 
@@ -31,7 +32,8 @@ OWN = {
     "explain": ("explain", "Say what a code means, and what to do about it."),
 }
 ABOUT = "Signed policy, job-scoped tokens and receipts for AI agents, and proof bundles that anyone can check offline."
-USAGE_CODES = frozenset({"usage", "bad-pin"})
+# Refusals of the command itself: none of these says anything of a bundle, so none is the status of a verdict.
+STATUSES = {"usage": USAGE, "bad-pin": USAGE, "worker-died": DIED}
 INTERRUPTED, BROKEN_PIPE = 130, 141
 
 
@@ -151,4 +153,4 @@ def _refused(refused: Refused) -> int:
     complain(f"tally: {plain(refused.code)}: {plain(refused.why)}{where}")
     if refused.hint:
         complain(f"hint: {plain(refused.hint)}")
-    return USAGE if refused.code in USAGE_CODES else 1
+    return STATUSES.get(refused.code, 1)

@@ -20,7 +20,7 @@ class Verdict(IntEnum):
         return (0, 3, 1, 4, 2)[self.value]
 
 
-USAGE = 64
+USAGE, DIED = 64, 70  # as sysexits.h numbers them
 
 
 class Code(Struct, frozen=True):

@@ -153,7 +153,7 @@ def test_a_process_that_is_ended_from_outside_is_no_verdict(run: Run, monkeypatc
     monkeypatch.setattr(judging, "FEW", 1)
     monkeypatch.setattr(judging, "_IN_A_WORKER", (os._exit, (9,)))
     status, _, err = run("verify", "job.tally", "open.tally", *PIN, "--jobs", "2")
-    assert status == 1
+    assert status == 70
     assert err.startswith("tally: worker-died: ")
 
 
