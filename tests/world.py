@@ -18,6 +18,7 @@ from verifier import bundle, leaf, seal
 from verifier.admission import expand, subject_of
 from verifier.approval import Approval
 from verifier.audit import verify
+from verifier.box import Box, commit_boxes
 from verifier.checkpoint import ML_DSA_44_TYPE, key_id, proof, sign_head, subtree_message
 from verifier.commitment import call_key, commit
 from verifier.draft import build, read_draft
@@ -208,6 +209,11 @@ class Lane:
     def commit(self, call: str, side: Any) -> leaf.Commitment:
         """Commit to some body."""
         return commit(call_key(self.lane_key, call, side), [f"{call} {side}".encode()])
+
+    def boxed(self, *boxes: Box) -> leaf.Commitment:
+        """Put sealed payloads behind the next receipt; return what it has to say of them."""
+        self.behind.setdefault(len(self.raws), []).extend(bundle.wrap("box", canonical(each)) for each in boxes)
+        return commit_boxes(boxes)
 
     def lines(self) -> list[bytes]:
         """Return the receipts, each followed by what stands behind it."""

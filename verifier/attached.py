@@ -6,9 +6,10 @@ from typing import Any
 from verifier.box import Box
 from verifier.bundle import content
 from verifier.conditions import UNDISCLOSED, Partial, Undisclosed
-from verifier.disclosure import Disclosure, check, committed, fit, members
+from verifier.disclosure import UNCUT, Disclosure, check, committed, fit, members
 from verifier.keys import Key
-from verifier.leaf import Begin, Commitment, End, Hold, Leaf
+from verifier.leaf import Begin, Commitment, Deny, End, Hold, Leaf
+from verifier.merkle import Tree, leaf_hash
 from verifier.refused import Refused
 
 MAX_ARGUMENTS = 1 << 22
@@ -24,24 +25,29 @@ class Attached:
         self._auditors = auditors
         self._last: tuple[bool, tuple[Any, ...]] = (False, ())
         self._known: dict[str, Any] = {}
-        self._size = 0
+        self._size = self._shown = 0  # bytes and number of the slices of `sent` that were disclosed
         self.disclosed = self.sealed = 0
         self.boxed: set[tuple[str, str]] = set()  # owner of the auditor's key, side
+        self.boxes = Tree()  # of all sealed payloads, those that were refused among them
 
     def add(self, raw: bytes) -> None:
         """Check one line. Raises `Refused`: wrong-disclosure, wrong-box, bad-line, too-large, the codes of reading."""
         if raw.startswith(b'{"box":'):
-            self._add_box(Box.parse(content(raw, "box")))
+            document = content(raw, "box")
+            self.boxes.append(leaf_hash(document))
+            self._add_box(Box.parse(document))
         else:
             self._add_disclosure(Disclosure.parse(content(raw, "disclosure")))
 
     def arguments(self) -> Mapping[str, Any] | Partial | Undisclosed:
-        """Return what is known of a tool call's arguments: all of them as a mapping."""
+        """Return what is known of a tool call's arguments: all of them as a mapping.
+
+        That there are none only both slices of such a body tell.
+        """
         leaf = self._leaf
         if not isinstance(leaf, Begin | Hold) or leaf.target.tool is None:
             return UNDISCLOSED
-        complete = len(self._known) == members(leaf.sent.n) and self.disclosed > 0
-        if complete:
+        if len(self._known) == members(leaf.sent.n) and (self._known or self._shown == UNCUT):
             return self._known
         return Partial(self._known) if self._known else UNDISCLOSED
 
@@ -54,6 +60,7 @@ class Attached:
             self._add_argument(shown, disclosure.index, commitment.n)
 
     def _add_argument(self, shown: bytes, index: int, size: int) -> None:
+        self._shown += 1
         self._size += len(shown)
         if self._size > MAX_ARGUMENTS:
             raise Refused("too-large", f"the disclosed arguments of one call have more than {MAX_ARGUMENTS} bytes")
@@ -86,7 +93,20 @@ class Attached:
         return found
 
 
-def unsealed(leaf: Begin | End, attached: Attached | None, wanted: Collection[str]) -> list[str]:
+def check_boxes(leaf: Begin | Deny | End | Hold, attached: Attached | None) -> None:
+    """Hold sealed payloads against the commitment in their receipt. Raises `Refused`: missing-box, wrong-box."""
+    said, boxes = leaf.boxes, Tree() if attached is None else attached.boxes
+    if said is None:
+        if boxes.size:
+            raise Refused("wrong-box", "a sealed payload behind a receipt that commits to none", field="boxes")
+    elif boxes.size < said.n:
+        why = f"the receipt commits to {said.n} sealed payloads, and {boxes.size} stand behind it"
+        raise Refused("missing-box", why, field="boxes")
+    elif not said.n or boxes.size > said.n or "sha256:" + boxes.root().hex() != said.root:
+        raise Refused("wrong-box", "other sealed payloads than the receipt commits to", field="boxes")
+
+
+def unsealed(leaf: Begin | Deny | End | Hold, attached: Attached | None, wanted: Collection[str]) -> list[str]:
     """Name the auditors for whom a payload that the policy wants sealed is not there."""
     side = "sent" if isinstance(leaf, Begin) else "dlv"
     boxed = set() if attached is None else attached.boxed

@@ -1,10 +1,12 @@
 """Sealed payloads: a body kept encrypted to an auditor's key (specs/disclosures.md §4).
 
-HPKE (RFC 9180) with MLKEM768-X25519, HKDF-SHA256 and AES-256-GCM; `info` binds the box to its receipt and side.
+HPKE (RFC 9180) with MLKEM768-X25519, HKDF-SHA256 and AES-256-GCM. `info` binds a box to the commitment of its side,
+which no other call or side has; the receipt commits to the box, so that nobody who passes a bundle on can change it or
+leave it out.
 """
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.asymmetric import mlkem, x25519
@@ -21,6 +23,7 @@ from msgspec import Struct
 from verifier.commitment import Side, commit
 from verifier.encoding import b64, canonical, read, unb64
 from verifier.leaf import Commitment
+from verifier.merkle import leaf_hash, root_of
 from verifier.refused import Refused
 from verifier.signing import kid
 
@@ -85,12 +88,12 @@ def auditor_kid(public: bytes) -> str:
     return kid(public, b"")
 
 
-def seal_box(public: bytes, leaf_hash: bytes, side: Side, key: bytes, slices: Sequence[bytes]) -> Box:
-    """Encrypt one side of a call to an auditor's public key. Raises `Refused`: bad-key, too-large."""
+def seal_box(public: bytes, commitment: Commitment, side: Side, key: bytes, slices: Sequence[bytes]) -> Box:
+    """Encrypt one side of a call, committed to, to an auditor's public key. Raises `Refused`: bad-key, too-large."""
     plain = canonical(Opened(key=b64(key), slices=[b64(each) for each in slices]))
     recipient = public_key(public)
     try:
-        sealed = _suite().encrypt(plain, recipient, info=_info(leaf_hash, side))
+        sealed = _suite().encrypt(plain, recipient, info=_info(commitment, side))
     except ValueError as error:  # an X25519 point of small order
         raise Refused("bad-key", "a public key that nothing can be sealed to", field="hpke") from error
     box = Box(auditor=auditor_kid(public), ciphertext=b64(sealed), side=side)
@@ -99,7 +102,13 @@ def seal_box(public: bytes, leaf_hash: bytes, side: Side, key: bytes, slices: Se
     return box
 
 
-def open_box(private: AuditorKey, box: Box, leaf_hash: bytes, commitment: Commitment) -> list[bytes]:
+def commit_boxes(boxes: Iterable[Box]) -> Commitment:
+    """Say in a receipt which boxes stand behind it: their documents, by side and auditor, are the leaves of a tree."""
+    hashes = [leaf_hash(canonical(box)) for box in sorted(boxes, key=lambda each: each.place)]
+    return Commitment(n=len(hashes), root="sha256:" + root_of(hashes).hex())
+
+
+def open_box(private: AuditorKey, box: Box, commitment: Commitment) -> list[bytes]:
     """Decrypt a box and hold what it says against the receipt's commitment; return the slices, now believed.
 
     Raises `Refused`: wrong-recipient when the box names another key; wrong-box when it was altered, moved from another
@@ -108,7 +117,7 @@ def open_box(private: AuditorKey, box: Box, leaf_hash: bytes, commitment: Commit
     if box.auditor != private.kid:
         raise Refused("wrong-recipient", f"sealed to key {box.auditor}, this is key {private.kid}", field="auditor")
     try:
-        plain = _suite().decrypt(box.sealed(), private.hpke, info=_info(leaf_hash, box.side))
+        plain = _suite().decrypt(box.sealed(), private.hpke, info=_info(commitment, box.side))
     except InvalidTag as error:
         why = "the box does not open for this receipt and side: it was altered, or moved from another"
         raise Refused("wrong-box", why, field="ciphertext") from error
@@ -126,8 +135,8 @@ def _suite() -> Suite:
     return Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM)
 
 
-def _info(leaf_hash: bytes, side: Side) -> bytes:
-    return LABEL + leaf_hash + b"\0" + side.encode()
+def _info(commitment: Commitment, side: Side) -> bytes:
+    return LABEL + bytes.fromhex(commitment.root.removeprefix("sha256:")) + b"\0" + side.encode()
 
 
 def public_key(raw: bytes) -> MLKEM768X25519PublicKey:

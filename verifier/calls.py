@@ -1,10 +1,10 @@
 """Steps 8 to 13 for a lane's calls: token, target, decision, revocation, release, tie (specs/verification.md)."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 from msgspec import Struct
 
-from verifier.attached import Attached, unsealed
+from verifier.attached import Attached, check_boxes, unsealed
 from verifier.chain import Terms
 from verifier.clients import Clients, Hashes
 from verifier.conditions import UNDISCLOSED
@@ -74,6 +74,7 @@ class Calls:
             and leaf.counter is None
             and leaf.inherited is None
             and leaf.approvals is None
+            and leaf.boxes is None
             and call not in fold.open_calls
         ):
             usual.times += 1
@@ -101,8 +102,7 @@ class Calls:
         if leaf.staleness > self._stale:
             why = "decided on an older revocation feed than the policy allows"
             self._found.add("stale-revocations", 10, why, leaf.seq, "staleness")
-        if self.wanting:
-            self._check_boxes(leaf, attached)
+        self._check_boxes(leaf, attached, self.wanting)
         token = self._tokens.use(leaf)
         if token is None:
             return
@@ -139,13 +139,14 @@ class Calls:
 
     def end(self, leaf: End, attached: Attached | None = None) -> None:
         """Judge how a call ended, and settle it."""
+        wanted = self.wanting if leaf.status == "ok" else ()
+        if wanted or attached is not None or leaf.boxes is not None:
+            self._check_boxes(leaf, attached, wanted)
         opened = self._fold.open_calls.get(leaf.call)
         if opened is None:
             self._found.add("no-begin", 7, f"call {leaf.call} ends without having begun", leaf.seq, "call")
             return
         self._fold.end(leaf)
-        if self.wanting and leaf.status == "ok":
-            self._check_boxes(leaf, attached)
         if leaf.status == "ok":
             if leaf.recv is None or leaf.dlv is None:
                 why = "a call that went well has no commitment of its answer"
@@ -162,6 +163,7 @@ class Calls:
 
     def deny(self, leaf: Deny, attached: Attached | None = None) -> None:
         """Judge a refusal: what the policy is said to have refused is replayed."""
+        self._check_boxes(leaf, attached)
         token = self._tokens.use(leaf)
         if leaf.hold is not None or leaf.approvals is not None:
             self.releases.deny(leaf)
@@ -179,6 +181,7 @@ class Calls:
 
     def hold(self, leaf: Hold, attached: Attached | None = None) -> None:
         """Judge a call that was made to wait."""
+        self._check_boxes(leaf, attached)
         token = self._tokens.use(leaf)
         if token is None:
             return
@@ -191,9 +194,15 @@ class Calls:
             why = f"recorded as held by {leaf.rule} for tier {leaf.tier}; the policy cannot decide so"
             self._found.add("wrong-decision", 9, why, leaf.seq, "tier")
 
-    def _check_boxes(self, leaf: Begin | End, attached: Attached | None) -> None:
-        """Step 13: where the policy wants payloads sealed, each auditor has this one."""
-        for owner in unsealed(leaf, attached, self.wanting):
+    def _check_boxes(
+        self, leaf: Begin | Deny | End | Hold, attached: Attached | None, wanted: Collection[str] = ()
+    ) -> None:
+        """Step 13: the sealed payloads are those that the receipt commits to; each auditor has what is wanted."""
+        try:
+            check_boxes(leaf, attached)
+        except Refused as refused:
+            self._found.refuse(refused, 13, leaf.seq)
+        for owner in unsealed(leaf, attached, wanted):
             self._found.add("missing-box", 13, f"no payload sealed to the auditor {owner}", leaf.seq, "box")
 
     def _judge(self, leaf: Begin | Deny | Hold, token: TokenUse, attached: Attached | None) -> Judged | None:

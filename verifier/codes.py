@@ -183,9 +183,11 @@ CODES: dict[str, Code] = {
     "wrong-disclosure": Code(
         _F, "disclosed content does not fit the commitment", "Ask the holder for the very bytes and salts."
     ),
-    "wrong-box": Code(_F, "a sealed payload does not fit its receipt", "Ask the operator which key it was sealed to."),
+    "wrong-box": Code(
+        _F, "a sealed payload does not fit its receipt", "Ask the operator for it as it was sealed, and to which key."
+    ),
     "missing-box": Code(
-        _F, "a payload that the policy wants sealed for its auditors is not there", "Ask for the whole bundle."
+        _F, "a sealed payload that the receipt or the policy asks for is not there", "Ask for the whole bundle."
     ),
     "wrong-recipient": Code(
         _I, "a sealed payload for another key than the one given", "Give the key that the payload names."

@@ -145,10 +145,12 @@ class Begin(_Leaf, frozen=True, kw_only=True, tag="begin"):
     """Durable before anything is sent upstream. `staleness`: microseconds since the last fresh revocation heartbeat.
 
     A released call names its `hold` by leaf hash and the `approvals` that released it by digest; `inherited` holds the
-    rules of the policy's ancestors that allowed it too, nearest first.
+    rules of the policy's ancestors that allowed it too, nearest first. `boxes` commits to the sealed payloads behind a
+    receipt of any kind: `n` documents, each a leaf of the tree (specs/disclosures.md §4).
     """
 
     approvals: Approvals | None = None
+    boxes: Commitment | None = None
     call: Id
     counter: Count | None = None
     echo: Echo | None = None
@@ -172,6 +174,7 @@ class Begin(_Leaf, frozen=True, kw_only=True, tag="begin"):
 class End(_Leaf, frozen=True, kw_only=True, tag="end"):
     """Exactly one per begin. A lost call has no answer: no `recv`, no `dlv`."""
 
+    boxes: Commitment | None = None
     call: Id
     code: Code | None = None
     dlv: Commitment | None = None
@@ -198,6 +201,7 @@ class Deny(_Leaf, frozen=True, kw_only=True, tag="deny"):
     """
 
     approvals: Approvals | None = None
+    boxes: Commitment | None = None
     by: Literal["policy", "gateway"]
     call: Id
     code: Code
@@ -223,6 +227,7 @@ class Hold(_Leaf, frozen=True, kw_only=True, tag="hold"):
     `sent` is what they approve: the call that it releases has the same id, so the same salts, and the same commitment.
     """
 
+    boxes: Commitment | None = None
     call: Id
     counter: Count | None = None
     echo: Echo | None = None
@@ -375,23 +380,29 @@ def _begin(leaf: Begin) -> str:
     roots = leaf.req.root + leaf.sent.root
     if leaf.manifest is not None:
         roots += leaf.manifest
-    if leaf.hold is not None or leaf.echo is not None or leaf.approvals is not None:
+    if leaf.hold is not None or leaf.echo is not None or leaf.approvals is not None or leaf.boxes is not None:
         roots += _claims(leaf)
     return roots
 
 
+def _hold(leaf: Hold) -> str:
+    echo = leaf.echo.hash if leaf.echo else ""
+    return leaf.req.root + leaf.sent.root + (leaf.manifest or "") + echo + _root(leaf.boxes)
+
+
 def _claims(leaf: Begin | Deny) -> str:
-    """Join what few calls have: a hold, an echo, approvals."""
-    return "".join((leaf.hold or "", leaf.echo.hash if leaf.echo else "", *(leaf.approvals or ())))
+    """Join what few calls have: a hold, an echo, sealed payloads, approvals."""
+    echo = leaf.echo.hash if leaf.echo else ""
+    return "".join((leaf.hold or "", echo, _root(leaf.boxes), *(leaf.approvals or ())))
 
 
 _NAMED: dict[type, Callable[[Any], str]] = {
     Open: lambda leaf: leaf.keys + leaf.policy,
     Token: lambda leaf: leaf.grant + leaf.scope_hash,
     Begin: _begin,
-    End: lambda leaf: _root(leaf.recv) + _root(leaf.dlv),
+    End: lambda leaf: _root(leaf.recv) + _root(leaf.dlv) + _root(leaf.boxes),
     Deny: lambda leaf: _root(leaf.req) + (leaf.manifest or "") + _claims(leaf),
-    Hold: lambda leaf: leaf.req.root + leaf.sent.root + (leaf.manifest or "") + (leaf.echo.hash if leaf.echo else ""),
+    Hold: _hold,
     Note: lambda _: "",
     Close: lambda _: "",
 }

@@ -15,7 +15,6 @@ from verifier.commitment import Side
 from verifier.disclosure import Disclosure, check, committed, in_order
 from verifier.encoding import canonical, read
 from verifier.leaf import MAX_LEAF, Commitment, Leaf, decode
-from verifier.merkle import leaf_hash
 from verifier.refused import Refused
 
 DISCLOSURE, BOX, HEAD = b'{"disclosure":', b'{"box":', b'{"head":'
@@ -118,6 +117,6 @@ def _open(made: Opened, box: Box, key: AuditorKey, place: Place) -> Opened:
     if held is None:
         return replace(made, refused="wrong-box", why=f"the receipt commits to no `{box.side}`")
     try:
-        return replace(made, slices=open_box(key, box, leaf_hash(place.raw), held))
+        return replace(made, slices=open_box(key, box, held))
     except Refused as refused:
         return replace(made, refused=refused.code, why=refused.why)

@@ -19,7 +19,6 @@ from tests.vectors.places import with_places
 from tests.vectors.schema import schemas
 from tests.vectors.tables import tables
 from tests.world import World
-from verifier import merkle
 from verifier.box import AuditorKey, seal_box
 from verifier.commitment import call_key, commit
 from verifier.encoding import canonical
@@ -62,16 +61,20 @@ def freeze() -> None:
 
 
 def freeze_box() -> None:
-    """Write one sealed payload with its private key: HPKE draws fresh randomness, so no generator makes it again."""
-    key, leaf_hash = call_key(bytes(32), "call-1", "sent"), merkle.leaf_hash(b"a receipt")
+    """Write two sealed payloads with their private key: HPKE draws fresh randomness, so no generator makes them again.
+
+    One holds what the receipt commits to; one, `forged`, was sealed for the same receipt and holds another body.
+    """
+    key = call_key(bytes(32), "call-1", "sent")
     slices, auditor = [b'{"arguments":{', b'"query":"case-1"', b"}}"], AuditorKey(bytes(range(32)))
+    commitment, other = commit(key, slices), [slices[0], b'"query":"case-2"', slices[2]]
     made = {
         "seed": auditor.seed.hex(),
         "public": auditor.public.hex(),
-        "leaf_hash": leaf_hash.hex(),
-        "commitment": to_builtins(commit(key, slices)),
+        "commitment": to_builtins(commitment),
         "slices": [each.hex() for each in slices],
-        "box": to_builtins(seal_box(auditor.public, leaf_hash, "sent", key, slices)),
+        "box": to_builtins(seal_box(auditor.public, commitment, "sent", key, slices)),
+        "forged": to_builtins(seal_box(auditor.public, commitment, "sent", key, other)),
     }
     BOX.write_text(json.dumps(made, indent=1) + "\n")
 

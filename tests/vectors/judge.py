@@ -154,9 +154,9 @@ def _envelope(case: Case) -> None:
 
 
 def _box(case: Case) -> None:
-    """Open a box: `{"box","commitment","leaf_hash","seed"}`, hash and seed of the private key in hex."""
+    """Open a box: `{"box","commitment","seed"}`, the private key's seed in hex."""
     given = read(case.raw, BoxCase, limit=MAX_BOX)
-    open_box(AuditorKey(bytes.fromhex(given.seed)), given.box, bytes.fromhex(given.leaf_hash), given.commitment)
+    open_box(AuditorKey(bytes.fromhex(given.seed)), given.box, given.commitment)
 
 
 class BoxCase(Struct, frozen=True, forbid_unknown_fields=True):
@@ -164,7 +164,6 @@ class BoxCase(Struct, frozen=True, forbid_unknown_fields=True):
 
     box: Box
     commitment: Commitment
-    leaf_hash: str
     seed: str
 
 

@@ -15,24 +15,24 @@ from msgspec.structs import replace
 from tests.refusal import refused
 from tests.vectors.case import VECTORS
 from verifier import box as boxes
-from verifier.box import MAX_BOX, PUBLIC_BYTES, AuditorKey, Box, open_box, seal_box
+from verifier.box import MAX_BOX, PUBLIC_BYTES, AuditorKey, Box, commit_boxes, open_box, seal_box
 from verifier.commitment import SIDES, call_key, commit
 from verifier.encoding import b64, canonical, unb64
 from verifier.leaf import Commitment
-from verifier.merkle import leaf_hash
+from verifier.merkle import root_of
 from verifier.signing import kid
 
 XWING = bytes.fromhex("5c2e2f2f5e5c")  # the label of X-Wing
 AUDITOR, OTHER = AuditorKey(bytes(range(32))), AuditorKey(bytes(32))
 KEY = call_key(bytes(32), "call-1", "sent")
-LEAF = leaf_hash(b"a receipt")
 SLICES = [b"{", b'"a":1', b"}"]
 COMMITMENT = commit(KEY, SLICES)
-SEALED = seal_box(AUDITOR.public, LEAF, "sent", KEY, SLICES)
+INFO = b"tally-box/1\0" + bytes.fromhex(COMMITMENT.root[7:]) + b"\0sent"
+SEALED = seal_box(AUDITOR.public, COMMITMENT, "sent", KEY, SLICES)
 
 
 def test_a_box_opens_for_its_auditor() -> None:
-    assert open_box(AUDITOR, Box.parse(canonical(SEALED)), LEAF, COMMITMENT) == SLICES
+    assert open_box(AUDITOR, Box.parse(canonical(SEALED)), COMMITMENT) == SLICES
     assert SEALED.place == ("sent", AUDITOR.kid)
 
 
@@ -43,24 +43,25 @@ def test_an_auditors_key_is_named_by_its_public_bytes() -> None:
 
 @given(st.lists(st.binary(max_size=30), max_size=5), st.sampled_from(SIDES))
 def test_what_was_sealed_comes_out(slices: list[bytes], side: boxes.Side) -> None:
-    assert open_box(AUDITOR, seal_box(AUDITOR.public, LEAF, side, KEY, slices), LEAF, commit(KEY, slices)) == slices
+    commitment = commit(KEY, slices)
+    assert open_box(AUDITOR, seal_box(AUDITOR.public, commitment, side, KEY, slices), commitment) == slices
 
 
 def test_a_box_for_another_key_is_named() -> None:
     with refused("wrong-recipient", "auditor"):
-        open_box(OTHER, SEALED, LEAF, COMMITMENT)
+        open_box(OTHER, SEALED, COMMITMENT)
 
 
 def test_a_box_that_only_says_that_it_is_for_this_key_does_not_open() -> None:
     with refused("wrong-box", "ciphertext"):
-        open_box(OTHER, replace(SEALED, auditor=OTHER.kid), LEAF, COMMITMENT)
+        open_box(OTHER, replace(SEALED, auditor=OTHER.kid), COMMITMENT)
 
 
 def test_a_box_moved_to_another_receipt_or_side_does_not_open() -> None:
     with refused("wrong-box", "ciphertext"):
-        open_box(AUDITOR, SEALED, leaf_hash(b"another receipt"), COMMITMENT)
+        open_box(AUDITOR, SEALED, commit(call_key(bytes(32), "call-2", "sent"), SLICES))
     with refused("wrong-box", "ciphertext"):
-        open_box(AUDITOR, replace(SEALED, side="req"), LEAF, COMMITMENT)
+        open_box(AUDITOR, replace(SEALED, side="req"), COMMITMENT)
 
 
 @pytest.mark.parametrize("at", [0, 1087, 1088, 1119, 1120, -1])
@@ -68,7 +69,7 @@ def test_a_box_with_one_changed_bit_does_not_open(at: int) -> None:
     sealed = bytearray(unb64(SEALED.ciphertext))
     sealed[at] ^= 1
     with refused("wrong-box", "ciphertext"):
-        open_box(AUDITOR, replace(SEALED, ciphertext=b64(bytes(sealed))), LEAF, COMMITMENT)
+        open_box(AUDITOR, replace(SEALED, ciphertext=b64(bytes(sealed))), COMMITMENT)
 
 
 def test_a_box_that_is_cut_short_is_refused() -> None:
@@ -81,9 +82,9 @@ def test_a_box_that_is_cut_short_is_refused() -> None:
 def test_a_box_with_another_body_than_the_receipts_is_refused() -> None:
     for slices in ([b"{", b'"a":2', b"}"], [b'{"a":1', b"}"], []):
         with refused("wrong-box", "ciphertext"):
-            open_box(AUDITOR, seal_box(AUDITOR.public, LEAF, "sent", KEY, slices), LEAF, COMMITMENT)
+            open_box(AUDITOR, seal_box(AUDITOR.public, COMMITMENT, "sent", KEY, slices), COMMITMENT)
     with refused("wrong-box", "ciphertext"):
-        open_box(AUDITOR, seal_box(AUDITOR.public, LEAF, "sent", bytes(32), SLICES), LEAF, COMMITMENT)
+        open_box(AUDITOR, seal_box(AUDITOR.public, COMMITMENT, "sent", bytes(32), SLICES), COMMITMENT)
 
 
 @pytest.mark.parametrize(
@@ -91,9 +92,9 @@ def test_a_box_with_another_body_than_the_receipts_is_refused() -> None:
 )
 def test_a_box_that_holds_no_body_is_refused(plain: bytes) -> None:
     public = boxes.public_key(AUDITOR.public)
-    sealed = boxes._suite().encrypt(plain, public, info=b"tally-box/1\0" + LEAF + b"\0sent")
+    sealed = boxes._suite().encrypt(plain, public, info=INFO)
     with refused("wrong-box", "ciphertext"):
-        open_box(AUDITOR, replace(SEALED, ciphertext=b64(sealed)), LEAF, COMMITMENT)
+        open_box(AUDITOR, replace(SEALED, ciphertext=b64(sealed)), COMMITMENT)
 
 
 @pytest.mark.parametrize(
@@ -103,7 +104,7 @@ def test_a_box_that_holds_no_body_is_refused(plain: bytes) -> None:
 )
 def test_nothing_is_sealed_to_what_is_no_key(public: bytes) -> None:
     with refused("bad-key", "hpke"):
-        seal_box(public, LEAF, "sent", KEY, SLICES)
+        seal_box(public, COMMITMENT, "sent", KEY, SLICES)
 
 
 def test_a_seed_has_32_bytes() -> None:
@@ -113,7 +114,7 @@ def test_a_seed_has_32_bytes() -> None:
 
 def test_a_body_that_no_line_holds_is_not_sealed() -> None:
     with refused("too-large"):
-        seal_box(AUDITOR.public, LEAF, "sent", KEY, [bytes(MAX_BOX // 16 * 9)])
+        seal_box(AUDITOR.public, COMMITMENT, "sent", KEY, [bytes(MAX_BOX // 16 * 9)])
     with refused("too-large"):
         Box.parse(b" " * (MAX_BOX + 1))
 
@@ -151,7 +152,7 @@ def written_out(seed: bytes, sealed: bytes, info: bytes) -> bytes:
 def test_the_frozen_box_opens_by_the_formulas_written_out() -> None:
     frozen = json.loads((VECTORS / "frozen" / "box.json").read_bytes())
     sealed = unb64(frozen["box"]["ciphertext"])
-    info = b"tally-box/1\0" + bytes.fromhex(frozen["leaf_hash"]) + b"\0sent"
+    info = b"tally-box/1\0" + bytes.fromhex(frozen["commitment"]["root"][7:]) + b"\0sent"
     plain = json.loads(written_out(bytes.fromhex(frozen["seed"]), sealed, info))
     assert [unb64(each).hex() for each in plain["slices"]] == frozen["slices"]
 
@@ -160,7 +161,13 @@ def test_the_frozen_box_opens_as_it_always_did() -> None:
     frozen = json.loads((VECTORS / "frozen" / "box.json").read_bytes())
     auditor = AuditorKey(bytes.fromhex(frozen["seed"]))
     assert auditor.public.hex() == frozen["public"]
-    opened = open_box(
-        auditor, Box(**frozen["box"]), bytes.fromhex(frozen["leaf_hash"]), Commitment(**frozen["commitment"])
-    )
-    assert [each.hex() for each in opened] == frozen["slices"]
+    commitment = Commitment(**frozen["commitment"])
+    assert [each.hex() for each in open_box(auditor, Box(**frozen["box"]), commitment)] == frozen["slices"]
+    with refused("wrong-box", "ciphertext"):
+        open_box(auditor, Box(**frozen["forged"]), commitment)
+
+
+def test_a_receipt_commits_to_the_documents_of_its_boxes_in_their_order() -> None:
+    made = [replace(SEALED, side="req"), SEALED, replace(SEALED, auditor="f" * 32)]
+    root = root_of(hashlib.sha256(b"\0" + canonical(each)).digest() for each in made)
+    assert commit_boxes(reversed(made)) == Commitment(n=3, root="sha256:" + root.hex())

@@ -19,7 +19,6 @@ from verifier.disclosure import Disclosure, check
 from verifier.encoding import b64, canonical
 from verifier.keys import Key
 from verifier.leaf import Target
-from verifier.merkle import leaf_hash
 from verifier.policy import DAY
 from verifier.reveal import BOX, DISCLOSURE, MAX_BEHIND, places
 
@@ -29,27 +28,19 @@ KEY = call_key(bytes(32), "call-2", "sent")
 AUDITOR, OTHER = AuditorKey(bytes(range(32))), AuditorKey(bytes(32))
 
 
-def story(**given: Any) -> World:
-    """Play a job whose second call has a body that was cut."""
+def story(
+    *keys: AuditorKey, sent: list[bytes] = SLICES, sealed: list[bytes] | None = None, side: Any = "sent", **given: Any
+) -> World:
+    """Play a job whose second call has a body that was cut, and perhaps sealed to some keys."""
     world = World(**given)
     lane = world.lane()
     lane.model("call-1", "get_case")
-    lane.tool("call-2", sent=commit(KEY, SLICES))
+    body = commit(KEY, sent)
+    boxes = [seal_box(key.public, body, side, KEY, sealed or sent) for key in sorted(keys, key=lambda each: each.kid)]
+    lane.tool("call-2", sent=body, boxes=lane.boxed(*boxes) if boxes else None)
     lane.deny("call-3", Target(server="crm-mcp", tool="http_request"))
     lane.close()
     return world
-
-
-def boxed(raw: bytes, *keys: AuditorKey, side: str = "sent", slices: list[bytes] = SLICES) -> bytes:
-    """Put boxes behind the second call's begin."""
-    lines = []
-    for line in raw.splitlines(keepends=True):
-        lines.append(line)
-        if b'"kind":"begin"' in line and b'"call":"call-2"' in line:
-            for key in sorted(keys, key=lambda each: each.kid):
-                made = seal_box(key.public, leaf_hash(line[:-1]), side, KEY, slices)  # type: ignore[arg-type]
-                lines.append(BOX + canonical(made) + b"}\n")
-    return b"".join(lines)
 
 
 @pytest.fixture
@@ -57,7 +48,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     raw = story().bundle()
     Path("job.tally").write_bytes(raw)
-    Path("boxed.tally").write_bytes(boxed(raw, AUDITOR, OTHER))
+    Path("boxed.tally").write_bytes(story(AUDITOR, OTHER).bundle())
     Path("body").write_bytes(b"".join(SLICES))
     for name, content in {
         "key": b64(KEY).encode() + b"\n",
@@ -203,7 +194,7 @@ def test_a_body_beyond_the_limit_is_not_read(run: Run, monkeypatch: pytest.Monke
 
 
 def test_a_bundle_with_too_much_behind_one_receipt_is_not_read(run: Run) -> None:
-    line = BOX + canonical(seal_box(AUDITOR.public, bytes(32), "sent", KEY, [bytes(1 << 20)])) + b"}\n"
+    line = BOX + canonical(seal_box(AUDITOR.public, commit(KEY, SLICES), "sent", KEY, [bytes(1 << 20)])) + b"}\n"
     raw = Path("boxed.tally").read_bytes()
     Path("huge.tally").write_bytes(raw.replace(BOX, line * (MAX_BEHIND // len(line) + 1) + BOX, 1))
     status, _, err = disclose(run, "--all", bundle="huge.tally")
@@ -236,12 +227,7 @@ def test_an_auditor_opens_what_is_sealed_to_it_and_the_rest_is_named(run: Run) -
 
 def test_content_cannot_steer_the_terminal(run: Run) -> None:
     hostile = [b"\x1b]0;title\x07\x9b31m\r", "\u202e\n".encode(), b"\xff"]
-    world = story()
-    world.lanes.clear()
-    lane = world.lane()
-    lane.model("call-1", "get_case")
-    lane.tool("call-2", sent=commit(KEY, hostile))
-    Path("hostile.tally").write_bytes(boxed(world.bundle(), AUDITOR, slices=hostile))
+    Path("hostile.tally").write_bytes(story(AUDITOR, sent=hostile).bundle())
     _, out, _ = run("open", "hostile.tally", "--key", "auditor")
     assert not [each for each in out if not each.isprintable() and each != "\n"]
     assert "\\x1b]0;title\\x07" in out
@@ -276,13 +262,12 @@ def test_a_bundle_without_a_payload_for_the_key_is_said(run: Run) -> None:
 
 @pytest.mark.parametrize("bent", ["other body", "other side", "moved"])
 def test_a_payload_that_does_not_fit_its_receipt_is_named(run: Run, bent: str) -> None:
-    raw = story().bundle()
     if bent == "other body":
-        raw = boxed(raw, AUDITOR, slices=SLICES[:3])
+        raw = story(AUDITOR, sealed=SLICES[:3]).bundle()
     elif bent == "other side":
-        raw = boxed(raw, AUDITOR, side="dlv")
+        raw = story(AUDITOR, side="dlv").bundle()
     else:
-        lines = boxed(raw, AUDITOR).splitlines(keepends=True)
+        lines = story(AUDITOR).bundle().splitlines(keepends=True)
         at = next(at for at, line in enumerate(lines) if line.startswith(BOX))
         lines[at], lines[at + 1] = lines[at + 1], lines[at]
         raw = b"".join(lines)
@@ -349,9 +334,11 @@ def test_a_bundle_with_sealed_payloads_passes_and_opens(run: Run) -> None:
         not_before=NOW - DAY, not_after=NOW + DAY,
     )  # fmt: skip
     world = story(
-        policy={"receipts": {"privacy": "hash_only", "auditors": ["auditor-1"]}}, keys=[*World().listed.keys, listed]
+        AUDITOR,
+        policy={"receipts": {"privacy": "hash_only", "auditors": ["auditor-1"]}},
+        keys=[*World().listed.keys, listed],
     )
-    Path("boxed.tally").write_bytes(boxed(world.bundle(), AUDITOR))
+    Path("boxed.tally").write_bytes(world.bundle())
     Path("pin.json").write_bytes(canonical(world.pin()))
     assert disclose(run, "--all", bundle="boxed.tally")[0] == 0
     status, out, _ = run("verify", "shown.tally", "--pin", "pin.json")

@@ -12,9 +12,13 @@ from tests.vectors.documents import kept as kept_files
 from tests.world import SECOND, World
 from verifier import attached, bundle, leaf, releases
 from verifier import clients as seen
+from verifier.attached import Attached
 from verifier.audit import verify
+from verifier.box import commit_boxes
 from verifier.bundle import wrap
 from verifier.commitment import call_key, commit
+from verifier.conditions import UNDISCLOSED
+from verifier.disclosure import disclose_each
 from verifier.encoding import canonical
 from verifier.leaf import decode, decode_many
 from verifier.merkle import Tree, leaf_hash
@@ -23,6 +27,7 @@ from verifier.report import Report
 from verifier.revocation import Target as Revoked
 
 STORY = World().story()
+EMPTY = [b'{"arguments":{', b"}}"]
 
 
 def judged(raw: bytes, **pin: Any) -> Report:
@@ -53,6 +58,12 @@ def test_a_released_call_passes_and_counts_its_hold() -> None:
         (shown.disclosure_of_other_content(), "wrong-disclosure"),
         (shown.box_of_answer_left_out(), "missing-box"),
         (shown.box_for_stranger(), "wrong-box"),
+        (shown.box_altered(), "wrong-box"),
+        (shown.box_left_out(), "missing-box"),
+        (shown.box_of_hold_left_out(), "missing-box"),
+        (shown.box_of_denial_left_out(), "missing-box"),
+        (shown.box_unasked(), "wrong-box"),
+        (shown.boxes_counted_wrong(), "wrong-box"),
     ],
 )
 def test_what_does_not_fit_is_found_by_name(raw: bytes, code: str) -> None:
@@ -74,6 +85,51 @@ def test_disclosures_make_a_replay_full_and_are_counted() -> None:
     assert [each.totals.disclosed for each in (dark, partly, fully)] == [0, 1, 2]
     assert [each.totals.replayed_fully for each in (dark, partly, fully)] == [0, 0, 1]
     assert {each.verdict for each in (dark, partly, fully)} == {"PASS"}
+
+
+def test_that_a_call_has_no_arguments_only_both_slices_of_what_was_sent_tell() -> None:
+    """A disclosure of another side says nothing of them."""
+    world, lane, seq = shown.conditioned(EMPTY, when={"attr": "args.query", "op": "exists", "value": False})
+    req = disclose_each(call_key(lane.lane_key, "call-2", "req"), [b"call-2 req"], [0], "req")
+    sent = shown.shown(lane, 0, 1, body=EMPTY)
+    told = {}
+    for name, each in {"req": req, "first": [*req, sent[0]], "last": [sent[1]], "both": sent}.items():
+        lane.behind[seq] = [wrap("disclosure", canonical(one)) for one in each]
+        found = Attached(decode(lane.raws[seq]), {}, ())
+        for line in lane.behind[seq]:
+            found.add(line)
+        told[name] = (found.arguments(), judged(world.bundle()).totals.replayed_fully)
+    assert told == {"req": (UNDISCLOSED, 0), "first": (UNDISCLOSED, 0), "last": (UNDISCLOSED, 0), "both": ({}, 1)}
+
+
+def test_no_bit_of_a_sealed_payload_can_be_changed() -> None:
+    lines = shown.every_kind().splitlines(keepends=True)
+    boxes = [number for number, line in enumerate(lines) if line.startswith(b'{"box":')]
+    assert (len(boxes), judged(b"".join(lines)).verdict) == (6, "PASS")
+    for number in boxes:
+        for at in range(0, len(lines[number]), 41):
+            bent = bytearray(lines[number])
+            bent[at] ^= 1 << at % 8
+            report = judged(b"".join([*lines[:number], bytes(bent), *lines[number + 1 :]]))
+            assert report.verdict in {"FAIL", "MALFORMED"}, (number, at)
+
+
+def test_no_sealed_payload_can_be_left_out_or_moved() -> None:
+    lines = shown.every_kind().splitlines(keepends=True)
+    boxes = [number for number, line in enumerate(lines) if line.startswith(b'{"box":')]
+    for number in boxes:
+        assert "missing-box" in codes(judged(b"".join([*lines[:number], *lines[number + 1 :]])))
+        swapped = [*lines[:number], lines[number + 1], lines[number], *lines[number + 2 :]]
+        assert judged(b"".join(swapped)).verdict != "PASS"
+
+
+def test_a_receipt_commits_to_one_sealed_payload_or_more() -> None:
+    world = shown.auditing("hash_only")
+    lane = world.lane()
+    lane.begin("call-1", MODEL, boxes=commit_boxes([]))
+    lane.end("call-1")
+    lane.close()
+    assert codes(world.verify()) == {"wrong-box"}
 
 
 def test_an_argument_that_decides_makes_the_replay_full_alone() -> None:

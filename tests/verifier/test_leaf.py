@@ -80,6 +80,7 @@ KINDS: dict[type, st.SearchStrategy[Any]] = {
     Begin: st.builds(
         Begin,
         approvals=optional(APPROVALS),
+        boxes=optional(COMMITMENT),
         counter=optional(COUNT),
         echo=optional(ECHO),
         facts=FACTS,
@@ -96,6 +97,7 @@ KINDS: dict[type, st.SearchStrategy[Any]] = {
     ),
     End: st.builds(
         End,
+        boxes=optional(COMMITMENT),
         call=TEXT,
         code=optional(TEXT),
         dlv=optional(COMMITMENT),
@@ -116,6 +118,7 @@ KINDS: dict[type, st.SearchStrategy[Any]] = {
     Deny: st.builds(
         Deny,
         approvals=optional(APPROVALS),
+        boxes=optional(COMMITMENT),
         counter=optional(COUNT),
         echo=optional(ECHO),
         hold=optional(DIGEST),
@@ -135,6 +138,7 @@ KINDS: dict[type, st.SearchStrategy[Any]] = {
     ),
     Hold: st.builds(
         Hold,
+        boxes=optional(COMMITMENT),
         counter=optional(COUNT),
         echo=optional(ECHO),
         facts=FACTS,
@@ -257,12 +261,23 @@ def test_a_digest_in_a_receipt_is_a_digest(raw: bytes, bad: str) -> None:
         {"sent": Commitment(n=0, root="sha256:" + "g" * 64)},
         {"echo": Echo(hash="y" * 71, seq=0)},
         {"hold": "z" * 71},
+        {"boxes": Commitment(n=1, root="w" * 71)},
         {"req": Commitment(n=0, root="sha256:")},
     ],
 )
 def test_a_commitment_or_echo_in_a_receipt_is_a_digest(changes: dict[str, Any]) -> None:
     with refused("bad-value"):
         leaf.encode(replace(BEGIN, **changes))
+
+
+@pytest.mark.parametrize("raw", STORY)
+def test_what_any_receipt_says_of_its_boxes_is_a_digest(raw: bytes) -> None:
+    made = leaf.decode(raw)
+    if isinstance(made, Begin | End | Deny):
+        said = replace(made, boxes=Commitment(n=1, root="sha256:" + "0" * 64))
+        assert leaf.decode(leaf.encode(said)) == said
+        with refused("bad-value"):
+            leaf.encode(replace(made, boxes=Commitment(n=1, root="sha256:" + "G" * 64)))
 
 
 def test_a_receipt_that_is_too_large_or_harmful_is_not_written() -> None:

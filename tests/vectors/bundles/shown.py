@@ -1,6 +1,6 @@
 """Steps 12 to 14: what stands behind receipts, what clients add to their calls, and what they kept."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from msgspec.structs import replace
@@ -8,13 +8,13 @@ from msgspec.structs import replace
 from tests.vectors.bundles.make import GET_CASE, MODEL, dishonest, story
 from tests.vectors.case import PASS, Made, case
 from tests.world import Lane, World, key
-from verifier.box import AuditorKey, Box
+from verifier.box import AuditorKey, Box, commit_boxes
 from verifier.bundle import wrap
 from verifier.commitment import call_key, commit
 from verifier.disclosure import Disclosure, disclose_each
 from verifier.encoding import b64, canonical, unb64
 from verifier.keys import Key
-from verifier.leaf import Echo, leaf_digest
+from verifier.leaf import Echo, Target, ToolCall, Usage, leaf_digest
 
 MADE: Made = {}
 NOTHING = "sha256:" + "0" * 64
@@ -149,15 +149,31 @@ def auditor(name: str = "auditor-1") -> Key:
     return replace(made, kid=AUDITOR.kid, ed25519=None, ml_dsa_44=None, hpke=b64(AUDITOR.public))
 
 
-def sealed(boxes: dict[int, list[Box]], *, owner: str = "auditor-1") -> bytes:
-    """Write a job whose policy wants payloads sealed for an auditor; what they hold, its key alone tells."""
-    policy = {"receipts": {"privacy": "sealed", "auditors": ["auditor-1"]}}
-    world = World(policy=policy, keys=[*World().listed.keys, auditor(owner)])
+Boxes = Sequence[Box]
+USAGE = Usage(input=10, output=5)
+
+
+def auditing(privacy: str = "sealed", owner: str = "auditor-1", **policy: Any) -> World:
+    """Open a job whose policy lets payloads be sealed for an auditor, or wants them sealed."""
+    policy["receipts"] = {"privacy": privacy, "auditors": ["auditor-1"]}
+    return World(policy=policy, keys=[*World().listed.keys, auditor(owner)])
+
+
+def sealed(
+    sent: Boxes, answered: Boxes, *, said: Boxes | None = None, owner: str = "auditor-1", privacy: str = "sealed"
+) -> bytes:
+    """Play one call whose receipts commit to their boxes; what those hold, the auditor's key alone tells.
+
+    `said`: what the begin commits to, where other boxes stand behind it.
+    """
+    world = auditing(privacy, owner)
     lane = world.lane()
-    lane.model("call-1")
+    committed = lane.boxed(*sent) if sent else None
+    if said is not None:
+        committed = commit_boxes(said) if said else None
+    lane.begin("call-1", MODEL, boxes=committed)
+    lane.end("call-1", model="small-1", usage=USAGE, boxes=lane.boxed(*answered) if answered else None)
     lane.close()
-    for seq, each in boxes.items():
-        lane.behind[seq] = [wrap("box", canonical(box)) for box in each]
     return world.bundle()
 
 
@@ -168,42 +184,98 @@ def box(side: Any, **changes: Any) -> Box:
 
 @case(MADE, PASS, "each body was sealed for the auditor whom the policy names")
 def boxes_of_every_call() -> bytes:
-    return sealed({2: [box("sent")], 3: [box("dlv")]})
+    return sealed([box("sent")], [box("dlv")])
 
 
 @case(MADE, "FAIL missing-box", "what was sent was not sealed for the auditor")
 def box_of_request_left_out() -> bytes:
-    return sealed({3: [box("dlv")]})
+    return sealed([], [box("dlv")])
 
 
 @case(MADE, "FAIL missing-box", "what was answered was not sealed for the auditor")
 def box_of_answer_left_out() -> bytes:
-    return sealed({2: [box("sent")]})
+    return sealed([box("sent")], [])
 
 
 @case(MADE, "FAIL wrong-box", "sealed to a key that no list names", also="missing-box")
 def box_for_stranger() -> bytes:
-    return sealed({2: [box("sent", auditor="0" * 32)], 3: [box("dlv")]})
+    return sealed([box("sent", auditor="0" * 32)], [box("dlv")])
 
 
 @case(MADE, "FAIL wrong-box", "sealed to an auditor whom the policy does not name", also="missing-box")
 def box_for_another_auditor() -> bytes:
-    return sealed({2: [box("sent")], 3: [box("dlv")]}, owner="auditor-2")
+    return sealed([box("sent")], [box("dlv")], owner="auditor-2")
 
 
 @case(MADE, "FAIL wrong-box", "a sealed payload of a side that the receipt says nothing of", also="missing-box")
 def box_of_another_side() -> bytes:
-    return sealed({2: [box("dlv")], 3: [box("dlv")]})
+    return sealed([box("dlv")], [box("dlv")])
 
 
 @case(MADE, "FAIL wrong-box", "shorter than any sealed payload", also="missing-box")
 def box_too_short() -> bytes:
-    return sealed({2: [box("sent", ciphertext=b64(bytes(100)))], 3: [box("dlv")]})
+    return sealed([box("sent", ciphertext=b64(bytes(100)))], [box("dlv")])
 
 
 @case(MADE, "MALFORMED bad-line", "one sealed payload, twice")
 def box_twice() -> bytes:
-    return sealed({2: [box("sent")] * 2, 3: [box("dlv")]})
+    return sealed([box("sent")] * 2, [box("dlv")])
+
+
+def every_kind(left_out: int | None = None) -> bytes:
+    """Seal payloads behind a begin, an end, a hold and a denial; perhaps leave those of one of these receipts out."""
+    rule = {"kind": "mcp", "server": "crm-mcp", "tools": ["get_case"], "approval": "human"}
+    world = auditing("hash_only", allowed_tools=[rule])
+    lane = world.lane()
+    lane.begin("call-1", MODEL, boxes=lane.boxed(box("req"), box("sent")))
+    asked = [ToolCall(id="t", name="get_case")]
+    lane.end("call-1", model="small-1", usage=USAGE, tool_calls=asked, boxes=lane.boxed(box("dlv"), box("recv")))
+    lane.hold("call-2", GET_CASE, boxes=lane.boxed(box("sent")))
+    lane.deny("call-3", Target(server="crm-mcp", tool="http_request"), boxes=lane.boxed(box("req")))
+    lane.close()
+    lane.behind.pop(left_out or 0, None)
+    return world.bundle()
+
+
+@case(MADE, PASS, "payloads sealed behind receipts of every kind that has a body, where the policy lets this be done")
+def boxes_of_every_kind() -> bytes:
+    return every_kind()
+
+
+@case(MADE, "FAIL missing-box", "the sealed payload of a call that waits was left out")
+def box_of_hold_left_out() -> bytes:
+    return every_kind(4)
+
+
+@case(MADE, "FAIL missing-box", "the sealed payload of a denied call was left out")
+def box_of_denial_left_out() -> bytes:
+    return every_kind(5)
+
+
+@case(MADE, "FAIL wrong-box", "one bit of a sealed payload is another")
+def box_altered() -> bytes:
+    flipped = b64(b"\1" + bytes(1199))
+    return sealed([box("sent", ciphertext=flipped)], [box("dlv")], said=[box("sent")])
+
+
+@case(MADE, "FAIL missing-box", "a sealed payload that its receipt commits to was left out, though no policy wants it")
+def box_left_out() -> bytes:
+    return sealed([], [box("dlv")], said=[box("sent")], privacy="hash_only")
+
+
+@case(MADE, "FAIL missing-box", "one of two sealed payloads was left out")
+def box_left_out_of_two() -> bytes:
+    return sealed([box("sent")], [box("dlv")], said=[box("req"), box("sent")])
+
+
+@case(MADE, "FAIL wrong-box", "a sealed payload behind a receipt that commits to none")
+def box_unasked() -> bytes:
+    return sealed([box("sent")], [], said=[], privacy="hash_only")
+
+
+@case(MADE, "FAIL wrong-box", "a sealed payload more than the receipt commits to")
+def boxes_counted_wrong() -> bytes:
+    return sealed([box("req"), box("sent")], [box("dlv")], said=[box("sent")])
 
 
 # Clients --------------------------------------------------------------------------------------------------------------

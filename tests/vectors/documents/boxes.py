@@ -1,4 +1,4 @@
-"""Sealed payloads. HPKE draws fresh randomness, so all are bent from the one that is frozen."""
+"""Sealed payloads. HPKE draws fresh randomness, so all are bent from those that are frozen."""
 
 import json
 from collections.abc import Callable
@@ -9,12 +9,12 @@ from tests.vectors.documents.make import Make, rows
 from verifier.encoding import b64, canonical, unb64
 
 
-def _box(change: Callable[[dict[str, Any]], object] = lambda _: None) -> Make:
-    """Bend the frozen box, or what it is opened with."""
+def _box(change: Callable[[dict[str, Any]], object] = lambda _: None, *, forged: bool = False) -> Make:
+    """Bend a frozen box, or what it is opened with."""
 
     def made() -> bytes:
         frozen = json.loads((FROZEN / "box.json").read_bytes())
-        given = {name: frozen[name] for name in ("box", "commitment", "leaf_hash", "seed")}
+        given = {name: frozen[name] for name in ("commitment", "seed")} | {"box": frozen["forged" if forged else "box"]}
         change(given)
         return canonical(given)
 
@@ -38,12 +38,23 @@ BOXES = rows(
         "moved to another side of its call",
         _box(lambda it: it["box"].update(side="dlv")),
     ),
-    ("other-receipt", "FAIL wrong-box", "moved to another receipt", _box(lambda it: it.update(leaf_hash="0" * 64))),
+    (
+        "other-receipt",
+        "FAIL wrong-box",
+        "moved to another receipt, which commits to another body",
+        _box(lambda it: it["commitment"].update(root="sha256:" + "0" * 64)),
+    ),
     (
         "other-body",
         "FAIL wrong-box",
-        "a receipt that commits to another body",
-        _box(lambda it: it["commitment"].update(root="sha256:" + "0" * 64)),
+        "sealed for its receipt, it holds another body than that commits to",
+        _box(forged=True),
+    ),
+    (
+        "other-number",
+        "FAIL wrong-box",
+        "a receipt that commits to as many slices as it likes",
+        _box(lambda it: it["commitment"].update(n=4)),
     ),
     ("no-side", "MALFORMED bad-value", "a side that no call has", _box(lambda it: it["box"].update(side="both"))),
     ("base64", "MALFORMED bad-base64", "not base64", _box(lambda it: it["box"].update(ciphertext="?"))),
