@@ -88,19 +88,16 @@ def rich() -> Whole:
     held = lane.hold("call-2", GET_CASE, sent=commit(secret, SENT), inherited=["1/allow-1"], counter=2)
     assert isinstance(held, Hold)
     name = leaf_digest(lane.raws[-1])
+    sealed_to = Box(auditor=AUDITOR.kid, ciphertext=b64(bytes(1200)), side="sent")
     approval = made.approve(held, lane.raws[-1], "ann")
     begun = lane.begin(
         "call-2", GET_CASE, sent=held.sent, parent=held.parent, inherited=held.inherited, hold=name,
-        approvals=[digest(canonical(approval))], echo=Echo(seq=held.seq, hash=name),
+        approvals=[digest(canonical(approval))], echo=Echo(seq=held.seq, hash=name), boxes=lane.boxed(sealed_to),
     )  # fmt: skip
     lane.end("call-2")
     lane.close()
     shown = disclose_each(secret, SENT, range(3), "sent")
-    sealed_to = Box(auditor=AUDITOR.kid, ciphertext=b64(bytes(1200)), side="sent")
-    lane.behind[begun.seq] = [
-        *(wrap("disclosure", canonical(each)) for each in shown),
-        wrap("box", canonical(sealed_to)),
-    ]
+    lane.behind[begun.seq][:0] = [wrap("disclosure", canonical(each)) for each in shown]
     made.revoke("agent", "agent-9", lane.time)
     sealed = replace(made.sealed(), supersedes=digest(canonical(made.superseded)))
     made.log = log_proof(digest(canonical(sealed)).encode(), NOW // SECOND + 3600)
