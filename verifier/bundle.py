@@ -90,13 +90,13 @@ class Reader:
         first = self.line()
         if first is None:
             return []
-        lines = [first, *reversed(self._lines)]
-        end = len(lines)
+        self._lines.append(first)
+        lines, self._lines = self._lines[::-1], []
         if HEAD[:4] in {line[:4] for line in lines}:
-            end = next((at for at, line in enumerate(lines) if line.startswith(HEAD)), end)
-        self._lines = lines[end:][::-1]
-        self.number += end - 1
-        return lines[:end]
+            end = next((at for at, line in enumerate(lines) if line.startswith(HEAD)), len(lines))
+            lines, self._lines = lines[:end], lines[end:][::-1]
+        self.number += len(lines) - 1
+        return lines
 
 
 def kind_of(raw: bytes) -> str | None:

@@ -1,6 +1,7 @@
 """Steps 8 to 13 for a lane's calls: token, target, decision, revocation, release, tie (specs/verification.md)."""
 
 from collections.abc import Collection, Iterator
+from typing import Any
 
 from msgspec import Struct
 
@@ -28,6 +29,7 @@ MAX_USUAL = 4096
 class Usual(Struct):
     """Calls of one token to one target by one rule: judged once, and then known as long as nothing else decides."""
 
+    target: Target
     token: TokenUse
     judged: Judged
     times: int = 0
@@ -50,24 +52,23 @@ class Calls:
         self._found = found
         self._hashes = hashes
         self._tokens = tokens
-        self._fold = fold
+        self.fold = fold
         self._replay = Replay(evidence.policies, evidence.manifests, fold)
-        self._usual: dict[tuple[str, Target, str | None, str], Usual] = {}
+        self._usual: dict[tuple[Any, ...], Usual] = {}
         self._simple = not (fold.purse.limited or terms.sealed)
         self._limited = fold.purse.limited
-        self._tied = terms.tied
-        self._stale = SECOND * terms.token_constraints.max_staleness_seconds
+        self.tied = terms.tied
+        self.stale = SECOND * terms.token_constraints.max_staleness_seconds
         self.wanting = terms.auditors if terms.sealed else ()  # for whom each payload has to be sealed
 
-    def begin(self, leaf: Begin, attached: Attached | None = None) -> None:
-        """Judge a call that was let through, and count it."""
-        fold, call = self._fold, leaf.call
-        usual = self._usual.get((leaf.jti, leaf.target, leaf.manifest, leaf.rule))
+    def begin(self, leaf: Begin, attached: Attached | None = None) -> Usual | None:
+        """Judge a call that was let through, and count it; return what was already known of it, if that was all."""
+        fold, call = self.fold, leaf.call
+        usual = self._usual.get(_alike(leaf))
         if (
             usual is not None
-            and leaf.facts.labels == usual.judged.labels
             and usual.token.earliest <= leaf.time <= usual.token.exp
-            and leaf.staleness <= self._stale
+            and leaf.staleness <= self.stale
             and attached is None
             and leaf.hold is None
             and leaf.echo is None
@@ -78,14 +79,16 @@ class Calls:
             and call not in fold.open_calls
         ):
             usual.times += 1
-            if leaf.parent is not None or (self._tied and usual.judged.tool is not None):
+            if leaf.parent is not None or (self.tied and usual.judged.tool is not None):
                 self._check_tie(leaf, usual.judged.tool)
         else:
+            usual = None
             self._check_begin(leaf, attached)
         if len(fold.open_calls) < MAX_OPEN:
             fold.begin(leaf)
         else:
             self._found.add("too-large", 7, f"more than {MAX_OPEN} calls open at once", leaf.seq, "call")
+        return usual
 
     def finish(self) -> None:
         """Report gaps in what clients counted, and count what was replayed without being looked at again."""
@@ -97,9 +100,9 @@ class Calls:
 
     def _check_begin(self, leaf: Begin, attached: Attached | None) -> None:
         """Look at all of a call (steps 7 to 13)."""
-        if leaf.call in self._fold.open_calls:
+        if leaf.call in self.fold.open_calls:
             self._found.add("wrong-order", 7, f"call {leaf.call} begins twice", leaf.seq, "call")
-        if leaf.staleness > self._stale:
+        if leaf.staleness > self.stale:
             why = "decided on an older revocation feed than the policy allows"
             self._found.add("stale-revocations", 10, why, leaf.seq, "staleness")
         self._check_boxes(leaf, attached, self.wanting)
@@ -115,14 +118,14 @@ class Calls:
         if judged is None:
             return
         good = self._check_allowed(leaf, judged)
-        if leaf.parent is not None or (self._tied and judged.tool is not None):
+        if leaf.parent is not None or (self.tied and judged.tool is not None):
             self._check_tie(leaf, judged.tool)
         if good and judged.lasting and self._simple and not self.cutoffs and not token.counted:
-            self._remember(leaf, Usual(token, judged))
+            self._remember(leaf, Usual(leaf.target, token, judged))
 
     def _remember(self, leaf: Begin, usual: Usual) -> None:
         if leaf.hold is None and leaf.inherited is None and len(self._usual) < MAX_USUAL:
-            self._usual[leaf.jti, leaf.target, leaf.manifest, leaf.rule] = usual
+            self._usual.setdefault(_alike(leaf), usual)
 
     def _check_allowed(self, leaf: Begin, judged: Judged) -> bool:
         """Hold the decision of a call against what the policy can say; tell whether it can say so."""
@@ -137,18 +140,19 @@ class Calls:
             self._found.add("wrong-decision", 9, why, leaf.seq, "rule")
         return False
 
-    def end(self, leaf: End, attached: Attached | None = None) -> None:
-        """Judge how a call ended, and settle it."""
+    def end(self, leaf: End, attached: Attached | None = None) -> bool:
+        """Judge how a call ended, and settle it; tell whether it just went well."""
         wanted = self.wanting if leaf.status == "ok" else ()
         if wanted or attached is not None or leaf.boxes is not None:
             self._check_boxes(leaf, attached, wanted)
-        opened = self._fold.open_calls.get(leaf.call)
+        opened = self.fold.open_calls.get(leaf.call)
         if opened is None:
             self._found.add("no-begin", 7, f"call {leaf.call} ends without having begun", leaf.seq, "call")
-            return
-        self._fold.end(leaf)
+            return False
+        self.fold.end(leaf)
+        whole = leaf.recv is not None and leaf.dlv is not None
         if leaf.status == "ok":
-            if leaf.recv is None or leaf.dlv is None:
+            if not whole:
                 why = "a call that went well has no commitment of its answer"
                 self._found.add("bad-end", 7, why, leaf.seq, "recv")
             extra = bool(leaf.tool_calls) and opened.target.provider is None
@@ -160,6 +164,7 @@ class Calls:
             self._found.report.totals.lost += 1
             why = f"call {leaf.call} to {words(opened.target)} began at receipt {opened.seq} and its answer was lost"
             self._found.add("lost-call", 12, why, leaf.seq, "call")
+        return self._simple and whole and leaf.boxes is None and leaf.status == "ok" and not leaf.tool_error
 
     def deny(self, leaf: Deny, attached: Attached | None = None) -> None:
         """Judge a refusal: what the policy is said to have refused is replayed."""
@@ -223,11 +228,11 @@ class Calls:
         if not judged.possible.allows(rule):
             return False
         target = leaf.target or Target()
-        spent = [self._fold.purse.refusal((rule,), target, reservation, leaf.time) for reservation in (0, FOREVER)]
+        spent = [self.fold.purse.refusal((rule,), target, reservation, leaf.time) for reservation in (0, FOREVER)]
         return any(each is not None and each.reason == leaf.code for each in spent)
 
     def _check_purse(self, leaf: Begin) -> None:
-        reserved, purse = leaf.reservation.tokens, self._fold.purse
+        reserved, purse = leaf.reservation.tokens, self.fold.purse
         if reserved is None and purse.share.tokens is not None and leaf.target.provider is not None:
             why = "a call of a model that reserves no tokens from a limited share"
             self._found.add("over-budget", 9, why, leaf.seq, "reservation")
@@ -244,9 +249,14 @@ class Calls:
                 self._found.add("after-revocation", 10, why, leaf.seq)
 
     def _check_tie(self, leaf: Begin, tool: str | None) -> None:
-        if leaf.parent is None or tool is None or not self._fold.model_calls.answers(leaf.parent, tool, leaf.seq):
+        if leaf.parent is None or tool is None or not self.fold.model_calls.answers(leaf.parent, tool, leaf.seq):
             why = "no unused tool call of a model in this lane asked for this"
             self._found.add("no-model-call", 12, why, leaf.seq, "parent")
+
+
+def _alike(leaf: Begin) -> tuple[Any, ...]:
+    """Tell what calls must have in common that are judged once."""
+    return leaf.jti, leaf.target, leaf.manifest, leaf.rule, leaf.facts.labels
 
 
 def cutoffs(

@@ -5,7 +5,9 @@ The gateway feeds it as it writes, the verifier as it reads: a budget or a tie c
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
 
 from verifier.chain import terms
 from verifier.decision import Denied, Recency, reads
@@ -99,10 +101,13 @@ class Purse:
             tool = f"{leaf.target.server}/{leaf.target.tool}"
             self._tools[tool] = self._tools.get(tool, 0) + 1
 
-    def end(self, call: Begin, leaf: End) -> None:
+    def end(self, reserved: int, leaf: End) -> None:
         """Replace a reservation by what was used; a call without usage costs its reservation."""
         if leaf.usage is not None and leaf.status != "lost":
-            self.tokens += leaf.usage.input + leaf.usage.output - (call.reservation.tokens or 0)
+            self.tokens += leaf.usage.input + leaf.usage.output - reserved
+
+
+Asked = tuple[str, str]  # a model's tool call: the id of the model call, its own id in the answer
 
 
 class ModelCalls:
@@ -111,21 +116,27 @@ class ModelCalls:
     def __init__(self) -> None:
         """Start empty."""
         # Ordered ones: a plain dict is slow at dropping its oldest.
-        self._asked: OrderedDict[tuple[str, str], tuple[str, int]] = OrderedDict()
-        self._free: OrderedDict[tuple[str, str], None] = OrderedDict()
+        self._asked: OrderedDict[Asked, tuple[str, int]] = OrderedDict()
+        self._free: OrderedDict[Asked, None] = OrderedDict()
         self._oldest = 0  # no tool call here was asked for before this place
 
     def asked(self, leaf: End) -> None:
-        """Take in the tool calls of a model's answer, and forget those out of the window."""
-        self.forget(leaf.seq)
+        """Take in the tool calls of a model's answer."""
+        asked = leaf.tool_calls
+        self.ask(leaf.call, [each.id for each in asked], [each.name for each in asked], leaf.seq)
+
+    def ask(self, call: str, ids: Iterable[str], names: Iterable[str], seq: int) -> None:
+        """Take in tool calls, and forget those out of the window."""
+        if self._oldest < seq - WINDOW:
+            self.forget(seq)
         if not self._asked:
-            self._oldest = leaf.seq
-        for each in leaf.tool_calls:
-            key = (leaf.call, each.id)
+            self._oldest = seq
+        for ident, name in zip(ids, names, strict=True):
+            key = (call, ident)
             if key in self._asked:  # one that is asked again is the newest
                 del self._asked[key]
                 self._free.pop(key, None)
-            self._asked[key] = (each.name, leaf.seq)
+            self._asked[key] = (name, seq)
             self._free[key] = None
 
     def forget(self, seq: int) -> None:
@@ -149,23 +160,34 @@ class ModelCalls:
 
     def answers(self, parent: Parent, tool: str, seq: int) -> bool:
         """Tell whether `parent` is an unused tool call for this tool."""
+        return self._is_free((parent.call, parent.id), tool, seq)
+
+    def _is_free(self, parent: Asked, tool: str, seq: int) -> bool:
         if self._oldest < seq - WINDOW:
             self.forget(seq)
-        key = (parent.call, parent.id)
-        if key not in self._free:
+        if parent not in self._free:
             return False
-        asked = self._asked[key][0]
-        return asked == tool or matches(asked, tool)
+        return matches(self._asked[parent][0], tool)
 
     def use(self, parent: Parent) -> None:
         """Take a tool call; it comes back only with `release`."""
         self._free.pop((parent.call, parent.id), None)
 
+    def claim(self, parent: Asked, tool: str, seq: int) -> bool:
+        """Take a tool call, by its two names, if it is an unused one for this tool."""
+        if not self._is_free(parent, tool, seq):
+            return False
+        del self._free[parent]
+        return True
+
     def release(self, parent: Parent) -> None:
         """Give back a tool call whose answer was an error: the model may have it tried again."""
-        key = (parent.call, parent.id)
-        if key in self._asked:
-            self._free[key] = None
+        self.put_back((parent.call, parent.id))
+
+    def put_back(self, parent: Asked) -> None:
+        """Give back a tool call by its two names."""
+        if parent in self._asked:
+            self._free[parent] = None
 
 
 class Recent:
@@ -225,6 +247,15 @@ class _Tally:
         return self._total
 
 
+class Opened(Struct, frozen=True, gc=False):
+    """What is remembered of a call until its end."""
+
+    seq: int
+    target: Target
+    parent: Asked | None
+    reserved: int = 0
+
+
 class Fold:
     """Everything that a lane's next leaf depends on; `recent` is kept where a policy asks for it."""
 
@@ -234,7 +265,7 @@ class Fold:
         self._limited = purse.limited
         self.recent = Recent() if recent else None
         self.model_calls = ModelCalls()
-        self.open_calls: dict[str, Begin] = {}
+        self.open_calls: dict[str, Opened] = {}
 
     @classmethod
     def of(cls, chain: Chain, share: Budget, opened: int) -> "Fold":
@@ -252,9 +283,10 @@ class Fold:
 
     def begin(self, leaf: Begin) -> None:
         """Open a call: count it, reserve for it, take the model's tool call that it answers."""
-        self.open_calls[leaf.call] = leaf
         if self._limited:
             self.purse.begin(leaf)
+        parent = None if leaf.parent is None else (leaf.parent.call, leaf.parent.id)
+        self.open_calls[leaf.call] = Opened(leaf.seq, leaf.target, parent, leaf.reservation.tokens or 0)
         if leaf.parent is not None and leaf.target.tool is not None:  # only a tool call answers a model's
             self.model_calls.use(leaf.parent)
 
@@ -264,16 +296,16 @@ class Fold:
         if call is None:
             return
         if self._limited:
-            self.purse.end(call, leaf)
+            self.purse.end(call.reserved, leaf)
         if leaf.tool_calls and call.target.provider is not None:
             self.model_calls.asked(leaf)
         if (leaf.tool_error or leaf.status == "upstream_error") and call.parent is not None and call.target.tool:
-            self.model_calls.release(call.parent)
+            self.model_calls.put_back(call.parent)
 
 
 def matches(asked: str, tool: str) -> bool:
     """Tell whether the name that a model used means this tool: the same, or ending in it after `__`, `.` or `/`."""
-    return asked == tool or any(asked.endswith(separator + tool) for separator in _SEPARATORS)
+    return asked.endswith(tool) and (asked == tool or asked[: len(asked) - len(tool)].endswith(_SEPARATORS))
 
 
 def _full(recent: deque[int], time: int) -> bool:

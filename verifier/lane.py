@@ -2,8 +2,10 @@
 
 from collections.abc import Callable, Sequence
 from hashlib import sha256
+from typing import Any
 
 from verifier import leaf as leaves
+from verifier.again import Place, follow
 from verifier.attached import Attached
 from verifier.bundle import Head
 from verifier.calls import Calls, cutoffs, words
@@ -12,6 +14,7 @@ from verifier.clients import Hashes
 from verifier.evidence import Evidence
 from verifier.findings import LaneFindings
 from verifier.fold import Fold
+from verifier.forms import Forms, Known
 from verifier.grant import Budget
 from verifier.heads import Rebuilt, check_head
 from verifier.kept import Kept
@@ -23,6 +26,9 @@ from verifier.report import Report
 from verifier.seal import SealedLane
 from verifier.tokens import SECOND, Tokens
 
+# Receipts judged together: so many that what is done once for all of them costs little, and so few that a form learned
+# from one of them is soon of use.
+BATCH = 128
 _CALLS = frozenset({Begin, End, Deny, Hold})
 ATTACHED = (b'{"disclosure":', b'{"box":')
 BEHIND = {each[:4] for each in ATTACHED}  # no receipt begins so
@@ -64,7 +70,8 @@ class LaneCheck:
         self._held: bytes | None = None  # the last receipt, until it is known what stands behind it
         self._attached: Attached | None = None
         self._behind = 0
-        self._judges: dict[type[Leaf], Callable[..., None]] = {
+        self._forms = Forms()
+        self._judges: dict[type[Leaf], Callable[..., Any]] = {
             Open: self._open, Token: self._tokens.record, Begin: self.calls.begin, End: self.calls.end,
             Deny: self.calls.deny, Hold: self.calls.hold, Note: self._note, Close: self._close,
         }  # fmt: skip
@@ -119,38 +126,68 @@ class LaneCheck:
 
     def _judge(self, raws: list[bytes], attached: Attached | None = None) -> None:
         """Judge receipts; with `attached`, one that something stands behind."""
-        seq, expected, before = self.count, self.expected, self.time
+        seq = self.count
         self._grow([sha256(b"\0" + raw).digest() for raw in raws])
-        judges, kinds, marks, recent = self._judges, self.kinds, self._marks, self.fold.recent
-        earliest, latest = marks.earliest, marks.latest
-        for leaf in leaves.decode_many(raws):
-            if isinstance(leaf, Refused):
-                self.found.refuse(leaf, 7, seq)
-                seq += 1
-                continue
-            kind, time = leaf.__class__, leaf.time
-            if seq == marks.next:
-                marks.advance(seq)
-                earliest, latest = marks.earliest, marks.latest
-            if (
-                leaf.seq != expected
-                or time < before
-                or not earliest <= time <= latest
-                or self.closed
-                or not seq
-                or kind is Open
-            ):
-                self._check_place(leaf, seq, expected, before)
-            expected, before = leaf.seq + 1, time
-            kinds[kind] += 1
-            if attached is None or kind not in _CALLS:
-                judges[kind](leaf)
-            else:
-                judges[kind](leaf, attached)
-            if recent is not None:
-                recent.add(leaf)
-            seq += 1
-        self.expected, self.time = expected, before
+        if attached is not None:
+            self._judge_leaf(seq, raws[0], leaves.decode_many(raws)[0], attached)
+            return
+        for at in range(0, len(raws), BATCH):
+            self._judge_batch(seq + at, raws[at : at + BATCH])
+
+    def _judge_batch(self, seq: int, raws: list[bytes]) -> None:
+        """Judge receipts in order: by what is known of their form as far as that goes, else each as a whole."""
+        known = self._forms.read(raws)
+        others = [raw for raw, line in zip(raws, known.lines, strict=True) if line is None]
+        decoded = iter(leaves.decode_many(others) if others else ())
+        at = 0
+        while at < len(raws):
+            at += self._follow(seq, known, at)
+            if at < len(raws):
+                leaf = next(decoded) if known.lines[at] is None else leaves.decode(raws[at])
+                self._judge_leaf(seq + at, raws[at], leaf)
+                at += 1
+
+    def _follow(self, seq: int, known: Known, at: int) -> int:
+        """Judge what is known of the next receipts; return how many that was enough for."""
+        marks = self._marks
+        stop = len(known.lines) if marks.next < seq else min(len(known.lines), marks.next - seq)
+        if self.closed or at >= stop or known.lines[at] is None:
+            return 0
+        place = Place(self.expected, max(self.time, marks.earliest), marks.latest)
+        count, begins = follow(self.calls, known, at, stop, place)
+        if count:
+            self.expected, self.time = place.expected, place.earliest
+            self.kinds[Begin] += begins
+            self.kinds[End] += count - begins
+        return count
+
+    def _judge_leaf(self, seq: int, raw: bytes, leaf: Leaf | Refused, attached: Attached | None = None) -> None:
+        """Judge a receipt as a whole."""
+        if isinstance(leaf, Refused):
+            self.found.refuse(leaf, 7, seq)
+            return
+        kind, marks = leaf.__class__, self._marks
+        if seq == marks.next:
+            marks.advance(seq)
+        good = (
+            leaf.seq == self.expected
+            and leaf.time >= self.time
+            and marks.earliest <= leaf.time <= marks.latest
+            and not self.closed
+            and (seq == 0) == (kind is Open)
+        )
+        if not good:
+            self._check_place(leaf, seq, self.expected, self.time)
+        self.expected, self.time = leaf.seq + 1, leaf.time
+        self.kinds[kind] += 1
+        if attached is not None and kind in _CALLS:
+            self._judges[kind](leaf, attached)
+        else:
+            plain = self._judges[kind](leaf)
+            if plain and isinstance(leaf, Begin | End):
+                self._forms.learn(raw, leaf, plain if isinstance(leaf, Begin) else None)
+        if self.fold.recent is not None:
+            self.fold.recent.add(leaf)
 
     def _grow(self, hashes: list[bytes]) -> None:
         """Add leaf hashes to the tree; take its root at each size that somebody else has signed."""

@@ -271,8 +271,8 @@ KINDS: dict[str, type[Leaf]] = {
     "deny": Deny, "hold": Hold, "note": Note, "close": Close,
 }  # fmt: skip
 NAMES = tuple(KINDS)
-_CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:/-"
-_HEX = b"0123456789abcdef"
+CHARACTERS = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:/-"
+HEX = b"0123456789abcdef"
 _DIGEST = 71
 _PREFIX = b"sha256:"
 _encoder = msgspec.json.Encoder(order="sorted")
@@ -349,7 +349,7 @@ def _check_harmless(lines: bytes) -> None:
     A skeleton is a line without its harmless characters; its quotes still say what is text, so every line with the same
     skeleton is as harmless as the first, and a lane has few of them.
     """
-    for skeleton in set(lines.translate(None, _CHARACTERS).split(b"\n")) - _skeletons:
+    for skeleton in set(lines.translate(None, CHARACTERS).split(b"\n")) - _skeletons:
         if any(skeleton.split(b'"')[1::2]):
             raise Refused("bad-value", "text in a receipt is made of letters, digits and _ . : / - only")
         if len(_skeletons) < _MAX_SKELETONS:
@@ -364,7 +364,7 @@ def _are_digests(text: str) -> bool:
     raw = text.encode()
     count = len(raw) // _DIGEST
     prefixes = all(raw[at::_DIGEST] == _PREFIX[at : at + 1] * count for at in range(len(_PREFIX)))
-    return prefixes and raw.translate(None, _HEX) == b"sh:" * count
+    return prefixes and raw.translate(None, HEX) == b"sh:" * count
 
 
 def _named(leaf: Leaf) -> str:
