@@ -56,6 +56,7 @@ def test_a_released_call_passes_and_counts_its_hold() -> None:
         (shown.counter_left_out(), "counter-gap"),
         (shown.echo_of_another_history(), "bad-echo"),
         (shown.disclosure_of_other_content(), "wrong-disclosure"),
+        (shown.disclosure_of_one_name_twice(), "wrong-disclosure"),
         (shown.box_of_answer_left_out(), "missing-box"),
         (shown.box_for_stranger(), "wrong-box"),
         (shown.box_altered(), "wrong-box"),

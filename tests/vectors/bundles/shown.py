@@ -118,6 +118,11 @@ def disclosure_of_two_arguments() -> bytes:
     return disclosed(1, body=[BODY[0], b'"amount":7,"query":"case-1"', BODY[4]])
 
 
+@case(MADE, "FAIL wrong-disclosure", "two arguments of one name: a reader may keep either")
+def disclosure_of_one_name_twice() -> bytes:
+    return disclosed(1, 3, body=[BODY[0], b'"query":"case-1"', b",", b'"query":"all"', BODY[4]])
+
+
 @case(MADE, "FAIL wrong-disclosure", "an argument hidden in what should only close the body")
 def disclosure_around_arguments() -> bytes:
     return disclosed(1, 2, body=[BODY[0], b'"query":"case-1"', b'},"more":{"query":"all"}}'])
