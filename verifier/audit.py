@@ -29,6 +29,7 @@ from verifier.bundle import (
 from verifier.delegation import overdrawn
 from verifier.encoding import read
 from verifier.evidence import Evidence, establish, establish_trust
+from verifier.fold import Several
 from verifier.keys import Pin, Trust
 from verifier.lane import LaneCheck
 from verifier.refused import Refused
@@ -132,7 +133,10 @@ class Audit:
             reached, size = ORDER.index(kind), size + len(raw)
             if size > MAX_DOCUMENTS:
                 raise Refused("too-large", f"the documents before the lanes have more than {MAX_DOCUMENTS} bytes")
-            lines.append(Line(self.reader.number, kind, content(raw, kind)))
+            try:
+                lines.append(Line(self.reader.number, kind, content(raw, kind)))
+            except Refused as refused:
+                self.report.refuse(refused, 1, line=self.reader.number)
         return lines
 
     # Steps 6 to 14 --------------------------------------------------------------------------------------------------
@@ -142,7 +146,7 @@ class Audit:
         kept = clients.establish(self.kept, evidence, self.report)
         seen: set[str] = set()
         approvals: set[str] = set()
-        last = calls = tokens = 0
+        last, several = 0, Several()
         raw = self._head
         while raw is not None:
             number = self.reader.number
@@ -151,14 +155,14 @@ class Audit:
             raw = self._receipts(check)
             check.finish()
             last = max(last, check.time)
-            calls, tokens = calls + check.fold.purse.calls, tokens + check.fold.purse.tokens
+            several.add(check.fold.purse)
             for name in sorted(approvals & check.calls.releases.named):
                 why = (
                     f"the approval {name} releases a call of another lane already: a hold is one lane's, and used once"
                 )
                 self.report.add("wrong-approval", 11, why, lane=head.lane, place="approvals")
             approvals |= check.calls.releases.named
-        self._total(evidence, calls, tokens)
+        self._total(evidence, several)
         for lane in evidence.seal.lanes if evidence.seal else ():
             if lane.lane not in seen:
                 why = f"lane {lane.lane} is sealed with {lane.size} receipts and not in the bundle"
@@ -182,10 +186,12 @@ class Audit:
             raise Refused("too-large", f"more than {MAX_LANES} lanes")
         return head
 
-    def _total(self, evidence: Evidence, calls: int, tokens: int) -> None:
-        """Step 9, its end: all lanes and children's shares together stay inside the job's one purse."""
+    def _total(self, evidence: Evidence, several: Several) -> None:
+        """Step 9, its end: all lanes and children's shares together stay inside the job's one purse and its limits."""
         children = evidence.seal.children if evidence.seal else []
-        for why in overdrawn(evidence.first.scope.limits, children, calls=calls, tokens=tokens):
+        limits = evidence.first.scope.limits
+        spent = overdrawn(limits, children, calls=several.calls, tokens=several.tokens)
+        for why in (*spent, *several.over()):
             self.report.add("over-budget", 9, why, place="limits")
 
     def _receipts(self, check: LaneCheck) -> bytes | None:

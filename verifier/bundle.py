@@ -56,7 +56,8 @@ class Reader:
         """Start at the beginning."""
         self._read = source.read
         self._lines: list[bytes] = []  # whole lines of the block at hand, the next one last
-        self._rest = b""  # the beginning of a line that the next block goes on with
+        self._rest: list[bytes] = []  # the beginning of a line that the next block goes on with, as it came
+        self._length = 0  # of that beginning
         self.number = 0  # of the line that was returned last
         self.left = max_bytes
 
@@ -69,14 +70,20 @@ class Reader:
             block = self._read(BLOCK)
             if not block:
                 if self._rest:
-                    self._rest = b""
+                    self._rest = []
                     self.number += 1
                     raise Refused("truncated", "the last line does not end in a newline")
                 return None
             self.left -= len(block)
-            *lines, self._rest = (self._rest + block).split(b"\n")
-            if self.left < 0 or len(self._rest) > MAX_LINE:
-                self._rest = b""
+            *lines, rest = block.split(b"\n")
+            if lines:
+                lines[0] = b"".join((*self._rest, lines[0]))
+                self._rest, self._length = [], 0
+            if rest:
+                self._rest.append(rest)
+                self._length += len(rest)
+            if self.left < 0 or self._length > MAX_LINE:
+                self._rest = []
                 raise Refused("too-large", "the file, or one of its lines, is larger than allowed")
             self._lines = lines[::-1]
         self.number += 1

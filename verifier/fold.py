@@ -5,7 +5,7 @@ The gateway feeds it as it writes, the verifier as it reads: a budget or a tie c
 """
 
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from msgspec import Struct
 
@@ -97,9 +97,15 @@ class Purse:
                 self._recent[rule].append(leaf.time)
             if rule in self._rule_calls:
                 self._per_rule[rule] = self._per_rule.get(rule, 0) + 1
-        if self._per_tool:
-            tool = f"{leaf.target.server}/{leaf.target.tool}"
+        if self._per_tool and (tool := f"{leaf.target.server}/{leaf.target.tool}") in self._per_tool:
             self._tools[tool] = self._tools.get(tool, 0) + 1
+
+    def counted(self) -> Iterator[tuple[str, int, int]]:
+        """Give what has a limit for the whole job, not for a lane: of which rule or tool, how many calls, the limit."""
+        for rule, calls in self._per_rule.items():
+            yield f"rule {rule}", calls, self._rule_calls[rule]
+        for tool, calls in self._tools.items():
+            yield f"tool {tool}", calls, self._per_tool[tool]
 
     def end(self, reserved: int, leaf: End) -> None:
         """Replace a reservation by what was used; a call without usage costs its reservation."""
@@ -108,6 +114,28 @@ class Purse:
 
 
 Asked = tuple[str, str]  # a model's tool call: the id of the model call, its own id in the answer
+
+
+class Several:
+    """What the lanes of one job add up to: calls, tokens, and those that `calls_per_job` and `per_tool` limit."""
+
+    def __init__(self) -> None:
+        """Start with no lane."""
+        self.calls = self.tokens = 0
+        self._counted: dict[str, tuple[int, int, int]] = {}  # calls in all, the most in one lane, the limit
+
+    def add(self, purse: Purse) -> None:
+        """Take in a lane that ended."""
+        self.calls, self.tokens = self.calls + purse.calls, self.tokens + purse.tokens
+        for name, calls, most in purse.counted():
+            before, highest, _ = self._counted.get(name, (0, 0, most))
+            self._counted[name] = (before + calls, max(highest, calls), most)
+
+    def over(self) -> Iterator[str]:
+        """Say where all lanes together had more than the limit, though none of them had alone."""
+        for name, (calls, highest, most) in sorted(self._counted.items()):
+            if calls > most >= highest:
+                yield f"all lanes together made {calls} calls by {name}, at most {most} are allowed in a job"
 
 
 class ModelCalls:

@@ -118,7 +118,7 @@ class LaneCheck:
         """Judge the receipt that was held back."""
         if self._held is not None:
             self._judge([self._held], self._attached)
-        self.found.attached += self._behind
+        self.found.passed(self.count - 1, self._behind)
         if self._attached is not None:
             self.report.totals.disclosed += self._attached.disclosed
             self.report.totals.sealed += self._attached.sealed
@@ -163,12 +163,13 @@ class LaneCheck:
 
     def _judge_leaf(self, seq: int, raw: bytes, leaf: Leaf | Refused, attached: Attached | None = None) -> None:
         """Judge a receipt as a whole."""
+        marks = self._marks
+        if seq == marks.next:
+            marks.advance(seq)
         if isinstance(leaf, Refused):
             self.found.refuse(leaf, 7, seq)
             return
-        kind, marks = leaf.__class__, self._marks
-        if seq == marks.next:
-            marks.advance(seq)
+        kind = leaf.__class__
         good = (
             leaf.seq == self.expected
             and leaf.time >= self.time

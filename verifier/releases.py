@@ -71,7 +71,7 @@ class Releases:
 
     def _names(self, leaf: Begin | Deny) -> None:
         names: tuple[str, ...] = leaf.approvals or ()
-        self.named.update(names)
+        self.named.update(name for name in names if name in self._evidence.approvals)
         if names and (leaf.hold is None or list(names) != sorted(set(names))):
             self._add("wrong-approval", leaf, "approvals are sorted, none twice, and of one hold", "approvals")
         for name in names:

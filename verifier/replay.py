@@ -20,12 +20,13 @@ from verifier.policy import Chain
 from verifier.refused import Refused
 from verifier.tokens import SECOND, TokenUse
 
-MAX_MEMO = 4096
+# Of what was decided before, so many calls are remembered, and of all of them together so many possible answers.
+MAX_MEMO, MAX_ANSWERS = 4096, 1 << 16
 Arguments = Mapping[str, Any] | Partial | Undisclosed
 
 
 class Judged(Struct, frozen=True):
-    """What the policy can say of one call: `full` when only one thing, `lasting` when it can say nothing else later.
+    """What the policy can say of one call: `full` when only one thing, `lasting` when it is known for calls like it.
 
     `tool` is None for a model.
     """
@@ -55,6 +56,7 @@ class Replay:
         self._fold = fold
         self._fixed = not reads(chain, "time", "age", "recent", "gateway")
         self._memo: dict[tuple[Any, ...], Judged] = {}
+        self._answers = 0
 
     def judge(self, leaf: Begin | Deny | Hold, token: TokenUse, arguments: Arguments = UNDISCLOSED) -> Judged:
         """Decide a recorded call again. Raises `Refused`: wrong-target, wrong-manifest, wrong-facts."""
@@ -67,9 +69,12 @@ class Replay:
             rebuilt = self._rebuild(leaf, target, token.grant, labels)
             found = possible(self._chain, self._call(rebuilt, token, leaf, arguments))
             tool = rebuilt.tool if isinstance(rebuilt, ToolTarget) else None
-            judged = Judged(found, found.full, lasting, tool, labels)
-            if lasting and len(self._memo) < MAX_MEMO:
+            size = sum(len(level.allows) + len(level.denies) for level in found.levels)
+            kept = lasting and len(self._memo) < MAX_MEMO and self._answers + size <= MAX_ANSWERS
+            judged = Judged(found, found.full, kept, tool, labels)
+            if kept:
                 self._memo[key] = judged
+                self._answers += size
         return judged
 
     def _call(

@@ -40,6 +40,7 @@ class Tokens:
         self._found = found
         self._known: dict[str, TokenUse] = {}
         self._unseen = set(self._sealed or ())  # tokens that scope saw used here, and no receipt has recorded
+        self._of_grant: dict[str, tuple[str, tuple[Scope, ...]]] = {}  # scope hash, and the scopes up to the root job's
 
     def record(self, leaf: Token) -> None:
         """Take in a token's first use; what is wrong with it is found, and the token stays unknown."""
@@ -58,7 +59,8 @@ class Tokens:
         if grant is None:
             self._add("missing-document", leaf, "the token names a grant that is not in the bundle", "grant")
             return
-        if leaf.scope_hash != grant.scope.hash():
+        scope_hash, scopes = self._scopes(leaf.grant, grant)
+        if leaf.scope_hash != scope_hash:
             self._add("wrong-scope", leaf, "the token's scope hash is not its grant's", "scope_hash")
         if leaf.exp * SECOND > grant.expires or leaf.iat * SECOND + SECOND < grant.issued_at:
             self._add("wrong-grant", leaf, "the token begins before or outlives its grant", "exp")
@@ -71,8 +73,14 @@ class Tokens:
                 exp,
                 iat - self._skew,
                 grant.scope.client_counter is not None,
-                tuple(each.scope for each in self._lineage(grant)),
+                scopes,
             )
+
+    def _scopes(self, name: str, grant: Grant) -> tuple[str, tuple[Scope, ...]]:
+        """Hash a grant's scope and list those above it, once for all tokens of the grant."""
+        if name not in self._of_grant:
+            self._of_grant[name] = grant.scope.hash(), tuple(each.scope for each in self._lineage(grant))
+        return self._of_grant[name]
 
     def use(self, leaf: Begin | Deny | Hold) -> TokenUse | None:
         """Find the token of a call and hold the call against its time."""

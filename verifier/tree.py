@@ -21,6 +21,7 @@ def hold_together(reports: Mapping[str, Report]) -> None:
     for name, report in sorted(reports.items()):
         if report.job is not None:
             found.setdefault(report.job, []).append((name, report))
+    parents = _parents(reports)
     for report in sorted(reports.values(), key=_depth, reverse=True):
         for child in report.children:
             given = found.get(child.job, [])
@@ -29,7 +30,30 @@ def hold_together(reports: Mapping[str, Report]) -> None:
             for name, other in given:
                 for why in _misfits(report, child, other):
                     report.add("wrong-child", 12, f"{name}: {why}", place=place_of(child))
+        for name in _disowned(report, parents):
+            report.add(
+                "wrong-child",
+                12,
+                f"{name}: the seal of the job that delegated this one does not name it",
+                place="parent",
+            )
         report.conclude()
+
+
+def _parents(reports: Mapping[str, Report]) -> dict[str, list[tuple[str, Report]]]:
+    """List the finally sealed jobs by their grants, which delegated jobs come from."""
+    found: dict[str, list[tuple[str, Report]]] = {}
+    for name, report in sorted(reports.items()):
+        if report.kin is not None and report.seal is not None and report.status != "interrupted":
+            for grant in report.kin.grants:
+                found.setdefault(grant, []).append((name, report))
+    return found
+
+
+def _disowned(report: Report, parents: Mapping[str, list[tuple[str, Report]]]) -> list[str]:
+    """Name the bundles of the job that delegated this one whose seals do not say so: its share was never taken off."""
+    above = parents.get(report.kin.parent or "", []) if report.kin is not None else []
+    return [name for name, parent in above if report.job not in {parent.job, *(child.job for child in parent.children)}]
 
 
 def place_of(child: Child) -> str:

@@ -42,6 +42,26 @@ def test_a_job_delegated_twice_carries_every_grant_above_it() -> None:
     assert grandchild.verify().verdict == "PASS"
 
 
+def test_a_delegated_job_that_its_parents_seal_does_not_name_is_wrong_beside_it() -> None:
+    world = parent().story()
+    child = world.delegate().story()
+    world.children.clear()
+    reports = {"parent": world.verify(), "child": child.verify()}
+    hold_together(reports)
+    assert (reports["parent"].verdict, reports["child"].verdict) == ("PASS", "FAIL")
+    only(reports["child"], "wrong-child", 12, field="parent")
+
+
+def test_a_job_that_a_parent_sealed_as_interrupted_does_not_name_yet_is_judged_by_itself() -> None:
+    world = parent().story()
+    child = world.delegate().story()
+    world.children.clear()
+    interrupted = world.bundle(world.documents(world.sealed(status="interrupted")))
+    reports = {"parent": world.verify(interrupted), "child": child.verify()}
+    hold_together(reports)
+    assert (reports["parent"].verdict, reports["child"].verdict) == ("INCOMPLETE", "PASS")
+
+
 def test_a_delegation_to_the_same_agent_names_no_actor() -> None:
     assert parent().delegate(agent="agent-1").story().verify().verdict == "PASS"
 

@@ -148,13 +148,13 @@ def _output(given: Namespace, found: Given) -> Iterator[Output]:
 
 
 def _judge(found: Given, asked: Asked, given: Namespace, out: Output) -> list[Judged]:
-    """Judge all, and say of each what came of it once that is settled: from the first parent job on, at the end."""
+    """Judge all, and say of each what came of it once that is settled: from the first of a tree on, at the end."""
     kept: list[Judged] = []
     said = 0
     with Meter(sum(source.size for source in found.sources)) as meter:
         for judged in judge_all(found.sources, asked, given.jobs or usable_cores(), meter):
             kept.append(judged)
-            while said < len(kept) and not _has_children(kept[said]):
+            while said < len(kept) and not _has_kin(kept[said]):
                 meter.hide()
                 _say(kept[said], given, out, first=said == 0)
                 said += 1
@@ -167,8 +167,10 @@ def _judge(found: Given, asked: Asked, given: Namespace, out: Output) -> list[Ju
     return kept
 
 
-def _has_children(judged: Judged) -> bool:
-    return judged.report is not None and bool(judged.report.children)
+def _has_kin(judged: Judged) -> bool:
+    """Tell whether a report may change by the others: it names child jobs, or was delegated itself."""
+    report = judged.report
+    return report is not None and (bool(report.children) or (report.kin is not None and report.kin.depth > 0))
 
 
 def _by_name(judged: Sequence[Judged]) -> dict[str, Report]:

@@ -283,6 +283,28 @@ def tool_over_budget() -> bytes:
     return dishonest(call, policy={"budgets": {"per_tool": {"crm-mcp/get_case": 1}}})
 
 
+def _two_lanes(**policy: Any) -> bytes:
+    """Play the same call in two lanes."""
+    world = World(policy=policy)
+    for name in ("lane-1", "lane-2"):
+        lane = world.lane(name)
+        lane.model("call-1", "get_case")
+        lane.tool("call-2")
+        lane.close()
+    return world.bundle()
+
+
+@case(MADE, "FAIL over-budget", "two lanes that each make the one call of a tool that the job has")
+def tool_budget_doubled_by_lanes() -> bytes:
+    return _two_lanes(budgets={"per_tool": {"crm-mcp/get_case": 1}})
+
+
+@case(MADE, "FAIL over-budget", "two lanes that each make the one call that a rule allows in a job")
+def rule_limit_doubled_by_lanes() -> bytes:
+    rule = {"kind": "mcp", "server": "crm-mcp", "tools": ["get_case"], "limits": {"calls_per_job": 1}}
+    return _two_lanes(allowed_tools=[rule])
+
+
 # Documents ------------------------------------------------------------------------------------------------------------
 
 
