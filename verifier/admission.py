@@ -8,10 +8,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from verifier.chain import terms
 from verifier.conditions import UNDISCLOSED, any_glob, glob_matches
 from verifier.decision import Call, Subject, ToolTarget, possible
+from verifier.encoding import canonical
 from verifier.grant import LIMITS, Scope
 from verifier.manifest import Manifest, Tool
-from verifier.policy import Chain
+from verifier.policy import Chain, Policy
 from verifier.refused import Refused
+
+# How many globs and conditions the tools of all grants may be compared with: some seconds.
+MAX_ASKED = 1 << 22
 
 
 def admits(chain: Chain, *, agent: str, job_type: str, environment: str) -> None:
@@ -98,19 +102,43 @@ def within(scope: Scope, chain: Chain, manifests: Mapping[str, Manifest]) -> Non
         raise refused
 
 
-def outside(scope: Scope, chain: Chain, manifests: Mapping[str, Manifest]) -> Iterator[Refused]:
-    """Give every way in which a scope is not inside its policies."""
+class Asked:
+    """What was asked of a chain of policies already, and how much more may be: grants, tools and rules multiply."""
+
+    def __init__(self, chain: Chain) -> None:
+        """Start with nothing asked."""
+        self._chain = chain
+        self._cost = max(1, sum(map(_parts, chain)))  # of one question
+        self._left = MAX_ASKED
+        self._known: dict[tuple[bytes, int, str], bool] = {}
+
+    def may(self, subject: Subject, manifest: Manifest, tool: Tool) -> bool:
+        """Ask as `may` does, each thing once. Raises `Refused` too-large."""
+        key = canonical(subject), id(manifest), tool.name
+        if key not in self._known:
+            self._left -= self._cost
+            if self._left < 0:
+                why = "the tools of all grants, times the globs and conditions of all rules, are too many to be asked"
+                raise Refused("too-large", why, field="tools")
+            self._known[key] = may(self._chain, subject, manifest, tool)
+        return self._known[key]
+
+
+def _parts(policy: Policy) -> int:
+    """Count what a policy may have to compare for one tool."""
+    return sum(len(rule.tools) + len(rule.when) + 1 for rule in (*policy.denied_tools, *policy.allowed_tools))
+
+
+def outside(
+    scope: Scope, chain: Chain, manifests: Mapping[str, Manifest], asked: Asked | None = None
+) -> Iterator[Refused]:
+    """Give every way in which a scope is not inside its policies; `asked` is shared by the grants of a job."""
     yield from _strangers(chain, scope.agent, scope.job_type, scope.environment)
     budgets = terms(chain).budgets
-    subject = subject_of(scope)
-    for name in scope.tools:
-        server, _, tool_name = name.removeprefix("mcp:").partition("/")
-        manifest = manifests.get(server)
-        tool = None if manifest is None else manifest.tool(tool_name)
-        if manifest is None:
-            yield Refused("unknown-server", f"no approved manifest of server {server!r}", field="tools")
-        elif tool is None or not may(chain, subject, manifest, tool):
-            yield Refused("scope-too-wide", f"the policy does not allow {name}", field="tools")
+    try:
+        yield from _tools(scope, manifests, asked or Asked(chain))
+    except Refused as refused:
+        yield refused
     for pattern in scope.models:
         if not _covered(chain, pattern):
             yield Refused("scope-too-wide", f"the policy does not allow the models {pattern}", field="models")
@@ -118,3 +146,16 @@ def outside(scope: Scope, chain: Chain, manifests: Mapping[str, Manifest]) -> It
         most, asked = getattr(budgets, name), getattr(scope.limits, name)
         if most is not None and (asked is None or asked > most):
             yield Refused("scope-too-wide", f"the policy's budget of {name} is {most}", field="limits")
+
+
+def _tools(scope: Scope, manifests: Mapping[str, Manifest], asked: Asked) -> Iterator[Refused]:
+    """Give every tool that the policies never allow. Raises `Refused` too-large."""
+    subject = subject_of(scope)
+    for name in scope.tools:
+        server, _, tool_name = name.removeprefix("mcp:").partition("/")
+        manifest = manifests.get(server)
+        tool = None if manifest is None else manifest.tool(tool_name)
+        if manifest is None:
+            yield Refused("unknown-server", f"no approved manifest of server {server!r}", field="tools")
+        elif tool is None or not asked.may(subject, manifest, tool):
+            yield Refused("scope-too-wide", f"the policy does not allow {name}", field="tools")

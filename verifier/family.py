@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 
 from msgspec import Struct
 
-from verifier.admission import outside
+from verifier.admission import Asked, outside
 from verifier.delegation import widened
 from verifier.grant import BINDINGS, Grant
 from verifier.manifest import Manifest
@@ -96,6 +96,7 @@ def check_scopes(
     ends = min(policy.valid_until for policy in policies)
     deepest = min(policy.token_constraints.max_delegation_depth for policy in policies)
     binding = max((policy.token_constraints.binding for policy in policies), key=BINDINGS.index)
+    asked = Asked(policies)
     for grant in family.own.values():
         scope = grant.scope
         pinned = {server: manifests[name] for server, name in scope.manifests.items() if name in manifests}
@@ -111,7 +112,7 @@ def check_scopes(
         ):
             if wrong:
                 report.add(code, 4, why, place=field)
-        for refused in outside(scope, policies, pinned):
+        for refused in outside(scope, policies, pinned, asked):
             report.refuse(refused, 4)
     if seal is not None and seal.children and family.first.scope.depth >= deepest:
         why = f"the job delegated at depth {family.first.scope.depth}, the policy allows {deepest}"

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from tests.verifier.test_verify import MODEL, TOOL, says
 from tests.world import NOW, SECOND, Lane, World
-from verifier import findings, replay
+from verifier import admission, findings, replay
 from verifier.audit import verify
 from verifier.bundle import wrap
 from verifier.commitment import call_key
@@ -161,3 +161,15 @@ def test_the_scope_of_a_grant_is_hashed_once_for_all_its_tokens(monkeypatch: pyt
     monkeypatch.setattr(Scope, "hash", lambda scope: hashed.append(scope) or whole(scope))
     says(world.verify(raw), "no-seal", 5)
     assert len(hashed) == 1
+
+
+def test_tools_of_many_grants_under_many_rules_have_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World().story()
+    policy, tools = world.policy, len(world.grant.scope.tools)
+    cost = sum(len(rule.tools) + len(rule.when) + 1 for rule in (*policy.allowed_tools, *policy.denied_tools))
+    narrower = replace(world.grant, parent=world.grant_digest, issued_at=NOW + 1, expires=world.grant.expires - 1)
+    world.narrower.append(narrower)
+    monkeypatch.setattr(admission, "MAX_ASKED", tools * cost)
+    assert world.verify().verdict == "PASS"  # the same agent's tools are asked once
+    monkeypatch.setattr(admission, "MAX_ASKED", tools * cost - 1)
+    says(world.verify(), "too-large", 4, field="tools")
