@@ -371,7 +371,7 @@ def line_empty_at_the_end() -> bytes:
     return story().bundle() + b"\n"
 
 
-@case(MADE, "MALFORMED not-json", "line ends of another system")
+@case(MADE, "MALFORMED not-json", "line ends of another system", also="missing-line")
 def line_ends_changed() -> bytes:
     return story().bundle().replace(b"\n", b"\r\n")
 
