@@ -276,3 +276,13 @@ def held_behind_a_gap() -> bytes:
     written = waited().splitlines(keepends=True)
     del written[place(written, "head") + 3]
     return b"".join(written)
+
+
+@case(MADE, "FAIL unknown-token", "a call held for a token that the lane has not recorded")
+def held_for_unknown_token() -> bytes:
+    made = world()
+    lane = made.lane()
+    lane.model("call-1", "get_case")
+    lane.hold("call-2", GET_CASE, jti="token-9")
+    lane.close()
+    return made.bundle()
