@@ -8,6 +8,7 @@ Parsing and believing are two acts: `Envelope.parse` gives a payload that nobody
 """
 
 from collections.abc import Iterable, Mapping
+from functools import cached_property
 
 from msgspec import Struct, field
 
@@ -47,7 +48,7 @@ class Signed(Struct, frozen=True):
     kids: frozenset[str]
 
 
-class Envelope(Struct, frozen=True, forbid_unknown_fields=True):
+class Envelope(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
     """The carrier of one payload and its signatures, exactly as received."""
 
     payload: str
@@ -68,13 +69,24 @@ class Envelope(Struct, frozen=True, forbid_unknown_fields=True):
             raise Refused("bad-signatures", "signatures are sorted by keyid, none twice", field="signatures")
         if len(keyids) > MAX_SIGNATURES:
             raise Refused("too-large", f"at most {MAX_SIGNATURES} signatures", field="signatures")
-        for each in envelope.signatures:
-            unb64(each.sig, field="sig")
+        envelope.decoded()
         return envelope
 
     def content(self) -> bytes:
         """Return the payload's bytes, which nobody has vouched for yet."""
+        return self._content
+
+    def decoded(self) -> list[bytes]:
+        """Return the signatures' bytes, in order."""
+        return self._decoded
+
+    @cached_property
+    def _content(self) -> bytes:
         return unb64(self.payload, field="payload")
+
+    @cached_property
+    def _decoded(self) -> list[bytes]:
+        return [unb64(each.sig, field="sig") for each in self.signatures]
 
     def open(self, kind: str, keys: Mapping[str, PublicPair]) -> Signed:
         """Check every signature and return the payload with its signers.
@@ -84,13 +96,13 @@ class Envelope(Struct, frozen=True, forbid_unknown_fields=True):
         payload = self.content()
         message = pae(payload_type(kind), payload)
         good: dict[str, set[str]] = {}
-        for each in self.signatures:
+        for each, signature in zip(self.signatures, self.decoded(), strict=True):
             name, _, algorithm = each.keyid.rpartition("/")
             if name not in keys or algorithm not in _algorithms(keys[name]):
                 raise Refused(
                     "unknown-signer", f"signed by {each.keyid[:48]!r}, which no trusted list names", field="signatures"
                 )
-            if not signing.verify(algorithm, _algorithms(keys[name]), message, unb64(each.sig)):
+            if not signing.verify(algorithm, _algorithms(keys[name]), message, signature):
                 raise Refused(
                     "bad-signature", f"the signature of {each.keyid} does not fit this payload", field="signatures"
                 )

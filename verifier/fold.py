@@ -12,12 +12,13 @@ from msgspec import Struct
 from verifier.chain import terms
 from verifier.decision import Denied, Recency, reads
 from verifier.grant import Budget
-from verifier.leaf import Begin, Deny, End, Leaf, Note, Parent, Target
+from verifier.leaf import MAX_TOOL_CALLS, Begin, Deny, End, Leaf, Note, Parent, Target
 from verifier.policy import Chain
 
 MINUTE = 60_000_000
 SECOND = 1_000_000
 WINDOW = 4096
+MAX_ASKED = WINDOW * MAX_TOOL_CALLS  # in the window of an honest lane; what bears wrong numbers may have more
 RECENT_SECONDS = 600
 MAX_RECENT_TOOLS = 4096
 _SEPARATORS = ("__", ".", "/")
@@ -143,10 +144,9 @@ class ModelCalls:
 
     def __init__(self) -> None:
         """Start empty."""
-        # Ordered ones: a plain dict is slow at dropping its oldest.
-        self._asked: OrderedDict[Asked, tuple[str, int]] = OrderedDict()
-        self._free: OrderedDict[Asked, None] = OrderedDict()
-        self._oldest = 0  # no tool call here was asked for before this place
+        self._asked: dict[Asked, tuple[str, int]] = {}  # by name, at which place
+        self._free: dict[Asked, str] = {}
+        self._order: deque[tuple[int, Asked]] = deque()  # the oldest first; one that was asked again stands twice
 
     def asked(self, leaf: End) -> None:
         """Take in the tool calls of a model's answer."""
@@ -155,23 +155,21 @@ class ModelCalls:
 
     def ask(self, call: str, ids: Iterable[str], names: Iterable[str], seq: int) -> None:
         """Take in tool calls, and forget those out of the window."""
-        if self._oldest < seq - WINDOW:
-            self.forget(seq)
-        if not self._asked:
-            self._oldest = seq
+        self.forget(seq)
         for ident, name in zip(ids, names, strict=True):
             key = (call, ident)
             if key in self._asked:  # one that is asked again is the newest
-                del self._asked[key]
                 self._free.pop(key, None)
             self._asked[key] = (name, seq)
-            self._free[key] = None
+            self._free[key] = name
+            self._order.append((seq, key))
 
     def forget(self, seq: int) -> None:
         """Drop what lies more than the window before `seq`."""
-        while self._oldest < seq - WINDOW and self._asked:
-            key, (_, self._oldest) = next(iter(self._asked.items()))
-            if self._oldest < seq - WINDOW:
+        order, oldest = self._order, seq - WINDOW
+        while order and (order[0][0] < oldest or len(order) > MAX_ASKED):
+            place, key = order.popleft()
+            if self._asked.get(key, ("", -1))[1] == place:
                 del self._asked[key]
                 self._free.pop(key, None)
 
@@ -182,7 +180,7 @@ class ModelCalls:
         """
         self.forget(seq)
         return next(
-            (Parent(call=call, id=ident) for call, ident in self._free if matches(self._asked[call, ident][0], tool)),
+            (Parent(call=call, id=ident) for (call, ident), name in self._free.items() if matches(name, tool)),
             None,
         )
 
@@ -191,11 +189,9 @@ class ModelCalls:
         return self._is_free((parent.call, parent.id), tool, seq)
 
     def _is_free(self, parent: Asked, tool: str, seq: int) -> bool:
-        if self._oldest < seq - WINDOW:
-            self.forget(seq)
-        if parent not in self._free:
-            return False
-        return matches(self._asked[parent][0], tool)
+        self.forget(seq)
+        name = self._free.get(parent)
+        return name is not None and matches(name, tool)
 
     def use(self, parent: Parent) -> None:
         """Take a tool call; it comes back only with `release`."""
@@ -214,8 +210,9 @@ class ModelCalls:
 
     def put_back(self, parent: Asked) -> None:
         """Give back a tool call by its two names."""
-        if parent in self._asked:
-            self._free[parent] = None
+        asked = self._asked.get(parent)
+        if asked is not None:
+            self._free[parent] = asked[0]
 
 
 class Recent:

@@ -80,6 +80,8 @@ class Forms:
         alike = self._alike.setdefault(size, [])
         if missed % EVERY or self._count >= MAX_FORMS or len(alike) >= MAX_ALIKE:
             return
+        if any(form.rest(raw) == form.same for form in alike):  # learned since, from a line of the same batch
+            return
         holes = list(_HOLES.finditer(raw))
         if any(hole["name"] == b"n" and len(hole["number"]) > MAX_SLICES for hole in holes):
             return

@@ -348,6 +348,37 @@ def test_a_tool_call_is_tied_for_a_window_and_no_longer(both: Both, monkeypatch:
     assert {each.code for each in both.judge(world.bundle(), world).findings} == {"no-model-call"}
 
 
+def test_one_answer_may_name_a_tool_call_twice(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "WINDOW", 8)
+    world = World()
+    lane_ = world.lane()
+    for number in range(300, 310):
+        lane_.begin(f"{number}-a", MODEL)
+        lane_.end(f"{number}-a", tool_calls=[ToolCall(id="same", name=name) for name in ("other", "get_case")])
+        lane_.tool(f"{number}-b")
+    lane_.close()
+    assert both.judge(world.bundle(), world).verdict == "PASS"
+
+
+def test_what_models_ask_for_is_bounded_whatever_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fold, "MAX_ASKED", 10)
+    asked = fold.ModelCalls()
+    for number in range(100):
+        asked.ask(f"call-{number}", ["0"], ["get_case"], 7)
+    assert not asked.claim(("call-80", "0"), "get_case", 7)
+    assert asked.claim(("call-99", "0"), "get_case", 7)
+
+
+def test_a_form_is_learned_once() -> None:
+    raw, made = of_kind("end")
+    learnt = Forms()
+    for _ in range(MAX_ALIKE + 1):
+        learnt.learn(raw, made)
+    other = replace(made, screens=("sizd",))
+    learnt.learn(leaf.encode(other), other)
+    assert learnt.read([leaf.encode(other)]).lines != [None]
+
+
 # Bounds ---------------------------------------------------------------------------------------------------------------
 
 
