@@ -37,7 +37,7 @@ def open_policy(trust: Trust, raw: bytes, at: int) -> Opened[Policy]:
     """Open a published policy: it counts with the author's and the registry's signatures. `at` is the grant's time."""
     signed = trust.open(raw, "policy")
     opened = _policy(trust, signed, at)
-    if trust.signer(signed.kids, "registry", None, at).owner == opened.value.issuer:
+    if all(key.owner == opened.value.issuer for key in trust.signers(signed.kids, "registry", None, at)):
         raise Refused("wrong-owner", "author and registry are one owner: nobody else has seen this policy")
     return opened
 

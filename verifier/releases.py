@@ -45,8 +45,17 @@ class Releases:
     def deny(self, leaf: Deny) -> None:
         """Judge the end of a hold that was refused, or not released in time."""
         self._names(leaf)
-        if leaf.hold is not None and self._held.pop(leaf.hold, None) is None:
+        if leaf.hold is None:
+            return
+        held = self._held.pop(leaf.hold, None)
+        if held is None:
             self._add("no-hold", leaf, "the denial names a hold that the lane does not have, or had before", "hold")
+        elif (held.leaf.call, held.leaf.target) != (leaf.call, leaf.target):
+            self._add("wrong-approval", leaf, "the call that was denied is not the one that was held", "hold")
+        for name in leaf.approvals or ():
+            approval = self._evidence.approvals.get(name)
+            if approval is not None and approval.hold != leaf.hold:
+                self._add("wrong-approval", leaf, f"the approval {name} is of another hold", "approvals")
 
     def begin(self, leaf: Begin, grant: str, scope: Scope) -> None:
         """Judge a released call: one hold, once, the same call, and the approvals that its tier asks for."""

@@ -316,6 +316,12 @@ def test_files_whose_names_are_written_alike_are_all_judged(run: Run, folder: Pa
     assert [json.loads(line)["verdict"] for line in out.splitlines()] == ["PASS", "FAIL", "PASS"]
 
 
+def test_an_empty_file_of_newer_key_lists_is_a_usage_error(run: Run, folder: Path) -> None:
+    (folder / "none.json").write_bytes(b"\n")
+    status, _, err = run("verify", "job.tally", *PIN, "--keys", "none.json")
+    assert (status, err.splitlines()[0]) == (64, "tally: usage: none.json is empty")
+
+
 def test_newer_key_lists_say_what_became_of_the_keys(run: Run, folder: Path) -> None:
     listed = World().listed
     for name, reason in (("newer.json", None), ("revoked.json", "compromise")):

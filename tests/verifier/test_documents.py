@@ -245,6 +245,14 @@ def test_a_policy_that_only_its_author_signed_under_two_hats_is_not_published() 
         documents.open_policy(two_hats, seal_up("policy", WORLD.policy_payload, pair("author"), pair("hat")), NOW)
 
 
+def test_a_policy_that_its_author_signs_as_a_registry_too_counts_by_the_real_registry() -> None:
+    for hat in ("hat", "cap", "bonnet", "beret"):  # whichever key comes first by its name
+        listed = replace(TRUST.listed, keys=[*TRUST.listed.keys, key(hat, "registry", AUTHOR)])
+        trust = Trust.establish(WORLD.pin(), seal_up("keys", canonical(listed), pair("root")))
+        raw = seal_up("policy", WORLD.policy_payload, pair("author"), pair(hat), pair("registry"))
+        assert documents.open_policy(trust, raw, NOW).value == WORLD.policy
+
+
 def test_a_policy_of_an_author_with_a_quorum_has_so_many_signatures_of_good_keys() -> None:
     listed = replace(
         TRUST.listed, author_quorum={AUTHOR: 2}, keys=[*TRUST.listed.keys, key("author-2", "policy", AUTHOR)]

@@ -91,7 +91,7 @@ def run(given: Namespace) -> int:
     asked = Asked(
         pin=Pin.parse(load(given.pin, MAX_PIN)),
         at=None if given.at is None else moment(given.at),
-        keys=None if given.keys is None else load(given.keys, MAX_KEYS),
+        keys=None if given.keys is None else _newer(given.keys),
         kept=() if given.receipts is None else load_all(given.receipts, MAX_KEPT),
         max_bytes=given.max_bytes,
         timeline=given.form == "html",
@@ -123,6 +123,16 @@ class Output:
             sys.stdout.write(said)
         else:
             self.held.append(said)
+
+
+def _newer(path: str) -> bytes:
+    """Read newer key lists; an empty file is none, and no word that there are none."""
+    raw = load(path, MAX_KEYS)
+    if not raw.strip():
+        raise Refused(
+            "usage", f"{path} is empty", hint="Name a file of key lists, one envelope a line, or leave --keys out."
+        )
+    return raw
 
 
 @contextmanager

@@ -286,3 +286,25 @@ def held_for_unknown_token() -> bytes:
     lane.hold("call-2", GET_CASE, jti="token-9")
     lane.close()
     return made.bundle()
+
+
+@case(MADE, "FAIL wrong-approval", "a denial that takes up the hold of another call")
+def denial_of_another_call() -> bytes:
+    made = world()
+    lane = made.lane()
+    _, name = hold(lane)
+    lane.deny("call-9", GET_CASE, by="gateway", code="approval-expired", rule=None, hold=name)
+    lane.close()
+    return made.bundle()
+
+
+@case(MADE, "FAIL wrong-approval", "a denial that names an approval of another hold")
+def denial_by_anothers_refusal() -> bytes:
+    made = world()
+    lane = made.lane()
+    held, name = hold(lane)
+    made.approve(held, lane.raws[-1], "ann", verdict="refuse", hold=NOTHING)
+    named = [digest(canonical(each)) for each in made.approvals]
+    lane.deny(held.call, GET_CASE, by="gateway", code="approval-refused", rule=None, hold=name, approvals=named)
+    lane.close()
+    return made.bundle()
