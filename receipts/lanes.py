@@ -14,12 +14,12 @@ from pathlib import Path
 
 from receipts.ledger import LaneRow, Ledger
 from receipts.log import Appended, Build, Log
-from scope.client import LaneRequest, ScopeClient
+from scope.client import LaneRequest, RegisteredLane, ScopeClient
 from service.app import VERSION
 from service.keystore import Random, make_private_directory, read_private, write_private
 from verifier.encoding import canonical
 from verifier.fold import MINUTE, Fold
-from verifier.grant import Budget, Grant
+from verifier.grant import Grant
 from verifier.grant import Token as Claims
 from verifier.keys import Trust
 from verifier.leaf import End, Leaf, Note, Open, Token
@@ -64,6 +64,7 @@ class Lane(Log):
         self.witnessed = 0
         self.key = key
         self.fold = fold
+        self.alone = True  # whether the job has had no other lane
         self.calls: dict[str, Cut] = {}
         self.closing = False
         self._quiet = asyncio.Event()
@@ -220,11 +221,12 @@ class Lanes:
             opened=registered.opened,
             share=canonical(registered.share),
         )
-        return self._begin(row, key, policy, registered.share)
+        return self._begin(row, key, policy, registered)
 
-    def _begin(self, row: LaneRow, key: bytes, policy: Policy, share: Budget) -> Lane:
-        fold = Fold.of((policy,), share, row.opened)
+    def _begin(self, row: LaneRow, key: bytes, policy: Policy, registered: RegisteredLane) -> Lane:
+        fold = Fold.of((policy,), registered.share, row.opened)
         lane = Lane(row, key, fold, pair=self._pair, ledger=self._ledger, clock=self._clock)
+        lane.alone = registered.alone
         self._ledger.add_lane(row)
         said = partial(
             Open,

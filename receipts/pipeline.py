@@ -180,6 +180,12 @@ def _decide(ready: Ready, time: int, staleness: int) -> str:
         raise Refused(
             "not-granted", "the policy allows this, the grant does not name it", hint="Open a job whose scope names it."
         )
+    if not ready.lane.alone and ready.lane.fold.purse.counts_in_job(decision.rule, ready.asked.target) is not None:
+        raise Refused(
+            "limit-unknown",
+            "an earlier lane of this job may have used up what its policy limits",
+            hint="Open a new job.",
+        )
     return decision.rule
 
 

@@ -138,10 +138,11 @@ class LaneRequest(_Request, frozen=True, kw_only=True):
 
 
 class RegisteredLane(_Message, frozen=True, kw_only=True):
-    """The lane's share of the budget, and when its job opened."""
+    """The lane's share of the budget, when its job opened, and whether no other lane of it was registered yet."""
 
     share: Budget
     opened: Time
+    alone: bool
 
 
 class Head(_Request, frozen=True, kw_only=True):

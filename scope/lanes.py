@@ -47,7 +47,8 @@ async def register(authority: Authority, caller: Caller, job: str, wanted: LaneR
         if found is None:
             raise Refused("unknown-job", "there is no such job")
         lane = await _known(db, caller, job, wanted) or await _add(db, authority, caller, found, wanted)
-    return RegisteredLane(share=msgspec.json.decode(lane.share, type=Budget), opened=found.opened)
+        alone = len(await store.lanes_of(db, job)) == 1
+    return RegisteredLane(share=msgspec.json.decode(lane.share, type=Budget), opened=found.opened, alone=alone)
 
 
 async def report(authority: Authority, caller: Caller, heads: Sequence[Head]) -> HeadsAnswer:

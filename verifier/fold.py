@@ -101,6 +101,12 @@ class Purse:
         if self._per_tool and (tool := f"{leaf.target.server}/{leaf.target.tool}") in self._per_tool:
             self._tools[tool] = self._tools.get(tool, 0) + 1
 
+    def counts_in_job(self, rule: str, target: Target) -> str | None:
+        """Say by code what limits such calls over all lanes of a job together, None for what a lane may count alone."""
+        if rule in self._rule_calls:
+            return "limit-calls"
+        return "budget-tool" if f"{target.server}/{target.tool}" in self._per_tool else None
+
     def counted(self) -> Iterator[tuple[str, int, int]]:
         """Give what has a limit for the whole job, not for a lane: of which rule or tool, how many calls, the limit."""
         for rule, calls in self._per_rule.items():

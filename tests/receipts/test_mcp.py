@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 from yarl import URL
 
+from scope.client import LaneRequest
 from tests.conftest import Serve
 from tests.receipts.gatehouse import CRM_KEY, META, REVISION, Gatehouse, gatehouse, tool_result
+from verifier.seal import origin
 
 pytestmark = pytest.mark.anyio
 
@@ -49,7 +51,7 @@ async def test_a_tool_call_that_a_model_asked_for_goes_through_with_two_receipts
     model_end, begin, end = (await house.leaves("begin", "end"))[1:]
     assert (begin.call, end.call) == (headers["tally-receipt"], headers["tally-receipt"])
     assert (begin.rule, begin.parent.call, begin.parent.id) == ("allow-1", model_end.call, "call_0")
-    assert (begin.facts.labels, begin.target.tool) == (["customer_provided"], "get_case")
+    assert (begin.facts.labels, begin.target.tool) == (("customer_provided",), "get_case")
     assert (end.status, end.screens) == ("ok", ["content-type", "injection", "size"])
 
 
@@ -305,7 +307,7 @@ async def test_hidden_text_is_flagged_and_delivered(house: Gatehouse) -> None:
     await house.asked_for("get_case")
     house.upstream.say(tool_result("hello\U000e0049\u202e"))
     assert "hello" in (await house.rpc())[2]["result"]["content"][0]["text"]
-    assert (await house.last()).flags == ["bidi-text", "tag-text"]
+    assert (await house.last()).flags == ("bidi-text", "tag-text")
 
 
 async def test_a_client_that_leaves_gets_its_end(house: Gatehouse) -> None:
@@ -346,3 +348,17 @@ async def test_a_server_in_a_network_that_is_not_open_is_refused_before_it_begin
         await house.asked_for("get_case")
         assert code(await house.rpc()) == "upstream-forbidden"
         assert (await house.last()).kind == "deny"
+
+
+async def test_what_is_limited_in_a_job_is_refused_in_a_lane_that_is_not_its_first(
+    tmp_path: Path, serve: Serve
+) -> None:
+    async with gatehouse(tmp_path, serve, budgets={"per_tool": {"crm-mcp/get_case": 5}}) as house:
+        pair = house.key("receipts", "gateway")
+        name = origin(house.urls.receipts, house.job, "lane-0")
+        earlier = LaneRequest(lane="lane-0", gateway=house.urls.receipts, kid=pair.kid, origin=name)
+        await house.scope("receipts").register_lane(house.job, earlier)
+        await house.asked_for("get_case", "search_customer")
+        assert code(await house.rpc()) == "limit-unknown"
+        assert ((await house.last()).by, (await house.last()).code) == ("gateway", "limit-unknown")
+        assert (await house.rpc(name="search_customer", arguments={"query": "A"}))[2]["result"]

@@ -222,7 +222,7 @@ async def test_a_stream_s_tool_calls_are_those_that_its_clients_read(house: Gate
     both = json.loads(chunk({"tool_calls": [CALLS[1]]})[6:])
     both["choices"][0]["message"] = {"tool_calls": [CALLS[0]]}
     await stream(house, b"data: " + json.dumps(both).encode() + b"\n\n", DONE)
-    assert (await house.last()).tool_calls == [ToolCall(id="call_1", name="f")]
+    assert (await house.last()).tool_calls == (ToolCall(id="call_1", name="f"),)
 
 
 async def test_the_last_event_waits_for_the_receipt_and_the_others_do_not(house: Gatehouse) -> None:

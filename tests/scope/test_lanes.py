@@ -42,9 +42,10 @@ async def test_a_lane_gets_the_whole_budget_and_the_same_request_the_same_answer
 
 async def test_a_second_lane_gets_nothing_of_a_purse_that_the_first_has_whole(town: Town) -> None:
     job = await town.open(limits=Budget(calls=5, wall_seconds=60))
-    await town.lane(job)
+    first = await town.lane(job)
     second = await town.scope("receipts").register_lane(job.job, GatewayLane(town, job, "lane-2").request())
     assert second.share == Budget(calls=0, wall_seconds=60)
+    assert (first.registered.alone, second.alone) == (True, False)
 
 
 async def test_a_lane_of_another_gateway_key_or_origin_is_refused(town: Town) -> None:

@@ -324,3 +324,10 @@ def test_what_is_recent_is_what_a_count_over_all_leaves_says(leaves: list[tuple[
     assert (found.calls, found.denials, found.first_use) == (
         counted.count(False), counted.count(True), not counted.count(False),
     )  # fmt: skip
+
+
+def test_a_purse_says_what_counts_over_all_lanes_of_a_job() -> None:
+    spend = purse(limits={"calls_per_job": 1}, budgets={"per_tool": {"crm/put": 1}})
+    assert spend.counts_in_job("allow-1", TOOL) == "limit-calls"
+    assert spend.counts_in_job("allow-2", replace(TOOL, server="crm", tool="put")) == "budget-tool"
+    assert spend.counts_in_job("allow-2", MODEL) is None
