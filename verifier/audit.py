@@ -32,6 +32,7 @@ from verifier.evidence import Evidence, establish, establish_trust
 from verifier.fold import Several
 from verifier.keys import Pin, Trust
 from verifier.lane import LaneCheck
+from verifier.narrowed import Narrowed
 from verifier.refused import Refused
 from verifier.report import Report
 from verifier.signing import SUITE
@@ -146,12 +147,12 @@ class Audit:
         kept = clients.establish(self.kept, evidence, self.report)
         seen: set[str] = set()
         approvals: set[str] = set()
-        last, several = 0, Several()
+        last, several, narrowed = 0, Several(), Narrowed(evidence.policies)
         raw = self._head
         while raw is not None:
             number = self.reader.number
             head = self._lane_head(raw, number, seen)
-            check = LaneCheck(head, evidence, self.report, number, kept.get(head.lane, ()))
+            check = LaneCheck(head, evidence, self.report, number, narrowed=narrowed, kept=kept.get(head.lane, ()))
             raw = self._receipts(check)
             check.finish()
             last = max(last, check.time)

@@ -1,6 +1,6 @@
 """Steps 8 to 13 for a lane's calls: token, target, decision, revocation, release, tie (specs/verification.md)."""
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from typing import Any
 
 from msgspec import Struct
@@ -9,16 +9,17 @@ from verifier.attached import Attached, check_boxes, unsealed
 from verifier.chain import Terms
 from verifier.clients import Clients, Hashes
 from verifier.conditions import UNDISCLOSED
+from verifier.cutoffs import Cutoffs
 from verifier.decision import Allowed, Denied, Held
 from verifier.evidence import Evidence
 from verifier.findings import LaneFindings
 from verifier.fold import Fold
 from verifier.leaf import Begin, Deny, End, Hold, Target
-from verifier.marks import FOREVER, SECOND, Marks, concerns
+from verifier.marks import FOREVER, SECOND
+from verifier.narrowed import Narrowed
 from verifier.refused import Refused
 from verifier.releases import Releases
 from verifier.replay import Judged, Replay
-from verifier.revocation import Revocation
 from verifier.tokens import Tokens, TokenUse
 
 # What one lane may make the verifier remember; honest lanes stay far below.
@@ -43,17 +44,18 @@ class Calls:
     """
 
     def __init__(
-        self, evidence: Evidence, found: LaneFindings, *, terms: Terms, tokens: Tokens, fold: Fold, hashes: Hashes
-    ) -> None:
-        """Take the parts; `terms` are those of the policy and its ancestors together."""
+        self, evidence: Evidence, found: LaneFindings, *, terms: Terms, tokens: Tokens, fold: Fold, hashes: Hashes,
+        narrowed: Narrowed,
+    ) -> None:  # fmt: skip
+        """Take the parts; `terms` are those of the policy and its ancestors together, `narrowed` what asks them."""
         self.releases = Releases(evidence, terms.approvals, found)
         self.clients = Clients(hashes, found)
-        self.cutoffs: list[tuple[int, Revocation]] = []
+        self.cutoffs = Cutoffs({**evidence.ancestors, **evidence.grants})
         self._found = found
         self._hashes = hashes
         self._tokens = tokens
         self.fold = fold
-        self._replay = Replay(evidence.policies, evidence.manifests, fold)
+        self._replay = Replay(evidence.policies, evidence.manifests, fold, narrowed)
         self._usual: dict[tuple[Any, ...], Usual] = {}
         self._simple = not (fold.purse.limited or terms.sealed)
         self._limited = fold.purse.limited
@@ -211,11 +213,13 @@ class Calls:
             self._found.add("missing-box", 13, f"no payload sealed to the auditor {owner}", leaf.seq, "box")
 
     def _judge(self, leaf: Begin | Deny | Hold, token: TokenUse, attached: Attached | None) -> Judged | None:
-        """Ask the policy again; None when the target itself is refused."""
+        """Ask the policy again; None when the target itself is refused, or too much was asked."""
         try:
             judged = self._replay.judge(leaf, token, UNDISCLOSED if attached is None else attached.arguments())
         except Refused as refused:
-            self._found.refuse(refused, 9 if refused.code == "wrong-facts" else 8, leaf.seq)
+            self._found.refuse(refused, 8 if refused.code in {"wrong-target", "wrong-manifest"} else 9, leaf.seq)
+            return None
+        if judged is None:
             return None
         totals = self._found.report.totals
         totals.replayed += 1
@@ -241,12 +245,11 @@ class Calls:
             self._found.add("over-budget", 9, f"allowed although {over.reason}", leaf.seq, "reservation")
 
     def _check_cutoffs(self, leaf: Begin, token: TokenUse) -> None:
-        """Hold a call against each revocation: what scope knows of it, and what the gateway says that it had seen."""
-        for size, revocation in self.cutoffs:
-            known = leaf.seq >= size or leaf.revocations >= revocation.sequence
-            if known and concerns(revocation, leaf, token):
-                why = f"allowed after revocation {revocation.sequence} was known, or had to be"
-                self._found.add("after-revocation", 10, why, leaf.seq)
+        """Hold a call against the revocations: what scope knows of it, and what the gateway says that it had seen."""
+        ended = self.cutoffs.ended(leaf, token)
+        if ended is not None:
+            why = f"allowed after revocation {ended} was known, or had to be"
+            self._found.add("after-revocation", 10, why, leaf.seq)
 
     def _check_tie(self, leaf: Begin, tool: str | None) -> None:
         if leaf.parent is None or tool is None or not self.fold.model_calls.answers(leaf.parent, tool, leaf.seq):
@@ -257,18 +260,6 @@ class Calls:
 def _alike(leaf: Begin) -> tuple[Any, ...]:
     """Tell what calls must have in common that are judged once."""
     return leaf.jti, leaf.target, leaf.manifest, leaf.rule, leaf.facts.labels
-
-
-def cutoffs(
-    marks: Marks, revocations: list[Revocation], size: int | None, found: LaneFindings
-) -> Iterator[tuple[int, Revocation]]:
-    """Find, for each revocation, the size from which on no call that it concerns may have begun (step 10)."""
-    for revocation in revocations:
-        mark = marks.cutoff(revocation)
-        yield FOREVER if mark is None else mark.size, revocation
-        if size is not None and marks.late(mark, revocation, size):
-            why = f"no mark within a minute of when revocation {revocation.sequence} had to be known"
-            found.add("missing-mark", 10, why, place="marks")
 
 
 def words(target: Target) -> str:

@@ -20,6 +20,7 @@ from verifier.rules import Condition
 SECOND = 1_000_000
 MINUTE, DAY = 60 * SECOND, 1440
 MAX_VALUES = 256
+LONG = 12  # bits: a text of 4,096 characters counts as one more
 
 
 class Truth(Enum):
@@ -68,6 +69,13 @@ def evaluate(condition: Condition, attributes: Attributes) -> Truth:
         return _truth((value is not _ABSENT) == condition.value)
     answer = None if value is _ABSENT else OPERATORS[condition.op](value, condition.value)
     return Truth.MISSING if answer is None else _truth(answer)
+
+
+def breadth(condition: Condition, attributes: Attributes) -> int:
+    """Count the values of an argument that a condition looks at; a long text counts as several."""
+    value = _find(condition, attributes)
+    values = value[: MAX_VALUES + 1] if isinstance(value, list) else [value]
+    return sum(1 + (len(each) >> LONG if isinstance(each, str) else 0) for each in values)
 
 
 def glob_matches(pattern: str, text: str) -> bool:

@@ -4,7 +4,7 @@
 does not match if it allows and matches if it denies. Of a policy and its ancestors every one must allow.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import product
 from typing import Any, Literal
 
@@ -241,6 +241,24 @@ def _tool(policy: Policy, target: ToolTarget, known: Mapping[str, Any]) -> Itera
     yield DEFAULT, "not-allowed"
 
 
+def named_tools(rules: Iterable[ToolRule], target: ToolTarget) -> list[ToolRule]:
+    """Keep the rules that are about this tool."""
+    return [rule for rule in rules if _names(rule, target)]
+
+
+def named_models(policy: Policy, target: ModelTarget) -> list[ModelRule]:
+    """Keep the rules that are about this model and what is asked of it."""
+    return [rule for rule in policy.model_egress.models if _names_model(rule, target)]
+
+
+def _names_model(rule: ModelRule, target: ModelTarget) -> bool:
+    return (
+        rule.provider == target.provider
+        and any_glob(rule.models, target.model)
+        and any_glob(rule.operations, target.operation)
+    )
+
+
 def _names(rule: ToolRule, target: ToolTarget) -> bool:
     """Tell whether a rule is about this tool at all."""
     return (
@@ -258,11 +276,7 @@ def _model(
     refusals: list[tuple[str, str]] = []
     settled = False
     for rule in policy.model_egress.models:
-        if (
-            rule.provider != target.provider
-            or not any_glob(rule.models, target.model)
-            or not any_glob(rule.operations, target.operation)
-        ):
+        if not _names_model(rule, target):
             continue
         truth = holds(rule.when, known)
         if truth not in (Truth.TRUE, Truth.UNDISCLOSED):

@@ -1,6 +1,5 @@
 """Steps 2 to 5: the documents of a bundle, opened and held against each other (specs/verification.md)."""
 
-from collections.abc import Iterator
 from functools import partial
 
 from msgspec import Struct
@@ -54,13 +53,6 @@ class Evidence(Struct, frozen=True, kw_only=True):
     def gateway(self) -> str:
         """The one gateway that the job may use."""
         return self.first.scope.audience
-
-    def lineage(self, grant: Grant) -> Iterator[Grant]:
-        """Give a grant and those above it: what ends one of them ends it, too."""
-        above: Grant | None = grant
-        while above is not None:
-            yield above
-            above = self.grants.get(above.parent or "") or self.ancestors.get(above.parent or "")
 
 
 def establish(job: str, trust: Trust, lines: list[Line], report: Report) -> Evidence | None:

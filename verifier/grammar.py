@@ -7,8 +7,11 @@ all: the rest is None, and a condition on it is missing. Nothing here goes back 
 import re
 from decimal import Decimal, InvalidOperation
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from sys import getsizeof
 
 MAX_DIGITS = 34
+MAX_BITS = 113  # 10^34 has as many
+MAX_SIZE = 1 << 14  # in memory, of a number that may still be one
 MAX_URL = 2048
 MAX_HOST = 253
 MAX_LOCAL = 64
@@ -37,7 +40,7 @@ def number(value: object) -> Decimal | None:
     """Read an exact decimal of at most 34 digits from an integer, parsed JSON number or policy's string; else None."""
     if isinstance(value, bool) or not isinstance(value, int | Decimal | str):
         return None
-    if isinstance(value, str) and not _decimal(value):
+    if _huge(value) or (isinstance(value, str) and not _decimal(value)):
         return None
     try:
         exact = Decimal(value)
@@ -48,11 +51,20 @@ def number(value: object) -> Decimal | None:
     return exact
 
 
+def _huge(value: int | Decimal | str) -> bool:
+    """Tell without looking at its digits that a number has far too many of them."""
+    if isinstance(value, int):
+        return value.bit_length() > MAX_BITS
+    return isinstance(value, Decimal) and getsizeof(value) > MAX_SIZE
+
+
 def host(text: str) -> str | None:
     """Read a DNS name in small letters: two labels or more, no punycode, no trailing dot, nothing like an address."""
+    if len(text) > MAX_HOST:
+        return None
     name = text.translate(_UPPER)
     labels = name.split(".")
-    if len(name) > MAX_HOST or len(labels) < 2 or not "a" <= labels[-1][:1] <= "z":  # noqa: PLR2004 - a bare word is no host
+    if len(labels) < 2 or not "a" <= labels[-1][:1] <= "z":  # noqa: PLR2004 - a bare word is no host
         return None
     return name if all(map(_plain, labels)) else None
 
@@ -90,7 +102,7 @@ def path_parts(text: str) -> tuple[str, ...] | None:
     """Read an absolute path that means what it says: no empty, dotted or encoded component, no backslash, ASCII."""
     if text == "/":
         return ROOT
-    first, *parts = text.split("/")
+    first, *parts = text[: MAX_PATH + 1].split("/")
     return tuple(parts) if len(text) <= MAX_PATH and not first and parts and all(map(_stable, parts)) else None
 
 

@@ -8,7 +8,7 @@ from verifier import leaf as leaves
 from verifier.again import Place, follow
 from verifier.attached import Attached
 from verifier.bundle import Head
-from verifier.calls import Calls, cutoffs, words
+from verifier.calls import Calls, words
 from verifier.chain import terms
 from verifier.clients import Hashes
 from verifier.evidence import Evidence
@@ -21,6 +21,7 @@ from verifier.kept import Kept
 from verifier.leaf import Begin, Close, Deny, End, Hold, Leaf, Note, Open, Token
 from verifier.marks import Marks
 from verifier.merkle import Tree
+from verifier.narrowed import Narrowed
 from verifier.refused import Refused
 from verifier.report import Report
 from verifier.seal import SealedLane
@@ -37,8 +38,10 @@ BEHIND = {each[:4] for each in ATTACHED}  # no receipt begins so
 class LaneCheck:
     """The judge of one lane. Feed it every line in order, then `finish`."""
 
-    def __init__(self, head: Head, evidence: Evidence, report: Report, line: int, kept: Sequence[Kept] = ()) -> None:
-        """Begin a lane at its head line; `kept` are the proofs that clients hold of it."""
+    def __init__(
+        self, head: Head, evidence: Evidence, report: Report, line: int, *, narrowed: Narrowed, kept: Sequence[Kept]
+    ) -> None:
+        """Begin a lane at its head line; all lanes ask `narrowed`, `kept` are the proofs that clients hold of it."""
         self.head = head
         self.evidence = evidence
         self.report = report
@@ -56,11 +59,17 @@ class LaneCheck:
         self._hashes = Hashes()
         self._tokens = Tokens(evidence, self.sealed, self.found)
         self.calls = Calls(
-            evidence, self.found, terms=self._terms, tokens=self._tokens, fold=self.fold, hashes=self._hashes
+            evidence,
+            self.found,
+            terms=self._terms,
+            tokens=self._tokens,
+            fold=self.fold,
+            hashes=self._hashes,
+            narrowed=narrowed,
         )
         self._marks = self._make_marks()
         size = self.sealed.size if self.sealed else None
-        self.calls.cutoffs = list(cutoffs(self._marks, evidence.revocations, size, self.found))
+        self.calls.cutoffs.learn(self._marks, evidence.revocations, size, self.found)
         self._check_share(share, granted)
         self._tree = Tree()
         self._kept = sorted(kept, key=lambda each: each.index, reverse=True)  # those not reached yet, the next one last

@@ -17,6 +17,7 @@ from verifier.refused import Refused
 MAX_LEAF = 8192
 MAX_TOOL_CALLS = 64
 MAX_APPROVALS = 16
+MAX_LABELS = 64
 
 # Lengths are the typed reader's, characters `_harmless`'s: a pattern a field would cost more than all the rest.
 _SAFE: dict[str, Any] = {"pattern": "^[A-Za-z0-9_.:/-]+$"}
@@ -24,6 +25,7 @@ SafeText = Annotated[str, Meta(min_length=1, max_length=128, extra_json_schema=_
 Id = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema=_SAFE)]
 Code = Annotated[str, Meta(min_length=1, max_length=64, extra_json_schema=_SAFE)]
 Label = Code
+Labels = Annotated[tuple[Label, ...], Meta(max_length=MAX_LABELS)]
 Url = SafeText
 Digest = Annotated[str, Meta(min_length=71, max_length=71, extra_json_schema={"pattern": "^sha256:[0-9a-f]{64}$"})]
 Status = Literal["ok", "upstream_error", "client_abort", "policy_cut", "lost"]
@@ -53,7 +55,7 @@ class Target(_Part, frozen=True, kw_only=True):
 class Facts(_Part, frozen=True, kw_only=True, rename={"labels": "data.labels"}):
     """What the gateway attests because nothing in the bundle can rebuild it; sorted, none twice."""
 
-    labels: tuple[Label, ...]
+    labels: Labels
 
 
 class Parent(_Part, frozen=True, kw_only=True):
@@ -179,7 +181,7 @@ class End(_Leaf, frozen=True, kw_only=True, tag="end"):
     code: Code | None = None
     dlv: Commitment | None = None
     flags: tuple[Code, ...]
-    labels: tuple[Label, ...]
+    labels: Labels
     model: SafeText | None = None
     recv: Commitment | None = None
     redactions: Count

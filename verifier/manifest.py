@@ -8,6 +8,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from verifier.encoding import Name, SafeText, Text, Time, read, reject_duplicates
+from verifier.leaf import MAX_LABELS
 from verifier.refused import Refused
 from verifier.rules import Label, Tier, ToolClass
 
@@ -26,7 +27,7 @@ class Tool(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     annotations: Schema | None = None
     tool_class: ToolClass
     sensitivity: SafeText
-    data_classes: list[Label]
+    data_classes: Annotated[list[Label], Meta(max_length=MAX_LABELS)]
     approval: Tier
 
 

@@ -1,11 +1,9 @@
 """Step 10: what scope saw of a lane and when, against the times that the gateway wrote (specs/verification.md §10)."""
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 
-from verifier.leaf import Begin
-from verifier.revocation import OF_GRANT, Revocation
+from verifier.revocation import Revocation
 from verifier.seal import Mark
-from verifier.tokens import TokenUse
 
 SECOND = 1_000_000
 FOREVER = 2**62
@@ -22,6 +20,7 @@ class Marks:
         """Take a sealed lane's marks and the seal's time; without a seal nothing bounds a receipt."""
         self._marks = marks
         self._sizes = [mark.size for mark in marks]
+        self._times = [mark.time for mark in marks]
         self._closed = closed or 0
         self._end = FOREVER if closed is None else closed + skew
         self._skew = skew
@@ -43,7 +42,8 @@ class Marks:
 
     def cutoff(self, revocation: Revocation) -> Mark | None:
         """Find the mark at which every gateway had to know of a revocation; None when the lane ended before."""
-        return next((mark for mark in self._marks if mark.time >= revocation.time + self._due), None)
+        known = bisect_left(self._times, revocation.time + self._due)
+        return self._marks[known] if known < len(self._marks) else None
 
     def late(self, mark: Mark | None, revocation: Revocation, size: int) -> bool:
         """Tell whether scope set that mark too late to prove anything; one before the first receipt never is.
@@ -53,18 +53,3 @@ class Marks:
         if mark is None:
             return size > self._sizes[-1] and self._closed > revocation.time + self._due + GRACE
         return mark.size > 0 and mark.time > revocation.time + self._due + GRACE
-
-
-def concerns(revocation: Revocation, leaf: Begin, token: TokenUse) -> bool:
-    """Tell whether a revocation is about this call."""
-    kind, value = revocation.target.kind, revocation.target.value
-    if kind in OF_GRANT:
-        return any(revocation.ends(scope) for scope in token.scopes)
-    target = leaf.target
-    named = {
-        "jti": leaf.jti,
-        "server": target.server,
-        "tool": f"{target.server}/{target.tool}",
-        "model": f"{target.provider}/{target.model}",
-    }
-    return value == named[kind]

@@ -11,11 +11,12 @@ from msgspec import Struct
 
 from verifier.admission import subject_of, tool_target
 from verifier.conditions import UNDISCLOSED, Partial, Undisclosed, any_glob
-from verifier.decision import Allowed, Call, Held, ModelTarget, Possible, ToolTarget, possible, reads
+from verifier.decision import Allowed, Call, Held, ModelTarget, Possible, ToolTarget, reads
 from verifier.fold import Fold
 from verifier.grant import Grant
 from verifier.leaf import Begin, Deny, Hold, Target
 from verifier.manifest import Manifest
+from verifier.narrowed import Narrowed
 from verifier.policy import Chain
 from verifier.refused import Refused
 from verifier.tokens import SECOND, TokenUse
@@ -49,17 +50,23 @@ class Judged(Struct, frozen=True):
 class Replay:
     """The policy of one job, asked again for each call, or for the first of those that nothing tells apart."""
 
-    def __init__(self, chain: Chain, manifests: dict[str, Manifest], fold: Fold) -> None:
-        """Take the pinned policy with its ancestors, the manifests by digest, and what the lane has added up to."""
-        self._chain = chain
+    def __init__(self, chain: Chain, manifests: dict[str, Manifest], fold: Fold, narrowed: Narrowed) -> None:
+        """Take the pinned policy with its ancestors, the manifests by digest, and what the lane has added up to.
+
+        `narrowed` is the chain as the lanes of a bundle ask it together.
+        """
+        self._narrowed = narrowed
         self._manifests = manifests
         self._fold = fold
         self._fixed = not reads(chain, "time", "age", "recent", "gateway")
         self._memo: dict[tuple[Any, ...], Judged] = {}
         self._answers = 0
 
-    def judge(self, leaf: Begin | Deny | Hold, token: TokenUse, arguments: Arguments = UNDISCLOSED) -> Judged:
-        """Decide a recorded call again. Raises `Refused`: wrong-target, wrong-manifest, wrong-facts."""
+    def judge(self, leaf: Begin | Deny | Hold, token: TokenUse, arguments: Arguments = UNDISCLOSED) -> Judged | None:
+        """Decide a recorded call again; None when too much had been asked before.
+
+        Raises `Refused`: wrong-target, wrong-manifest, wrong-facts, too-large.
+        """
         labels: tuple[str, ...] = leaf.facts.labels if leaf.facts else ()
         target = leaf.target or Target()
         lasting = self._fixed and arguments is UNDISCLOSED
@@ -67,7 +74,10 @@ class Replay:
         judged = self._memo.get(key) if lasting else None
         if judged is None:
             rebuilt = self._rebuild(leaf, target, token.grant, labels)
-            found = possible(self._chain, self._call(rebuilt, token, leaf, arguments))
+            call = self._call(rebuilt, token, leaf, arguments)
+            found = self._narrowed.possible(call, token.grant_digest if lasting else None)
+            if found is None:
+                return None
             tool = rebuilt.tool if isinstance(rebuilt, ToolTarget) else None
             size = sum(len(level.allows) + len(level.denies) for level in found.levels)
             kept = lasting and len(self._memo) < MAX_MEMO and self._answers + size <= MAX_ANSWERS

@@ -43,8 +43,7 @@ class Revocation(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
 
     def ends(self, scope: Scope) -> bool:
         """Tell whether the whole grant with this scope is revoked."""
-        named = {"job": scope.job, "agent": scope.agent, "client": scope.client, "policy": scope.policy, "all": "*"}
-        return named.get(self.target.kind) == self.target.value
+        return named(scope).get(self.target.kind) == self.target.value
 
     def touches(self, scope: Scope, jtis: frozenset[str]) -> bool:
         """Tell whether it can concern a call under this scope with one of these tokens."""
@@ -53,6 +52,11 @@ class Revocation(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_u
             or self.target.kind in {"server", "tool", "model"}
             or (self.target.kind == "jti" and self.target.value in jtis)
         )
+
+
+def named(scope: Scope) -> dict[str, str]:
+    """Name what ends all grants with this scope, by kind (`OF_GRANT`)."""
+    return {"job": scope.job, "agent": scope.agent, "client": scope.client, "policy": scope.policy, "all": "*"}
 
 
 class Heartbeat(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -4,7 +4,7 @@ from msgspec import Struct
 
 from verifier.evidence import Evidence
 from verifier.findings import LaneFindings
-from verifier.grant import Grant, Scope
+from verifier.grant import Grant
 from verifier.leaf import Begin, Deny, Hold, Token
 from verifier.seal import SealedLane
 
@@ -15,8 +15,7 @@ MAX_TOKENS = 100_000
 class TokenUse(Struct, frozen=True):
     """A token as a lane may use it, times in microseconds; `earliest` allows for the skew.
 
-    `counted`: its grant requires that the client counts its calls. `scopes` are the grant's and those that it was
-    delegated from: what ends one of them ends the token.
+    `counted`: its grant requires that the client counts its calls.
     """
 
     grant: Grant
@@ -25,7 +24,6 @@ class TokenUse(Struct, frozen=True):
     exp: int
     earliest: int
     counted: bool
-    scopes: tuple[Scope, ...]
 
 
 class Tokens:
@@ -34,13 +32,12 @@ class Tokens:
     def __init__(self, evidence: Evidence, sealed: SealedLane | None, found: LaneFindings) -> None:
         """Start with none."""
         self._grants = evidence.grants
-        self._lineage = evidence.lineage
         self._sealed = None if sealed is None else {token.jti: token for token in sealed.tokens}
         self._skew = evidence.trust.pin.max_skew_seconds * SECOND
         self._found = found
         self._known: dict[str, TokenUse] = {}
         self._unseen = set(self._sealed or ())  # tokens that scope saw used here, and no receipt has recorded
-        self._of_grant: dict[str, tuple[str, tuple[Scope, ...]]] = {}  # scope hash, and the scopes up to the root job's
+        self._hashes: dict[str, str] = {}  # of the grants' scopes
 
     def record(self, leaf: Token) -> None:
         """Take in a token's first use; what is wrong with it is found, and the token stays unknown."""
@@ -59,28 +56,16 @@ class Tokens:
         if grant is None:
             self._add("missing-document", leaf, "the token names a grant that is not in the bundle", "grant")
             return
-        scope_hash, scopes = self._scopes(leaf.grant, grant)
-        if leaf.scope_hash != scope_hash:
+        if leaf.grant not in self._hashes:
+            self._hashes[leaf.grant] = grant.scope.hash()  # once for all tokens of the grant
+        if leaf.scope_hash != self._hashes[leaf.grant]:
             self._add("wrong-scope", leaf, "the token's scope hash is not its grant's", "scope_hash")
         if leaf.exp * SECOND > grant.expires or leaf.iat * SECOND + SECOND < grant.issued_at:
             self._add("wrong-grant", leaf, "the token begins before or outlives its grant", "exp")
         if before == len(self._found.report.findings) + self._found.report.unlisted:
             iat, exp = leaf.iat * SECOND, leaf.exp * SECOND
-            self._known[leaf.jti] = TokenUse(
-                grant,
-                leaf.grant,
-                iat,
-                exp,
-                iat - self._skew,
-                grant.scope.client_counter is not None,
-                scopes,
-            )
-
-    def _scopes(self, name: str, grant: Grant) -> tuple[str, tuple[Scope, ...]]:
-        """Hash a grant's scope and list those above it, once for all tokens of the grant."""
-        if name not in self._of_grant:
-            self._of_grant[name] = grant.scope.hash(), tuple(each.scope for each in self._lineage(grant))
-        return self._of_grant[name]
+            counted = grant.scope.client_counter is not None
+            self._known[leaf.jti] = TokenUse(grant, leaf.grant, iat, exp, iat - self._skew, counted)
 
     def use(self, leaf: Begin | Deny | Hold) -> TokenUse | None:
         """Find the token of a call and hold the call against its time."""

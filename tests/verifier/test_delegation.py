@@ -230,7 +230,8 @@ def test_a_grant_is_known_with_those_above_it() -> None:
     trust = Trust.establish(grandchild.pin(), seal_up("keys", grandchild.keys_payload, pair("root")))
     found = establish("job-3", trust, lines, Report())
     assert found is not None
-    assert [each.scope.agent for each in found.lineage(found.first)] == ["agent-3", "agent-2", "agent-1"]
+    assert [each.scope.agent for each in found.grants.values()] == ["agent-3"]
+    assert sorted(each.scope.agent for each in found.ancestors.values()) == ["agent-1", "agent-2"]
     assert (found.policy, found.gateway) == (grandchild.policy, grandchild.grant.scope.audience)
 
 

@@ -11,6 +11,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.vectors.grammar import ADDRESSES, BLOCKS, DOMAINS, HOSTS, IPS, LISTS, PATHS, TOP, URLS
+from verifier import narrowed
 from verifier.compiled import MAX_PLANS, compile_policy
 from verifier.conditions import UNDISCLOSED, Partial, Truth, evaluate
 from verifier.decision import (
@@ -28,6 +29,7 @@ from verifier.decision import (
     decide,
     outcomes,
     possible,
+    reads,
 )
 from verifier.draft import build
 from verifier.policy import Chain
@@ -284,6 +286,26 @@ def test_a_replay_allows_for_what_was_decided_and_knowing_more_leaves_less() -> 
                 before = listed
     assert full > 0
     assert less > 0
+
+
+@pytest.mark.parametrize("kept", [1 << 16, 20, 0])
+def test_what_is_asked_narrowed_is_what_is_asked_of_all_rules(kept: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("MAX_LABELS", "MAX_RULES", "MAX_ANSWERS"):
+        monkeypatch.setattr(narrowed, name, kept)
+    random, lasting = Random(4), 0
+    for chain, calls in cases(3, CASES // 2):
+        fixed = not reads(chain, "time", "age", "recent", "gateway")
+        ask = narrowed.Narrowed(chain)
+        for call in [*calls, *calls]:
+            known = random.sample(list(ARGUMENTS), random.choice((0, 0, 3)))
+            asked = hidden(call, known)
+            grant = repr(call.subject) if fixed and not known else None
+            found, wanted = ask.possible(asked, grant), possible(chain, asked)
+            assert found == wanted
+            assert found is not None
+            assert list(found) == list(wanted)
+            lasting += grant is not None
+    assert lasting > 0
 
 
 RULE: dict[str, Any] = {"kind": "mcp", "server": "*", "tools": ["*"]}
