@@ -308,3 +308,15 @@ def denial_by_anothers_refusal() -> bytes:
     lane.deny(held.call, GET_CASE, by="gateway", code="approval-refused", rule=None, hold=name, approvals=named)
     lane.close()
     return made.bundle()
+
+
+@case(MADE, "FAIL wrong-approval", "a denial that names an approval and no hold")
+def denial_by_nobodys_refusal() -> bytes:
+    made = world()
+    lane = made.lane()
+    held, _ = hold(lane)
+    made.approve(held, lane.raws[-1], "ann", verdict="refuse")
+    named = [digest(canonical(each)) for each in made.approvals]
+    lane.deny(held.call, GET_CASE, by="gateway", code="approval-refused", rule=None, approvals=named)
+    lane.close()
+    return made.bundle()
