@@ -27,7 +27,7 @@ from receipts.request import Answer, Request
 from receipts.revocations import Revocations
 from receipts.sessions import Session, Sessions
 from receipts.upstream import Upstream, networks
-from scope.client import ScopeClient
+from scope.client import RegisteredLane, ScopeClient
 from tests.bench.installation import Message
 from tests.bench.upstream import RESULT, completion
 from tests.world import GATEWAY, NOW, SCOPE, SECOND, World, pair
@@ -181,7 +181,7 @@ class Counter:
             lane=LANE, job=world.job, policy=world.policy_digest, origin=origin(GATEWAY, world.job, LANE),
             kid=pair("gateway").kid, opened=NOW, share=canonical(Budget()),
         )  # fmt: skip
-        lanes._begin(row, bytes(32), world.policy, Budget())
+        lanes._begin(row, bytes(32), world.policy, RegisteredLane(share=Budget(), opened=row.opened, alone=True))
         denials = Denials(lanes, self.revocations, structlog.get_logger())
         return Pipeline(self.sessions, self.revocations, lanes, denials=denials, clock=clock, max_body=1 << 20)
 

@@ -52,7 +52,7 @@ async def test_a_tool_call_that_a_model_asked_for_goes_through_with_two_receipts
     assert (begin.call, end.call) == (headers["tally-receipt"], headers["tally-receipt"])
     assert (begin.rule, begin.parent.call, begin.parent.id) == ("allow-1", model_end.call, "call_0")
     assert (begin.facts.labels, begin.target.tool) == (("customer_provided",), "get_case")
-    assert (end.status, end.screens) == ("ok", ["content-type", "injection", "size"])
+    assert (end.status, end.screens) == ("ok", ("content-type", "injection", "size"))
 
 
 async def test_the_upstream_gets_our_own_request_with_our_own_credential(house: Gatehouse) -> None:

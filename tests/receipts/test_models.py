@@ -257,7 +257,7 @@ async def test_a_stream_that_breaks_says_so_and_ends_its_receipt(
     events = await stream(house, *pieces)
     assert json.loads(events[-1][6:])["error"]["code"] == said
     end = await house.last()
-    assert (end.kind, end.code, end.stream, end.tool_calls) == ("end", said, "cut", [])
+    assert (end.kind, end.code, end.stream, end.tool_calls) == ("end", said, "cut", ())
     assert end.status == ("policy_cut" if said == "too-many-tool-calls" else "upstream_error")
 
 
@@ -279,7 +279,7 @@ async def test_a_client_that_leaves_a_stream_gets_its_end(house: Gatehouse) -> N
 async def test_an_answer_with_more_tool_calls_than_a_receipt_holds_is_withheld(house: Gatehouse) -> None:
     house.upstream.say(completion(*["f"] * 65))
     assert code(await house.chat()) == "too-many-tool-calls"
-    assert ((await house.last()).status, (await house.last()).tool_calls) == ("policy_cut", [])
+    assert ((await house.last()).status, (await house.last()).tool_calls) == ("policy_cut", ())
     house.upstream.say(completion(*["f"] * 64))
     assert (await house.chat())[0] == 200
     assert len((await house.last()).tool_calls) == 64
