@@ -94,7 +94,7 @@ class LaneCheck:
 
     def feed(self, lines: list[bytes]) -> None:
         """Take in the next lines: receipts, each perhaps followed by disclosures and sealed payloads."""
-        if self._attached or self.calls.wanting or not BEHIND.isdisjoint({line[:4] for line in lines}):
+        if self._behind or self.calls.wanting or not BEHIND.isdisjoint({line[:4] for line in lines}):
             for line in lines:
                 self._step(line)
             return

@@ -10,7 +10,6 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from tests.world import NOW, World
-from verifier import cli
 from verifier.box import AuditorKey, seal_box
 from verifier.commands import disclose as command
 from verifier.commitment import call_key, commit
@@ -59,20 +58,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         Path(name).write_bytes(content)
         Path(name).chmod(0o600)
     return tmp_path
-
-
-@pytest.fixture
-def run(folder: Path, capsys: pytest.CaptureFixture[str]) -> Run:
-    assert folder.exists()
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as ended:
-            cli.main(list(arguments))
-        said = capsys.readouterr()
-        assert isinstance(ended.value.code, int)
-        return ended.value.code, said.out, said.err
-
-    return call
 
 
 def disclose(run: Run, *arguments: str, out: str = "shown.tally", bundle: str = "job.tally") -> tuple[int, str, str]:
