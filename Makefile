@@ -71,7 +71,7 @@ verifier: $(READY) ## build the verifier as one file with all that it needs insi
 	@$(BIN)/python requirements/onefile.py
 
 lock: $(READY) ## renew the locks, hashes included
-	@$(COMPILE) --extra services --extra dev --output-file requirements/dev.txt pyproject.toml
+	@$(COMPILE) --extra services --extra analysis --extra dev --output-file requirements/dev.txt pyproject.toml
 	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/base.txt pyproject.toml
 	@$(COMPILE) --constraint requirements/dev.txt --extra services --output-file requirements/services.txt pyproject.toml
 	@$(COMPILE) --constraint requirements/dev.txt --output-file requirements/build.txt requirements/build.in
