@@ -1,0 +1,130 @@
+"""`tally policy`: write, test, sign, publish and fetch policies."""
+
+from pathlib import Path
+from typing import Annotated
+
+import aiohttp
+import msgspec
+import typer
+
+from controls.client import ControlsClient, Document, fetch_trust
+from controls.commands.shared import (
+    Client,
+    In,
+    Issuer,
+    IssuerKey,
+    Json,
+    Key,
+    Out,
+    Serial,
+    Url,
+    as_client,
+    issuer_of,
+    now,
+    online,
+    say,
+    sign,
+    write,
+)
+from verifier.draft import build, read_draft, run_tests
+from verifier.encoding import canonical
+from verifier.keys import Pin
+from verifier.policy import Policy
+
+app = typer.Typer(help="Write, test, sign, publish and fetch policies.", no_args_is_help=True)
+
+
+@app.command("build")
+def build_policy(
+    draft: In, *, out: Out, key: IssuerKey = None, issuer: Issuer = None, serial: Serial = 1, as_json: Json = False
+) -> None:
+    """Write out every default of a JSON draft: the exact bytes that will be signed.
+
+    Example: tally policy build minimal.json --key author/policy.key -o crm.policy.json
+    """
+    built = build(read_draft(draft.read_bytes()), issuer=issuer_of(key, issuer), now=now(), serial=serial)
+    write(out, canonical(built), as_json, f"policy {built.policy_name}, serial {built.serial}, by {built.issuer}")
+
+
+@app.command("test")
+def run_policy_tests(file: In, *, as_json: Json = False) -> None:
+    """Run the tests that a built policy carries; the first that does not hold is named.
+
+    Example: tally policy test crm.policy.json
+    """
+    results = run_tests((Policy.parse(file.read_bytes()),))
+    held = [
+        {"test": test.name, "decision": type(decision).__name__.lower(), "rule": decision.rule}
+        for test, decision in results
+    ]
+    say(
+        as_json,
+        {"tests": held},
+        *(f"{each['test']}: {each['decision']} by {each['rule']}" for each in held),
+        f"{len(held)} tests hold",
+    )
+
+
+@app.command("sign")
+def sign_policy(file: In, *, key: Key, out: Out, as_json: Json = False) -> None:
+    """Sign a built policy as its author, once its own tests hold.
+
+    Example: tally policy sign crm.policy.json --key author/policy.key -o crm.signed.json
+    """
+    payload = file.read_bytes()
+    read = Policy.parse(payload)
+    run_tests((read,))
+    sign("policy", "policy", payload, read.issuer, key, out, as_json)
+
+
+@app.command("publish")
+def publish_policy(file: In, *, url: Url, client: Client, as_json: Json = False) -> None:
+    """Publish a signed policy; the registry checks it, countersigns it and freezes it.
+
+    Example: tally policy publish crm.signed.json --url http://127.0.0.1:8701 --client author
+    """
+    done = as_client(url, client, lambda publisher: publisher.publish(file.read_bytes()))
+    say(as_json, {"digest": done.digest}, f"published {done.digest}")
+
+
+@app.command("fetch")
+def fetch_policy(
+    wanted: Annotated[str, typer.Argument(metavar="DIGEST", help="sha256:…")],
+    *,
+    url: Url,
+    pin: Annotated[Path, typer.Option("--pin", help="Your own pin.json.", exists=True, dir_okay=False)],
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="Keep the signed bytes here.", dir_okay=False)] = None,
+    as_json: Json = False,
+) -> None:
+    """Fetch a policy by digest and open it with your own pin: signatures, digest and validity.
+
+    Example: tally policy fetch sha256:… --url http://127.0.0.1:8701 --pin pin.json -o crm.published.json
+    """
+
+    async def fetch(session: aiohttp.ClientSession) -> Document[Policy]:
+        trust = await fetch_trust(session, url, Pin.parse(pin.read_bytes()))
+        return await ControlsClient(session, url, trust).policy(wanted, now())
+
+    fetched = online(fetch)
+    if out is not None:
+        out.write_bytes(fetched.raw)
+    read = fetched.value
+    facts = {"digest": fetched.digest, "policy_name": read.policy_name, "serial": read.serial, "issuer": read.issuer}
+    say(as_json, facts, f"{fetched.digest}: good: {read.policy_name}, serial {read.serial}, by {read.issuer}")
+
+
+@app.command("withdraw")
+def withdraw_policy(
+    wanted: Annotated[str, typer.Argument(metavar="DIGEST", help="sha256:…")],
+    *,
+    reason: Annotated[str, typer.Option(help="Why, in a sentence.")],
+    url: Url,
+    client: Client,
+    as_json: Json = False,
+) -> None:
+    """Withdraw a policy: no new job may pin it.
+
+    Example: tally policy withdraw sha256:… --reason "a rule was too wide" --url http://127.0.0.1:8701 --client author
+    """
+    status = as_client(url, client, lambda publisher: publisher.withdraw(wanted, reason))
+    say(as_json, msgspec.to_builtins(status), f"withdrawn {status.digest}: {status.reason}")

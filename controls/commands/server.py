@@ -1,0 +1,57 @@
+"""`tally server`: the register of MCP servers."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated
+
+import msgspec
+import typer
+
+from controls.client import ServerRecord
+from controls.commands.shared import Client, Json, Url, as_client, now, say
+from verifier.encoding import canonical, parse
+
+app = typer.Typer(help="Register MCP servers.", no_args_is_help=True)
+
+QUARTER = timedelta(days=90)
+
+
+@app.command("register")
+def register_server(
+    name: Annotated[str, typer.Argument(help="The name that policies use.")],
+    *,
+    server_url: Annotated[str, typer.Option(help="Where the gateway reaches it.")],
+    purpose: Annotated[str, typer.Option(help="What it is for, in a sentence.")],
+    owner: Annotated[str, typer.Option(help="The team that answers for it.")],
+    data_class: Annotated[list[str], typer.Option(help="A class of data that its tools may carry; once for each.")],
+    url: Url,
+    client: Client,
+    next_review: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A date; by default a quarter from now.")
+    ] = None,
+    status: Annotated[str, typer.Option(help="active, suspended or retired")] = "active",
+    as_json: Json = False,
+) -> None:
+    """Register an MCP server, reviewed now, or replace its record; a server that is not registered cannot be reached.
+
+    Example: tally server register crm-mcp --server-url http://127.0.0.1:8801/mcp --purpose "Customers and their cases"
+    --owner crm-team --data-class customer_provided --data-class internal --url http://127.0.0.1:8701 --client registrar
+    """
+    today = datetime.fromtimestamp(now() / 1e6, UTC)
+    due = next_review.replace(tzinfo=UTC) if next_review else today + QUARTER
+    fields = {
+        "purpose": purpose,
+        "owner": owner,
+        "url": server_url,
+        "transport": "streamable-http",
+        "data_classes": sorted(set(data_class)),
+        "last_review": now(),
+        "next_review": int(due.timestamp()) * 1_000_000,
+        "status": status,
+    }
+    record = parse(canonical(fields), ServerRecord, limit=1 << 14)
+    entry = as_client(url, client, lambda publisher: publisher.register(name, record))
+    say(
+        as_json,
+        msgspec.to_builtins(entry),
+        f"registered {entry.name} at {entry.record.url}, next review {due:%Y-%m-%d}",
+    )

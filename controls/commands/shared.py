@@ -1,0 +1,87 @@
+"""What the commands of the registry share: options, how they sign, write and speak, and how they act as a client."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import aiohttp
+import msgspec
+import typer
+
+from controls.client import Publisher
+from service import keystore
+from service.clients import client_token
+from verifier.encoding import digest, parse
+from verifier.envelope import seal_up
+from verifier.refused import Refused
+
+T = TypeVar("T")
+
+In = Annotated[Path, typer.Argument(exists=True, dir_okay=False, readable=True)]
+Out = Annotated[Path, typer.Option("--out", "-o", help="Where to write it.", dir_okay=False)]
+Key = Annotated[Path, typer.Option("--key", help="The key file to sign with.", exists=True, dir_okay=False)]
+IssuerKey = Annotated[
+    Path | None, typer.Option("--key", help="Name the owner of this key as issuer.", exists=True, dir_okay=False)
+]
+Issuer = Annotated[str | None, typer.Option(help="Name this issuer; instead of --key.")]
+Serial = Annotated[int, typer.Option(help="Higher than the last one published.", min=1)]
+Url = Annotated[str, typer.Option("--url", help="Base URL of the registry.")]
+Client = Annotated[
+    Path, typer.Option("--client", help="Your directory: its name is your client id, it holds client.key.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def sign(kind: str, use: str, payload: bytes, issuer: str, key: Path, out: Path, as_json: bool) -> None:  # noqa: FBT001, PLR0917
+    """Sign a payload with the key of its issuer, and write the envelope. Raises `Refused` wrong-owner."""
+    if (owner := owner_of(key)) != issuer:
+        raise Refused("wrong-owner", f"the {kind} is issued by {issuer}, {key.name} is a key of {owner}")
+    write(out, seal_up(kind, payload, keystore.load(key, use)), as_json, f"{kind} signed by {owner}", payload)
+
+
+def issuer_of(key: Path | None, issuer: str | None) -> str:
+    """Name the issuer of a document: the owner of a key, or whom the author says."""
+    if (key is None) == (issuer is None):
+        raise Refused("usage", "name the issuer: either --key or --issuer")
+    return owner_of(key) if key is not None else str(issuer)
+
+
+def owner_of(key: Path) -> str:
+    """Tell whose key a file holds, as the key list names its owner."""
+    return parse(keystore.read_private(key), keystore.KeyFile, limit=keystore.MAX_KEY_FILE).owner
+
+
+def as_client(url: str, client: Path, act: Callable[[Publisher], Awaitable[T]]) -> T:
+    """Act as the client whose directory this is; its tokens are for the registry at `url` and nobody else."""
+    key, name = keystore.load(client / "client.key", "client"), client.resolve().name
+    return online(lambda session: act(Publisher(session, url, lambda: client_token(key, name, url.rstrip("/"), now()))))
+
+
+def online(act: Callable[[aiohttp.ClientSession], Awaitable[T]]) -> T:
+    """Run something that asks the registry."""
+
+    async def run() -> T:
+        async with aiohttp.ClientSession() as session:
+            return await act(session)
+
+    return asyncio.run(run())
+
+
+def write(out: Path, content: bytes, as_json: bool, sentence: str, payload: bytes | None = None) -> None:  # noqa: FBT001
+    """Write a file, and say its digest: that of `payload`, where the file is an envelope."""
+    out.write_bytes(content)
+    address = digest(payload or content)
+    say(as_json, {"digest": address, "file": str(out)}, f"{out}: {sentence}", address)
+
+
+def say(as_json: bool, facts: dict[str, Any], *lines: str) -> None:  # noqa: FBT001
+    """Speak to a person, or print one JSON object."""
+    for line in [msgspec.json.encode(facts).decode()] if as_json else lines:
+        typer.echo(line)
+
+
+def now() -> int:
+    """Read the clock: Unix time in microseconds."""
+    return time.time_ns() // 1000
