@@ -8,7 +8,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from io import BytesIO
 from typing import Annotated, Any, Generic, Literal, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import msgspec
@@ -192,6 +192,19 @@ class ControlsClient:
         if abs(now - said.time) > max_age_seconds * SECOND:
             raise Refused("stale-latest", f"this answer is not of the last {max_age_seconds} seconds")
         return said
+
+    async def history(
+        self, *, name: str | None = None, issuer: str | None = None, kid: str | None = None
+    ) -> AsyncIterator[PolicyEntry]:
+        """Walk through the published policies, the newest first, of one name, issuer or signing key when asked."""
+        asked = {key: value for key, value in (("name", name), ("issuer", issuer), ("kid", kid)) if value is not None}
+        before: int | None = 0
+        while before is not None:
+            query = urlencode({**asked, **({"before": before} if before else {})})
+            page = _decode(await self._http.call("GET", f"/policies?{query}"), PolicyPage)
+            for each in page.items:
+                yield each
+            before = page.next
 
     async def servers(self) -> AsyncIterator[ServerEntry]:
         """Walk through every registered server."""

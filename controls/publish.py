@@ -70,7 +70,8 @@ async def publish(db: AsyncConnection, raw: bytes, digest: str, registry: Regist
     envelope = Envelope.parse(raw, "policy").signed_by("policy", registry.key).encode()
     open_policy(registry.trust, envelope, now)
     if await _take_serial(db, policy, digest):
-        await store.add_policy(db, _row(policy, digest, envelope, by, now))
+        kids = registry.trust.open(envelope, "policy").kids
+        await store.add_policy(db, _row(policy, digest, envelope, by, now), kids)
         return Published(envelope, digest, new=True)
     known = await store.policy(db, digest)
     if known is None:

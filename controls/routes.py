@@ -34,6 +34,7 @@ DIGEST, NAME, SAFE_TEXT = (get_args(kind)[1].pattern for kind in (Digest, Name, 
 At = Annotated[str, PathParameter(pattern=DIGEST)]
 Named = Annotated[str, PathParameter(pattern=NAME)]
 OfName = Annotated[str | None, QueryParameter(pattern=NAME)]
+OfKey = Annotated[str | None, QueryParameter(pattern=r"^[0-9a-f]{32}\Z")]
 OfIssuer = Annotated[str | None, QueryParameter(pattern=SAFE_TEXT)]
 Before = Annotated[int | None, QueryParameter(ge=1, le=MAX_INT)]
 Page = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)]
@@ -84,12 +85,13 @@ class Policies(Controller):
         registry: Here,
         name: OfName = None,
         issuer: OfIssuer = None,
+        kid: OfKey = None,
         before: Before = None,
         limit: Page = 50,
     ) -> PolicyPage:
-        """List policies, the newest first, of one name or issuer when asked."""
+        """List policies, the newest first, of one name, issuer or signing key when asked."""
         async with registry.reading() as db:
-            found = await store.history(db, name=name, issuer=issuer, before=before, limit=limit + 1)
+            found = await store.history(db, name=name, issuer=issuer, kid=kid, before=before, limit=limit + 1)
         more = found[limit - 1].position if len(found) > limit else None
         return PolicyPage([_entry(each) for each in found[:limit]], more)
 

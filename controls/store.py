@@ -1,5 +1,6 @@
 """The registry's SQL. Every function runs in the caller's transaction; documents are only ever added."""
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from msgspec import Struct
@@ -7,7 +8,7 @@ from sqlalchemy import Select, Table, insert, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from controls.tables import manifests, policies, policy_heads, servers
+from controls.tables import manifests, policies, policy_heads, policy_signatures, servers
 
 S = TypeVar("S", bound=Struct)
 INSERT = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
@@ -68,16 +69,20 @@ async def policy(db: AsyncConnection, digest: str) -> StoredPolicy | None:
     return await _one(db, select(policies).where(policies.c.digest == digest), StoredPolicy)
 
 
-async def add_policy(db: AsyncConnection, values: dict[str, Any]) -> None:
-    """Add a policy; its position is the order of publication."""
+async def add_policy(db: AsyncConnection, values: dict[str, Any], kids: Iterable[str]) -> None:
+    """Add a policy with the keys that signed it; its position is the order of publication."""
     await db.execute(insert(policies).values(values))
+    await db.execute(insert(policy_signatures), [{"kid": kid, "digest": values["digest"]} for kid in sorted(kids)])
 
 
 async def history(
-    db: AsyncConnection, *, name: str | None, issuer: str | None, before: int | None, limit: int
+    db: AsyncConnection, *, name: str | None, issuer: str | None, kid: str | None, before: int | None, limit: int
 ) -> list[StoredPolicy]:
-    """List policies, the newest first."""
+    """List policies, the newest first, of one name, issuer or signing key when asked."""
     query = select(policies).order_by(policies.c.position.desc()).limit(limit)
+    if kid is not None:
+        signed = select(policy_signatures.c.digest).where(policy_signatures.c.kid == kid)
+        query = query.where(policies.c.digest.in_(signed))
     for column, value in ((policies.c.name, name), (policies.c.issuer, issuer)):
         query = query if value is None else query.where(column == value)
     query = query if before is None else query.where(policies.c.position < before)

@@ -47,6 +47,14 @@ policy_heads = Table(
     Column("digest", String(71), ForeignKey("policies.digest", deferrable=True, initially="DEFERRED"), nullable=False),
 )
 
+# Which keys signed a policy, as author or as registry: what a key's compromise touches is one look-up.
+policy_signatures = Table(
+    "policy_signatures",
+    metadata,
+    Column("kid", String(32), primary_key=True),
+    Column("digest", String(71), ForeignKey("policies.digest"), primary_key=True),
+)
+
 servers = Table(
     "servers",
     metadata,

@@ -20,6 +20,7 @@ from verifier.grant import Grant
 from verifier.keys import Trust
 from verifier.manifest import Manifest
 from verifier.policy import Policy
+from verifier.refused import Refused
 
 T = TypeVar("T")
 
@@ -60,6 +61,17 @@ class Archive:
     async def manifest_envelope(self, digest: str, at: int) -> bytes:
         """Return a manifest as it was approved."""
         return (await self._manifest(digest, at))[1]
+
+    async def key_list(self, digest: str) -> bytes:
+        """Return a key list: ours, an earlier one, or the one that scope has meanwhile. Raises `Refused`."""
+        kept = await self.kept(digest)
+        if kept is not None:
+            return kept
+        raw = await self._scope.keys()
+        if Trust.establish(self._trust.pin, raw).digest != digest:
+            raise Refused("missing-document", "the seal names a key list that neither this gateway nor scope has")
+        self._ledger.keep(digest, "keys", raw)
+        return raw
 
     async def kept(self, digest: str) -> bytes | None:
         """Return what is kept under a digest."""

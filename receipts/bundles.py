@@ -88,15 +88,12 @@ class Bundles:
         return Bundle(file, size, report.verdict)
 
     async def _documents(self, seal: Seal, raw_seal: bytes) -> Documents:
-        keys = await self._archive.kept(seal.keys)
-        if keys is None:
-            raise Refused("missing-document", "the seal names a key list that this gateway never had")
         grants = await self.grants(seal)
         issued = {digest: grant.issued_at for grant in grants for digest in grant.scope.manifests.values()}
         return Documents(
             job=seal.job,
             suite=SUITE,
-            keys=keys,
+            keys=await self._archive.key_list(seal.keys),
             policies=[await self._archive.policy_envelope(seal.policy, seal.opened)],
             manifests=[await self._archive.manifest_envelope(digest, at) for digest, at in sorted(issued.items())],
             grants=[await self._archive.grant(digest) for digest in seal.grants],

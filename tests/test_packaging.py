@@ -46,7 +46,9 @@ def test_the_locks_agree_on_versions(name: str) -> None:
     }
 
 
-@pytest.mark.parametrize(("name", "extras"), [("base", []), ("services", ["services"]), ("dev", ["services", "analysis", "dev"])])
+@pytest.mark.parametrize(
+    ("name", "extras"), [("base", []), ("services", ["services"]), ("dev", ["services", "analysis", "dev"])]
+)
 def test_a_lock_satisfies_what_the_project_asks_for(name: str, extras: list[str]) -> None:
     asked = [*PROJECT["dependencies"], *(each for extra in extras for each in PROJECT["optional-dependencies"][extra])]
     for requirement in map(Requirement, asked):

@@ -1,9 +1,9 @@
-"""`tally policy`, `tally server`, `tally manifest`: what authors and registrars do, offline until they publish."""
+"""`tally policy`, `tally server`, `tally manifest`, `tally keys`: what authors, registrars and root holders do."""
 
 import typer
 
-from controls.commands import manifest, policy, server
+from controls.commands import keys, manifest, policy, server
 
 app = typer.Typer(no_args_is_help=True)
-for name, group in (("policy", policy.app), ("server", server.app), ("manifest", manifest.app)):
+for name, group in (("policy", policy.app), ("server", server.app), ("manifest", manifest.app), ("keys", keys.app)):
     app.add_typer(group, name=name)

@@ -22,6 +22,7 @@ from controls.commands.shared import (
     now,
     say,
     sign,
+    unsigned,
     write,
 )
 from verifier.encoding import canonical
@@ -67,8 +68,11 @@ def sign_manifest(file: In, *, key: Key, out: Out, as_json: Json = False) -> Non
 
     Example: tally manifest sign crm.manifest.json --key registrar/registry.key -o crm.manifest.signed.json
     """
-    payload = file.read_bytes()
-    sign("manifest", "registry", payload, Manifest.parse(payload).issuer, key, out, as_json)
+    envelope = unsigned("manifest", file.read_bytes())
+    payload = envelope.content()
+    issuer = Manifest.parse(payload).issuer
+    signed = sign("manifest", "registry", envelope, issuer, key)
+    write(out, signed.encode(), as_json, f"manifest signed by {issuer}", payload)
 
 
 @app.command("publish")

@@ -24,10 +24,12 @@ from controls.commands.shared import (
     online,
     say,
     sign,
+    unsigned,
     write,
 )
+from service.key_list import Installed
 from verifier.draft import build, read_draft, run_tests
-from verifier.encoding import canonical
+from verifier.encoding import canonical, digest
 from verifier.keys import Pin
 from verifier.policy import Policy
 
@@ -66,15 +68,35 @@ def run_policy_tests(file: In, *, as_json: Json = False) -> None:
 
 
 @app.command("sign")
-def sign_policy(file: In, *, key: Key, out: Out, as_json: Json = False) -> None:
-    """Sign a built policy as its author, once its own tests hold.
+def sign_policy(
+    file: In,
+    *,
+    key: Key,
+    out: Out,
+    installation: Annotated[
+        Path | None, typer.Option("--dir", help="Where pin.json and keys.json lie: how many signatures are needed?")
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Sign a built policy as its author, once its own tests hold, or add the signature of a second key of the author.
 
     Example: tally policy sign crm.policy.json --key author/policy.key -o crm.signed.json
     """
-    payload = file.read_bytes()
-    read = Policy.parse(payload)
-    run_tests((read,))
-    sign("policy", "policy", payload, read.issuer, key, out, as_json)
+    envelope = unsigned("policy", file.read_bytes())
+    read = Policy.parse(envelope.content())
+    if read.parent is None:
+        run_tests((read,))
+    signed = sign("policy", "policy", envelope, read.issuer, key)
+    out.write_bytes(signed.encode())
+    keys = len({each.keyid.partition("/")[0] for each in signed.signatures})
+    facts: dict[str, object] = {"digest": digest(signed.content()), "file": str(out), "signatures": keys}
+    lines = [f"{out}: policy signed by {read.issuer}", digest(signed.content())]
+    if installation is not None:
+        facts["needed"] = needed = Installed.read(installation).listed.author_quorum.get(read.issuer, 1)
+        lines.append(
+            f"{keys} of {needed} signatures" + ("" if keys >= needed else ": another key of the author signs next")
+        )
+    say(as_json, facts, *lines)
 
 
 @app.command("publish")

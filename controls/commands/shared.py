@@ -10,11 +10,11 @@ import aiohttp
 import msgspec
 import typer
 
-from controls.client import Publisher
+from controls.client import Credential, Publisher
 from service import keystore
 from service.clients import client_token
 from verifier.encoding import digest, parse
-from verifier.envelope import seal_up
+from verifier.envelope import Envelope, seal_up
 from verifier.refused import Refused
 
 T = TypeVar("T")
@@ -34,11 +34,16 @@ Client = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
-def sign(kind: str, use: str, payload: bytes, issuer: str, key: Path, out: Path, as_json: bool) -> None:  # noqa: FBT001, PLR0917
-    """Sign a payload with the key of its issuer, and write the envelope. Raises `Refused` wrong-owner."""
+def unsigned(kind: str, raw: bytes) -> Envelope:
+    """Read what is to be signed: a built document, or one that others have signed already."""
+    return Envelope.parse(raw if raw.startswith(b'{"payload":') else seal_up(kind, raw), kind)
+
+
+def sign(kind: str, use: str, envelope: Envelope, issuer: str, key: Path) -> Envelope:
+    """Add the signature of a key of the document's issuer. Raises `Refused` wrong-owner."""
     if (owner := owner_of(key)) != issuer:
         raise Refused("wrong-owner", f"the {kind} is issued by {issuer}, {key.name} is a key of {owner}")
-    write(out, seal_up(kind, payload, keystore.load(key, use)), as_json, f"{kind} signed by {owner}", payload)
+    return envelope.signed_by(kind, keystore.load(key, use))
 
 
 def issuer_of(key: Path | None, issuer: str | None) -> str:
@@ -55,8 +60,13 @@ def owner_of(key: Path) -> str:
 
 def as_client(url: str, client: Path, act: Callable[[Publisher], Awaitable[T]]) -> T:
     """Act as the client whose directory this is; its tokens are for the registry at `url` and nobody else."""
+    return online(lambda session: act(Publisher(session, url, credential(url, client))))
+
+
+def credential(url: str, client: Path) -> Credential:
+    """Make what a client shows to the registry at `url`: a fresh token each time."""
     key, name = keystore.load(client / "client.key", "client"), client.resolve().name
-    return online(lambda session: act(Publisher(session, url, lambda: client_token(key, name, url.rstrip("/"), now()))))
+    return lambda: client_token(key, name, url.rstrip("/"), now())
 
 
 def online(act: Callable[[aiohttp.ClientSession], Awaitable[T]]) -> T:
