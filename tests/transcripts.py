@@ -7,6 +7,7 @@ are shortened, so that a transcript changes when the program says something else
 
 import gzip
 import io
+import json
 import os
 import re
 import shlex
@@ -20,10 +21,14 @@ from msgspec.structs import replace
 
 from tests.world import World, root
 from verifier import cli
+from verifier.draft import build
 from verifier.encoding import canonical
 
 TRANSCRIPTS = Path(__file__).parent.parent / "specs" / "transcripts"
 TOKEN = "eyJhbGciOiJFZERTQSJ9.eyJleHAiOjE3OTAwMDAzMDAsImp0aSI6InRva2VuLTEifQ.c2lnbmF0dXJl"
+NOW = 1_790_000_000_000_000
+AT_MOST = {"attr": "args.amount", "op": "le", "value": 1000}
+TRANSFER = {"id": "transfers", "kind": "mcp", "server": "bank", "tools": ["transfer"], "when": [AT_MOST]}
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
@@ -35,7 +40,13 @@ def furnish(folder: Path) -> None:
     parent = World(policy={"token_constraints": {"max_delegation_depth": 1}})
     child = parent.delegate().story()
     (folder / "children").mkdir()
+    draft = {"policy_name": "payments", "allowed_tools": [TRANSFER]}
+    wide = {"policy_name": "payments", "allowed_tools": [{**TRANSFER, "when": [{**AT_MOST, "value": 5000}]}]}
+    asked = {"call": {"server": "bank", "tool": "transfer", "arguments": '{"amount": 1200}'}}
     for name, content in {
+        "payments-1.policy.json": canonical(build(draft, issuer="security-team", now=NOW)),
+        "payments-2.policy.json": canonical(build(wide, issuer="security-team", now=NOW, serial=2)),
+        "call.json": json.dumps(asked).encode(),
         "job.tally": honest,
         "job.tally.gz": gzip.compress(honest, mtime=0),
         "forged.tally": honest.replace(b'"rule":"allow-1"', b'"rule":"allow-2"', 1),

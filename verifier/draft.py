@@ -124,7 +124,7 @@ def run_tests(chain: Chain) -> list[tuple[PolicyTest, Decision]]:
 
     Raises `Refused` policy-test-failed with the first that does not hold.
     """
-    results = [(test, decide(chain, _call(test))) for test in chain[0].tests]
+    results = [(test, decide(chain, call_of(test))) for test in chain[0].tests]
     for test, decision in results:
         if _word(decision) != test.expect or (test.rule is not None and decision.rule != test.rule):
             wanted = f"{test.expect} by {test.rule}" if test.rule else test.expect
@@ -138,7 +138,7 @@ def _word(decision: Decision) -> str:
     return {Allowed: "allow", Held: "hold", Denied: "deny"}[type(decision)]
 
 
-def _call(test: PolicyTest) -> Call:
+def call_of(test: PolicyTest) -> Call:
     """Turn a test into a call; facts that it does not state are `unstated`, so that no rule matches them by chance."""
     facts, call = test.facts, test.call
     subject = Subject(

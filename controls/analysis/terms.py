@@ -1,0 +1,102 @@
+"""What a policy says in numbers and lists besides its rules: where a new one says more than the old one."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import z3
+
+from controls.analysis.patterns import globs
+from verifier.chain import terms
+from verifier.grant import BINDINGS
+from verifier.policy import Chain
+
+INJECTION = ("block", "flag", "off")
+VIOLATION = ("block", "redact")
+
+
+def wider(old: Chain, new: Chain) -> Iterator[str]:
+    """Say in words each number or list by which the new policy lets through more. Validity is not compared."""
+    before, after = terms(old), terms(new)
+    for name in ("calls", "calls_per_minute", "tokens", "cost_nano_usd", "wall_seconds"):
+        yield from _more(f"budgets.{name}", getattr(before.budgets, name), getattr(after.budgets, name))
+    tools = after.budgets.per_tool or {}
+    for tool, most in (before.budgets.per_tool or {}).items():
+        yield from _more(f"budgets.per_tool {tool}", most, tools.get(tool))
+    one, other = before.token_constraints, after.token_constraints
+    for name in ("cst_max_ttl_seconds", "max_staleness_seconds", "max_delegation_depth"):
+        yield from _more(f"token_constraints.{name}", getattr(one, name), getattr(other, name))
+    yield from _weaker("token_constraints.binding", BINDINGS[::-1], one.binding, other.binding)
+    yield from _screens(old, new)
+    yield from _people(before.approvals, after.approvals)
+    for name, lost in (
+        ("regulated", before.regulated and not after.regulated),
+        ("model_egress.require_proxy_receipts", before.tied and not after.tied),
+        ("receipts.privacy sealed", before.sealed and not after.sealed),
+    ):
+        if lost:
+            yield f"{name} is given up"
+    if extra := sorted(set(after.auditors) - set(before.auditors)):
+        yield f"receipts.auditors: {', '.join(extra)} may read payloads too"
+
+
+def _screens(old: Chain, new: Chain) -> Iterator[str]:
+    most = [min(each.responses.max_bytes for each in chain) for chain in (old, new)]
+    yield from _more("responses.max_bytes", *most)
+    for name, order, said in (
+        ("responses.injection", INJECTION, [[each.responses.injection for each in chain] for chain in (old, new)]),
+        (
+            "data_classes.on_violation",
+            VIOLATION,
+            [[p.data_classes.on_violation for p in chain] for chain in (old, new)],
+        ),
+    ):
+        strictest = [min(each, key=order.index) for each in said]
+        yield from _weaker(name, order, *strictest)
+    types = [[each.responses.content_types for each in chain] for chain in (old, new)]
+    if (found := _outside(*types)) is not None:
+        yield f"responses.content_types: {found} is let through"
+
+
+def _people(before: Any, after: Any) -> Iterator[str]:
+    if after.quorum < before.quorum:
+        yield f"approvals.quorum: {after.quorum}, before {before.quorum}"
+    if before.approvers or before.quorum:
+        yield from _more("approvals.ttl_seconds", before.ttl_seconds, after.ttl_seconds)
+        if extra := sorted(set(after.approvers) - set(before.approvers)):
+            yield f"approvals.approvers: {', '.join(extra)} may approve too"
+
+
+def _more(name: str, before: int | None, after: int | None) -> Iterator[str]:
+    if before is not None and (after is None or after > before):
+        yield f"{name}: {'no limit' if after is None else after}, before {before}"
+
+
+def _weaker(name: str, order: tuple[str, ...], before: str, after: str) -> Iterator[str]:
+    """`order` is from the strictest to the weakest."""
+    if order.index(after) > order.index(before):
+        yield f"{name}: {after}, before {before}"
+
+
+def _outside(before: list[list[str]], after: list[list[str]]) -> str | None:
+    """Find a text that every one of the later lists of globs matches and not every one of the former."""
+    if before == after:
+        return None
+    text, solver = z3.String("text"), z3.Solver()
+    solver.set("rlimit", 2_000_000)
+    solver.add(*(z3.InRe(text, globs(each)) for each in after))
+    solver.add(z3.Not(z3.And(*(z3.InRe(text, globs(each)) for each in before))))
+    answer = solver.check()
+    if answer == z3.unsat:
+        return None
+    return str(solver.model()[text]) if answer == z3.sat else "something, perhaps,"
+
+
+def same(old: Chain, new: Chain) -> bool:
+    """Tell whether two chains say the same but for name, serial, validity and tests."""
+    return [_said(each) for each in old] == [_said(each) for each in new]
+
+
+def _said(policy: Any) -> dict[str, Any]:
+    left_out = ("policy_name", "issuer", "serial", "supersedes", "parent", "valid_from", "valid_until", "tests")
+    return {name: value for name, value in msgspec.to_builtins(policy).items() if name not in left_out}
