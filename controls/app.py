@@ -22,6 +22,8 @@ STATUSES = {
     "unknown-manifest": 404,
     "no-manifest": 404,
     "stale-serial": 409,
+    "wider-policy": 409,
+    "published-meanwhile": 409,
     "wrong-supersedes": 409,
     "server-not-active": 409,
 }

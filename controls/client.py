@@ -235,9 +235,12 @@ class Publisher:
         """Every request carries a credential."""
         self._http = Connection(session, url, credential)
 
-    async def publish(self, raw: bytes) -> Document[bytes]:
-        """Publish a signed policy; `value` is its payload, `raw` the frozen envelope."""
-        return await self._put("policy", "/policies", raw)
+    async def publish(self, raw: bytes, *, allow_wider: bool = False) -> Document[bytes]:
+        """Publish a signed policy; `value` is its payload, `raw` the frozen envelope.
+
+        Raises `Refused`, wider-policy where it lets more through than the newest of its name and nobody allowed it.
+        """
+        return await self._put("policy", "/policies", raw, "?allow_wider=true" if allow_wider else "")
 
     async def withdraw(self, wanted: str, reason: str) -> PolicyStatus:
         """Withdraw a policy from new jobs."""
@@ -252,18 +255,33 @@ class Publisher:
         """Approve a signed manifest for a server; `value` is its payload, `raw` the stored envelope."""
         return await self._put("manifest", f"/servers/{_part(server)}/manifests", raw)
 
-    async def _put(self, kind: str, path: str, raw: bytes) -> Document[bytes]:
+    async def _put(self, kind: str, path: str, raw: bytes, query: str = "") -> Document[bytes]:
         wanted = digest(Envelope.parse(raw, kind).content())
-        stored = await self._http.call("PUT", f"{path}/{wanted}", raw)
+        stored = await self._http.call("PUT", f"{path}/{wanted}{query}", raw)
         payload = Envelope.parse(stored, kind).content()
         if digest(payload) != wanted:
             raise Refused("wrong-digest", "the registry answers with another document than the one it was given")
         return Document(payload, wanted, stored)
 
 
+async def audit_lines(http: Connection) -> AsyncIterator[bytes]:
+    """Walk through the registry's record as an auditor: canonical lines, the oldest first (specs/audit.md)."""
+    after: int | None = 0
+    while after is not None:
+        page = _decode(await http.call("GET", f"/audit?after={after}&limit=100"), _AuditPage)
+        for each in page.items:
+            yield canonical(each)
+        after = page.next
+
+
 async def fetch_trust(session: aiohttp.ClientSession, url: str, pin: Pin) -> Trust:
     """Fetch the key list and open it with one's own pin. Raises `Refused`, unknown-root when the pin is another's."""
     return Trust.establish(pin, await Connection(session, url).call("GET", "/keys", public=True))
+
+
+class _AuditPage(Struct):
+    items: list[dict[str, Any]]
+    next: int | None = None
 
 
 class _Problem(Struct):

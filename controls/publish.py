@@ -5,12 +5,14 @@
 Nothing is stored unless all of it holds; what is stored is never changed.
 """
 
+import asyncio
 from contextlib import AbstractAsyncContextManager
 
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from controls import store
+from controls import audit, store
+from controls.analysis import compare
 from controls.store import Head, StoredPolicy
 from service.clients import Clock
 from service.engine import reading
@@ -21,7 +23,7 @@ from verifier.envelope import Envelope, seal_up
 from verifier.keys import Trust
 from verifier.latest import Latest
 from verifier.policy import Policy, check_enforceable
-from verifier.refused import Refused
+from verifier.refused import MAX_WHY, Refused
 from verifier.signing import KeyPair
 
 
@@ -52,26 +54,64 @@ class Published(Struct, frozen=True):
     new: bool
 
 
-async def publish(db: AsyncConnection, raw: bytes, digest: str, registry: Registry, *, by: str, now: int) -> Published:
+class Compared(Struct, frozen=True):
+    """What is known before the transaction: the newest policy of the name, and how the new one relates to it.
+
+    `word` is `first`, a relation, or `allowed` where a wider one was asked for.
+    """
+
+    head: str | None
+    word: str
+
+
+async def compared(raw: bytes, digest: str, registry: Registry, *, allow_wider: bool) -> Compared:
+    """Hold a policy against the newest of its name, before anything is locked: it may take seconds.
+
+    Raises `Refused`: the envelope's and the policy's codes, wider-policy with what it lets through besides.
+    """
+    policy = Policy.parse(registry.trust.open(raw, "policy").payload)
+    async with registry.reading() as db:
+        if await store.policy(db, digest):
+            return Compared(None, "published")
+        head = await store.head(db, policy.issuer, policy.policy_name)
+        newest = None if head is None else await store.policy(db, head.digest)
+    if newest is None or allow_wider:
+        return Compared(newest.digest if newest else None, "allowed" if newest else "first")
+    old = Policy.parse(Envelope.parse(newest.envelope, "policy").content())
+    found = await asyncio.to_thread(compare, (old,), (policy,))
+    if found.may_be_wider:
+        why = "; ".join(found.widening) or found.why
+        raise Refused(
+            "wider-policy",
+            f"{found.relation}: {why}"[:MAX_WHY],
+            hint="Narrow it, or publish it with --allow-wider and the signatures that the author's quorum asks for.",
+        )
+    return Compared(newest.digest, found.relation)
+
+
+async def publish(
+    db: AsyncConnection, raw: bytes, digest: str, registry: Registry, *, compared: Compared, by: str, now: int
+) -> Published:
     """Check a signed policy as the verifier will, then countersign and store it, all in the caller's transaction.
 
     A payload that is published already answers with its frozen envelope, whatever has happened to it since. Raises
     `Refused`: the envelope's and the policy's codes, wrong-digest, policy-not-valid, policy-test-failed, unsupported,
-    stale-serial, wrong-supersedes.
+    stale-serial, wrong-supersedes, published-meanwhile.
     """
     if registry.trust.open(raw, "policy").digest != digest:
         raise Refused("wrong-digest", "the address is not the digest of this policy")
     if known := await store.policy(db, digest):
         return Published(known.envelope, digest, new=False)
     policy = open_draft_policy(registry.trust, raw, now).value
-    _one_author(registry.trust, policy)
     check_enforceable(policy)
     run_tests((policy,))
     envelope = Envelope.parse(raw, "policy").signed_by("policy", registry.key).encode()
     open_policy(registry.trust, envelope, now)
-    if await _take_serial(db, policy, digest):
+    if await _take_serial(db, policy, digest, compared):
         kids = registry.trust.open(envelope, "policy").kids
         await store.add_policy(db, _row(policy, digest, envelope, by, now), kids)
+        said = {"serial": policy.serial, "issuer": policy.issuer, "wider": compared.word}
+        await audit.append(db, at=now, by=by, act="policy-published", subject=policy.policy_name, digest=digest, **said)
         return Published(envelope, digest, new=True)
     known = await store.policy(db, digest)
     if known is None:
@@ -81,8 +121,12 @@ async def publish(db: AsyncConnection, raw: bytes, digest: str, registry: Regist
 
 async def withdraw(db: AsyncConnection, digest: str, *, by: str, reason: str, now: int) -> StoredPolicy:
     """Withdraw a policy from new jobs; a second withdrawal changes nothing. Raises `Refused` unknown-policy."""
-    await find(db, digest)
-    await store.withdraw(db, digest, at=now, by=by, reason=reason)
+    found = await find(db, digest)
+    if found.withdrawn_at is None:
+        await store.withdraw(db, digest, at=now, by=by, reason=reason)
+        await audit.append(
+            db, at=now, by=by, act="policy-withdrawn", subject=found.name, digest=digest, reason=reason[:256]
+        )
     return await find(db, digest)
 
 
@@ -113,19 +157,17 @@ async def latest(db: AsyncConnection, name: str, issuer: str | None, registry: R
     return seal_up("latest", canonical(said), registry.key)
 
 
-def _one_author(trust: Trust, policy: Policy) -> None:
-    """A quorum is what a wider policy asks for; what is not compared is not published."""
-    if trust.listed.author_quorum.get(policy.issuer, 1) > 1:
-        raise Refused("unsupported", f"an author quorum of {policy.issuer} is not judged by this version")
-
-
-async def _take_serial(db: AsyncConnection, policy: Policy, digest: str) -> bool:
+async def _take_serial(db: AsyncConnection, policy: Policy, digest: str, compared: Compared) -> bool:
     """Make this policy the newest of its name; false when its serial is not higher than the newest one's."""
     head = await store.claim_head(db, policy.issuer, policy.policy_name)
     if head is not None and policy.serial <= head.serial:
         return False
     if policy.supersedes is not None and policy.supersedes != (head.digest if head else None):
         raise Refused("wrong-supersedes", "supersedes is not the newest policy of this name", field="supersedes")
+    if (head.digest if head else None) != compared.head:
+        raise Refused(
+            "published-meanwhile", f"another policy of {policy.policy_name} was published meanwhile", hint="Try again."
+        )
     new = Head(issuer=policy.issuer, name=policy.policy_name, serial=policy.serial, digest=digest)
     return await store.move_head(db, new)
 

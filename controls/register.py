@@ -4,11 +4,12 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from controls import store
+from controls import audit, store
 from controls.client import ServerRecord
 from controls.store import StoredManifest, StoredServer
 from verifier.documents import open_manifest
 from verifier.encoding import canonical
+from verifier.encoding import digest as digest_of
 from verifier.keys import Trust
 from verifier.manifest import Manifest
 from verifier.refused import Refused
@@ -39,6 +40,10 @@ async def register(
         raise Refused("bad-server", "data classes are sorted, none twice", field="data_classes")
     known = await store.server(db, name, claim=True)
     await store.put_server(db, name, canonical(record), at=now, by=by)
+    act = "server-registered" if known is None else "server-changed"
+    await audit.append(
+        db, at=now, by=by, act=act, subject=name, digest=digest_of(canonical(record)), status=record.status
+    )
     return await find(db, name), known is None
 
 
@@ -81,6 +86,7 @@ async def approve(
             field="serial",
         )
     await store.add_manifest(db, _stored(manifest, digest, raw, by, now))
+    await audit.append(db, at=now, by=by, act="manifest-approved", subject=name, digest=digest, serial=manifest.serial)
     return Approved(raw, digest, new=True)
 
 

@@ -6,16 +6,19 @@ and one that raises would leave the connection of another open.
 
 from typing import Annotated, Any, TypeVar, get_args
 
+import msgspec
 from litestar import Controller, Request, Response, get, post, put
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter, RawBody
 from litestar.types import ControllerRouterHandler
 
-from controls import publish, register, store
+from controls import audit, publish, register, store
+from controls.audit import AuditPage
 from controls.client import PolicyEntry, PolicyPage, PolicyStatus, ServerEntry, ServerPage, ServerRecord, Withdrawal
 from controls.publish import Registry
 from controls.register import Registered
 from controls.store import StoredPolicy
+from service.audit import Entry, Line
 from service.clients import Caller
 from verifier.encoding import MAX_INT, Digest, Name, SafeText, parse, reject_duplicates
 from verifier.keys import key_list_digest
@@ -37,6 +40,8 @@ OfName = Annotated[str | None, QueryParameter(pattern=NAME)]
 OfKey = Annotated[str | None, QueryParameter(pattern=r"^[0-9a-f]{32}\Z")]
 OfIssuer = Annotated[str | None, QueryParameter(pattern=SAFE_TEXT)]
 Before = Annotated[int | None, QueryParameter(ge=1, le=MAX_INT)]
+Wider = Annotated[bool, QueryParameter()]
+Position = Annotated[int, QueryParameter(ge=0, le=MAX_INT)]
 Page = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)]
 
 
@@ -47,11 +52,18 @@ class Policies(Controller):
     tags = ("policies",)
 
     @put("/{digest:str}", summary="Publish a signed policy")
-    async def publish(self, *, digest: At, body: RawBody, caller: By, registry: Here) -> Response[bytes]:
-        """Publish a signed policy; 201 the first time, 200 with the same frozen envelope after."""
+    async def publish(
+        self, *, digest: At, body: RawBody, caller: By, registry: Here, allow_wider: Wider = False
+    ) -> Response[bytes]:
+        """Publish a signed policy; 201 the first time, 200 with the same frozen envelope after.
+
+        One that lets more through than the newest of its name is refused unless `allow_wider` says that it is meant.
+        """
         caller.require("author")
+        now = registry.clock()
+        compared = await publish.compared(body, digest, registry, allow_wider=allow_wider)
         async with registry.writing() as db:
-            done = await publish.publish(db, body, digest, registry, by=caller.client, now=registry.clock())
+            done = await publish.publish(db, body, digest, registry, compared=compared, by=caller.client, now=now)
         return _stored(done.envelope, done.digest, new=done.new)
 
     @get("/{digest:str}", summary="A published policy, byte for byte")
@@ -171,7 +183,17 @@ async def keys(request: Ask, registry: Here) -> Response[bytes]:
     return _document(request, registry.key_list, key_list_digest(registry.key_list), ASK_AGAIN)
 
 
-ROUTES: list[ControllerRouterHandler] = [Policies, Servers, manifest, keys]
+@get("/audit", tags=["audit"], summary="What was done in the registry")
+async def audit_page(caller: By, registry: Here, after: Position = 0, limit: Page = 50) -> AuditPage:
+    """Give the append-only record, the oldest first."""
+    caller.require("auditor")
+    async with registry.reading() as db:
+        found = await audit.page(db, after=after, limit=limit + 1)
+    items = [Line(entry=msgspec.json.decode(raw, type=Entry), hash=hashed) for _, raw, hashed in found[:limit]]
+    return AuditPage(items, found[limit - 1][0] if len(found) > limit else None)
+
+
+ROUTES: list[ControllerRouterHandler] = [Policies, Servers, manifest, keys, audit_page]
 
 
 def _read(body: bytes, kind: type[T]) -> T:

@@ -96,6 +96,12 @@ async def heads(db: AsyncConnection, name: str, issuer: str | None) -> list[Head
     return await _all(db, query, Head)
 
 
+async def head(db: AsyncConnection, issuer: str, name: str) -> Head | None:
+    """Read the newest policy of an issuer and name."""
+    found = (policy_heads.c.issuer == issuer) & (policy_heads.c.name == name)
+    return await _one(db, select(policy_heads).where(found), Head)
+
+
 async def claim_head(db: AsyncConnection, issuer: str, name: str) -> Head | None:
     """Read the newest policy of an issuer and name and keep other publishers from it until the transaction ends."""
     found = (policy_heads.c.issuer == issuer) & (policy_heads.c.name == name)

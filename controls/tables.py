@@ -78,3 +78,21 @@ manifests = Table(
     Column("approved_by", String(128), nullable=False),
     UniqueConstraint("server", "serial"),
 )
+
+# Append-only: triggers refuse every change (migrations/controls/0003_audit.py). `entry` is canonical JSON.
+audit = Table(
+    "audit",
+    metadata,
+    Column("position", BigInteger, primary_key=True, autoincrement=False),
+    Column("entry", LargeBinary, nullable=False),
+    Column("hash", String(71), nullable=False),
+)
+
+# The one row that writers of the record queue for.
+audit_head = Table(
+    "audit_head",
+    metadata,
+    Column("position", BigInteger, nullable=False),
+    Column("time", BigInteger, nullable=False),
+    Column("hash", String(71), nullable=False),
+)

@@ -2,9 +2,15 @@
 
 import typer
 
-from controls.commands import analysis, keys, manifest, policy, server
+from controls.commands import analysis, audit, keys, manifest, policy, server
 
 app = typer.Typer(no_args_is_help=True)
 __all__ = ["analysis", "app"]  # the commands of `analysis` join the group of `policy`
-for name, group in (("policy", policy.app), ("server", server.app), ("manifest", manifest.app), ("keys", keys.app)):
+for name, group in (
+    ("policy", policy.app),
+    ("server", server.app),
+    ("manifest", manifest.app),
+    ("keys", keys.app),
+    ("audit", audit.app),
+):
     app.add_typer(group, name=name)

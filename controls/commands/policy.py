@@ -100,12 +100,21 @@ def sign_policy(
 
 
 @app.command("publish")
-def publish_policy(file: In, *, url: Url, client: Client, as_json: Json = False) -> None:
+def publish_policy(
+    file: In,
+    *,
+    url: Url,
+    client: Client,
+    allow_wider: Annotated[
+        bool, typer.Option("--allow-wider", help="Let it allow more than the newest policy of its name.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Publish a signed policy; the registry checks it, countersigns it and freezes it.
 
     Example: tally policy publish crm.signed.json --url http://127.0.0.1:8701 --client author
     """
-    done = as_client(url, client, lambda publisher: publisher.publish(file.read_bytes()))
+    done = as_client(url, client, lambda publisher: publisher.publish(file.read_bytes(), allow_wider=allow_wider))
     say(as_json, {"digest": done.digest}, f"published {done.digest}")
 
 

@@ -1,0 +1,44 @@
+"""The registry's own record: every publication, withdrawal and change of the register, in the act's own transaction."""
+
+from typing import Any
+
+from msgspec import Struct
+from sqlalchemy import insert, select, update
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from controls.tables import audit, audit_head
+from service.audit import Entry, Line
+from verifier.encoding import canonical
+
+
+async def append(
+    db: AsyncConnection, *, at: int, by: str, act: str, subject: str, digest: str | None = None, **details: Any
+) -> None:
+    """Add one entry; the chain's one head keeps other writers waiting until this transaction has ended."""
+    head = (await db.execute(select(audit_head).with_for_update())).mappings().one()
+    said = {name: value for name, value in details.items() if value is not None}
+    entry = Entry(
+        position=head["position"] + 1,
+        time=max(at, head["time"]),
+        actor=by,
+        act=act,
+        subject=subject,
+        digest=digest,
+        details=canonical(said).decode(),
+        previous=head["hash"],
+    )
+    await db.execute(insert(audit).values(position=entry.position, entry=canonical(entry), hash=entry.hash()))
+    await db.execute(update(audit_head).values(position=entry.position, time=entry.time, hash=entry.hash()))
+
+
+class AuditPage(Struct, frozen=True, omit_defaults=True):
+    """A page of the record, the oldest first; `next` is the `after` of the following page."""
+
+    items: list[Line]
+    next: int | None = None
+
+
+async def page(db: AsyncConnection, *, after: int, limit: int) -> list[tuple[int, bytes, str]]:
+    """List entries behind a position: position, canonical bytes, hash."""
+    query = select(audit).where(audit.c.position > after).order_by(audit.c.position).limit(limit)
+    return [(row["position"], row["entry"], row["hash"]) for row in (await db.execute(query)).mappings()]
