@@ -23,6 +23,7 @@ STATUSES = {
     "no-manifest": 404,
     "stale-serial": 409,
     "wider-policy": 409,
+    "parent-withdrawn": 409,
     "published-meanwhile": 409,
     "wrong-supersedes": 409,
     "server-not-active": 409,

@@ -61,13 +61,14 @@ class ServerRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class PolicyStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Whether a new job may pin a policy."""
+    """Whether a new job may pin a policy; `ancestor` is the one that was withdrawn, where it is not itself."""
 
     digest: str
     status: Literal["published", "withdrawn"]
     withdrawn_at: int | None = None
     withdrawn_by: str | None = None
     reason: str | None = None
+    ancestor: str | None = None
 
 
 class PolicyEntry(Struct, frozen=True, kw_only=True):

@@ -16,13 +16,14 @@ from controls.analysis import compare
 from controls.store import Head, StoredPolicy
 from service.clients import Clock
 from service.engine import reading
+from verifier.chain import MAX_CHAIN
 from verifier.documents import open_draft_policy, open_policy
 from verifier.draft import run_tests
 from verifier.encoding import canonical
 from verifier.envelope import Envelope, seal_up
 from verifier.keys import Trust
 from verifier.latest import Latest
-from verifier.policy import Policy, check_enforceable
+from verifier.policy import Chain, Policy, check_enforceable
 from verifier.refused import MAX_WHY, Refused
 from verifier.signing import KeyPair
 
@@ -54,6 +55,17 @@ class Published(Struct, frozen=True):
     new: bool
 
 
+async def _lineage(db: AsyncConnection, policy: Policy) -> Chain:
+    """Put a policy and its ancestors together, whatever has become of them, as far as they are published."""
+    chain = [policy]
+    while len(chain) < MAX_CHAIN and (parent := chain[-1].parent) is not None:
+        found = await store.policy(db, parent)
+        if found is None:
+            break
+        chain.append(read(found.envelope))
+    return tuple(chain)
+
+
 class Compared(Struct, frozen=True):
     """What is known before the transaction: the newest policy of the name, and how the new one relates to it.
 
@@ -75,10 +87,10 @@ async def compared(raw: bytes, digest: str, registry: Registry, *, allow_wider: 
             return Compared(None, "published")
         head = await store.head(db, policy.issuer, policy.policy_name)
         newest = None if head is None else await store.policy(db, head.digest)
-    if newest is None or allow_wider:
-        return Compared(newest.digest if newest else None, "allowed" if newest else "first")
-    old = Policy.parse(Envelope.parse(newest.envelope, "policy").content())
-    found = await asyncio.to_thread(compare, (old,), (policy,))
+        if newest is None or allow_wider:
+            return Compared(newest.digest if newest else None, "allowed" if newest else "first")
+        chains = await _lineage(db, read(newest.envelope)), await _lineage(db, policy)
+    found = await asyncio.to_thread(compare, *chains)
     if found.may_be_wider:
         why = "; ".join(found.widening) or found.why
         raise Refused(
@@ -103,8 +115,11 @@ async def publish(
     if known := await store.policy(db, digest):
         return Published(known.envelope, digest, new=False)
     policy = open_draft_policy(registry.trust, raw, now).value
-    check_enforceable(policy)
-    run_tests((policy,))
+    chain = await chain_of(db, policy)
+    for each in chain:
+        check_enforceable(each)
+        each.in_force(now)
+    run_tests(chain)
     envelope = Envelope.parse(raw, "policy").signed_by("policy", registry.key).encode()
     open_policy(registry.trust, envelope, now)
     if await _take_serial(db, policy, digest, compared):
@@ -117,6 +132,37 @@ async def publish(
     if known is None:
         raise _stale(policy)
     return Published(known.envelope, digest, new=False)
+
+
+async def chain_of(db: AsyncConnection, policy: Policy) -> Chain:
+    """Put a policy and its published ancestors together, none of them withdrawn.
+
+    Raises `Refused`: unknown-parent, parent-withdrawn, bad-policy for more than four.
+    """
+    chain = [policy]
+    while (parent := chain[-1].parent) is not None:
+        found = await store.policy(db, parent)
+        if found is None:
+            raise Refused("unknown-parent", f"no policy is published as {parent[:18]}…", field="parent")
+        if found.withdrawn_at is not None:
+            raise Refused("parent-withdrawn", f"the ancestor {found.name} was withdrawn", field="parent")
+        if len(chain) == MAX_CHAIN:
+            raise Refused("bad-policy", f"more than {MAX_CHAIN} policies in a chain", field="parent")
+        chain.append(read(found.envelope))
+    return tuple(chain)
+
+
+def read(envelope: bytes) -> Policy:
+    """Read a policy that is published: it was checked then."""
+    return Policy.parse(Envelope.parse(envelope, "policy").content())
+
+
+async def standing(db: AsyncConnection, digest: str) -> tuple[StoredPolicy, StoredPolicy | None]:
+    """Find a policy, and the one that was withdrawn: itself, or the nearest of its ancestors."""
+    found = each = await find(db, digest)
+    while each.withdrawn_at is None and (parent := read(each.envelope).parent) is not None:
+        each = await find(db, parent)
+    return found, each if each.withdrawn_at is not None else None
 
 
 async def withdraw(db: AsyncConnection, digest: str, *, by: str, reason: str, now: int) -> StoredPolicy:

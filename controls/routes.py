@@ -77,8 +77,8 @@ class Policies(Controller):
     async def status(self, digest: At, caller: By, registry: Here) -> Response[PolicyStatus]:  # noqa: ARG002 - any caller may ask
         """Tell published from withdrawn."""
         async with registry.reading() as db:
-            found = await publish.find(db, digest)
-        return Response(_status(found), headers={"Cache-Control": "no-store"})
+            found, withdrawn = await publish.standing(db, digest)
+        return Response(_status(found, withdrawn), headers={"Cache-Control": "no-store"})
 
     @post("/{digest:str}/withdraw", status_code=200, summary="Withdraw a policy from new jobs")
     async def withdraw(self, digest: At, body: RawBody, caller: By, registry: Here) -> PolicyStatus:
@@ -222,13 +222,16 @@ def _entry(policy: StoredPolicy) -> PolicyEntry:
     return PolicyEntry(**shared, status=_status(policy).status)
 
 
-def _status(policy: StoredPolicy) -> PolicyStatus:
+def _status(policy: StoredPolicy, withdrawn: StoredPolicy | None = None) -> PolicyStatus:
+    """Tell where a policy stands: what was withdrawn is itself, or an ancestor."""
+    ended = withdrawn or policy
     return PolicyStatus(
         digest=policy.digest,
-        status="published" if policy.withdrawn_at is None else "withdrawn",
-        withdrawn_at=policy.withdrawn_at,
-        withdrawn_by=policy.withdrawn_by,
-        reason=policy.withdrawn_reason,
+        status="published" if ended.withdrawn_at is None else "withdrawn",
+        withdrawn_at=ended.withdrawn_at,
+        withdrawn_by=ended.withdrawn_by,
+        reason=ended.withdrawn_reason,
+        ancestor=ended.digest if ended.digest != policy.digest else None,
     )
 
 

@@ -50,9 +50,9 @@ class Archive:
         """Return a policy with both signatures, in force at a time."""
         return (await self._policy(digest, at))[0]
 
-    async def policy_envelope(self, digest: str, at: int) -> bytes:
-        """Return a policy as it was published."""
-        return (await self._policy(digest, at))[1]
+    async def policy_document(self, digest: str, at: int) -> tuple[Opened[Policy], bytes]:
+        """Return a policy, opened and as it was published."""
+        return await self._policy(digest, at)
 
     async def manifest(self, digest: str, at: int) -> Opened[Manifest]:
         """Return an approved manifest."""

@@ -20,6 +20,7 @@ from service.engine import reading
 from verifier import bundle
 from verifier.audit import verify
 from verifier.bundle import Documents, Lane
+from verifier.chain import MAX_CHAIN
 from verifier.checkpoint import Checkpoint, sign_head
 from verifier.documents import open_seal
 from verifier.grant import Grant
@@ -94,12 +95,21 @@ class Bundles:
             job=seal.job,
             suite=SUITE,
             keys=await self._archive.key_list(seal.keys),
-            policies=[await self._archive.policy_envelope(seal.policy, seal.opened)],
+            policies=await self._policies(seal),
             manifests=[await self._archive.manifest_envelope(digest, at) for digest, at in sorted(issued.items())],
             grants=[await self._archive.grant(digest) for digest in seal.grants],
             revocations=await self._scope.revocations(seal.job) if seal.revocations else [],
             seal=raw_seal,
         )
+
+    async def _policies(self, seal: Seal) -> list[bytes]:
+        """Return the job's policy and its ancestors, by digest as a bundle has them."""
+        found: dict[str, bytes] = {}
+        digest: str | None = seal.policy
+        while digest is not None and len(found) < MAX_CHAIN:
+            opened, found[digest] = await self._archive.policy_document(digest, seal.opened)
+            digest = opened.value.parent
+        return [found[each] for each in sorted(found)]
 
     def _write(self, connection: Connection, file: BinaryIO, documents: Documents, seal: Seal) -> None:
         file.writelines(bundle.write(documents, map(partial(self._lane, connection, seal.job), seal.lanes)))

@@ -23,7 +23,7 @@ from verifier.grant import Grant
 from verifier.grant import Token as Claims
 from verifier.keys import Trust
 from verifier.leaf import End, Leaf, Note, Open, Token
-from verifier.policy import Policy
+from verifier.policy import Chain
 from verifier.refused import Refused
 from verifier.seal import origin
 from verifier.signing import SUITE, KeyPair
@@ -169,7 +169,7 @@ class Lanes:
         self._opening: dict[str, asyncio.Task[Lane]] = {}
         self._open: dict[str, Lane] = {}
 
-    async def of(self, grant: Grant, policy: Policy) -> Lane:
+    async def of(self, grant: Grant, chain: Chain) -> Lane:
         """Return the job's lane; the first call of a job registers it, once however many come together.
 
         Raises `Refused`: what scope says (the job is not open), ledger-unavailable, lane-closed.
@@ -179,7 +179,7 @@ class Lanes:
         if lane is None:
             opening = self._opening.get(job)
             if opening is None:
-                opening = self._opening[job] = asyncio.create_task(self._register(grant, policy))
+                opening = self._opening[job] = asyncio.create_task(self._register(grant, chain))
                 opening.add_done_callback(lambda _: self._opening.pop(job))
             lane = await asyncio.shield(opening)
         if lane.closing:
@@ -200,7 +200,7 @@ class Lanes:
         """Go through the open lanes."""
         return iter(list(self._open.values()))
 
-    async def _register(self, grant: Grant, policy: Policy) -> Lane:
+    async def _register(self, grant: Grant, chain: Chain) -> Lane:
         """Make the lane's key, register it with scope, write `open`."""
         job, lane = grant.scope.job, self._random(LANE_BYTES).hex()
         key = self._random(KEY_BYTES)
@@ -221,10 +221,10 @@ class Lanes:
             opened=registered.opened,
             share=canonical(registered.share),
         )
-        return self._begin(row, key, policy, registered)
+        return self._begin(row, key, chain, registered)
 
-    def _begin(self, row: LaneRow, key: bytes, policy: Policy, registered: RegisteredLane) -> Lane:
-        fold = Fold.of((policy,), registered.share, row.opened)
+    def _begin(self, row: LaneRow, key: bytes, chain: Chain, registered: RegisteredLane) -> Lane:
+        fold = Fold.of(chain, registered.share, row.opened)
         lane = Lane(row, key, fold, pair=self._pair, ledger=self._ledger, clock=self._clock)
         lane.alone = registered.alone
         self._ledger.add_lane(row)

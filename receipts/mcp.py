@@ -21,9 +21,9 @@ from receipts.stream import events
 from receipts.upstream import Upstream, UpstreamFailed, whole
 from service.app import VERSION
 from verifier.admission import tool_target
+from verifier.chain import Terms
 from verifier.encoding import safe_text
 from verifier.leaf import Parent, Target
-from verifier.policy import Responses
 from verifier.refused import Refused
 
 META = "io.modelcontextprotocol/"
@@ -56,7 +56,7 @@ class McpCall:
         self._upstream = upstream
         self._metadata = metadata
         self.id: int | str | None = None
-        self._responses: Responses | None = None
+        self._terms: Terms | None = None
 
     async def read(self, raw: bytes, session: Session, known: Known) -> Asked | Answer:
         """Read the request; discovery and listing are answered at once."""
@@ -87,7 +87,7 @@ class McpCall:
         headers = require_params(self._request, msgspec.json.decode(tool.input_schema), arguments)
         server.arguments(tool).check(arguments)
         self._upstream.require_reachable(server.manifest.url)
-        self._responses = session.policy.responses
+        self._terms = session.terms
         return Asked(
             target=target,
             decided=tool_target(server.manifest, tool),
@@ -99,18 +99,18 @@ class McpCall:
 
     async def forward(self, asked: Asked, exchange: Exchange) -> None:
         """Call the tool, and keep its answer until the receipt is durable."""
-        assert self._responses is not None
-        exchange.screens = screens.run(self._responses)
+        assert self._terms is not None
+        exchange.screens = screens.run(self._terms)
         exchange.labels = list(asked.decided.labels)
         async with self._upstream.post(asked.url, asked.headers, b"".join(asked.slices)) as answer:
             if answer.status in {401, 403} or 300 <= answer.status < 400:  # noqa: PLR2004 - redirects
                 # What the server says about our own credential is not the caller's to read.
                 raise UpstreamFailed("upstream-status", f"the server answered {answer.status}")
-            if not screens.content_type_allowed(answer.content_type, self._responses.content_types):
+            if not screens.content_type_allowed(answer.content_type, self._terms.content_types):
                 raise UpstreamFailed("content-type", "the server's answer is of a type that the policy does not allow")
-            message = await self._message(answer, self._responses.max_bytes, exchange)
+            message = await self._message(answer, self._terms.max_bytes, exchange)
         body = self._answer(message, exchange)
-        if self._responses.injection == "flag":
+        if self._terms.injection == "flag":
             exchange.flags = screens.injection(body)
         exchange.answer = Answer(200, body)
 

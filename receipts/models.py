@@ -162,7 +162,8 @@ def _allowance(session: Session, target: ModelTarget, choices: int, *, limited: 
     """Find the longest answer that every rule about this model allows."""
     rules = [
         rule.max_output_tokens
-        for rule in session.policy.model_egress.models
+        for policy in session.chain
+        for rule in policy.model_egress.models
         if rule.provider == target.provider
         and rule.max_output_tokens is not None
         and any_glob(rule.models, target.model)

@@ -64,12 +64,12 @@ class Pipeline:
     async def admit(self, request: Request) -> Session:
         """Authenticate: who calls, and may the token still be used? Raises `BadToken`, `Refused`."""
         session = await self._sessions.open(request.header("authorization"))
-        self._revocations.require_live(session.scope, session.token.jti)
+        self._revocations.require_live(session.scope, session.token.jti, session.chain)
         return session
 
     def require_fresh(self, session: Session) -> None:
         """Raise `Refused` stale-revocations when scope has not been heard for too long."""
-        self._revocations.require_fresh(session.policy, self._clock())
+        self._revocations.require_fresh(session.terms, self._clock())
 
     async def run(self, request: Request, path: Path) -> None:
         """Take one call from its first byte to its last."""
@@ -92,7 +92,7 @@ class Pipeline:
 
     async def _begin(self, request: Request, path: Path, session: Session, known: Known) -> Begun | Answer:
         """Read, judge and record a call. Raises `Refused` when it may not be sent."""
-        self._revocations.require_live(session.scope, session.token.jti)
+        self._revocations.require_live(session.scope, session.token.jti, session.chain)
         self.require_fresh(session)
         known.raw = await request.body(self._max_body)
         asked = await path.read(known.raw, session, known)
@@ -102,7 +102,7 @@ class Pipeline:
             return asked
         if len(asked.slices) > MAX_SLICES:
             raise Refused("too-large", f"more than {MAX_SLICES // 2} messages, texts or arguments in one call")
-        lane = await self._lanes.of(session.grant, session.policy)
+        lane = await self._lanes.of(session.grant, session.chain)
         known.call = lane.next_call()
         exchange = Exchange(lane.key, known.call)
         sides = commit(exchange.keys["req"], [known.raw]), commit(exchange.keys["sent"], asked.slices)
@@ -123,17 +123,18 @@ class Pipeline:
         self._require_current(session, asked.target, time)
         known.parent = _tie(ready, seq)
         staleness = self._revocations.staleness(time)
-        rule = _decide(ready, time, staleness)
+        decision = _decide(ready, time, staleness)
         return Begin(
             call=known.call or "",
             facts=Facts(labels=asked.decided.labels),
+            inherited=decision.inherited or None,
             jti=session.token.jti,
             manifest=known.manifest,
             parent=known.parent,
             req=ready.req,
             reservation=Reservation(tokens=asked.reservation),
             revocations=self._revocations.sequence,
-            rule=rule,
+            rule=decision.rule,
             sent=ready.sent,
             seq=seq,
             staleness=staleness,
@@ -144,8 +145,8 @@ class Pipeline:
     def _require_current(self, session: Session, target: Target, time: int) -> None:
         """Look at what may have changed while the call was read: time passes at every await."""
         check_time(session.token, time)
-        self._revocations.require_live(session.scope, session.token.jti)
-        self._revocations.require_fresh(session.policy, time)
+        self._revocations.require_live(session.scope, session.token.jti, session.chain)
+        self._revocations.require_fresh(session.terms, time)
         self._revocations.require_target(target)
 
 
@@ -156,7 +157,7 @@ def _tie(ready: Ready, seq: int) -> Parent | None:
         return None
     if named is not None:
         found = named if calls.answers(named, tool, seq) else None
-    elif not ready.session.policy.model_egress.require_proxy_receipts:
+    elif not ready.session.terms.tied:
         return None
     else:
         found = calls.find(tool, seq)
@@ -169,24 +170,28 @@ def _tie(ready: Ready, seq: int) -> Parent | None:
     return found
 
 
-def _decide(ready: Ready, time: int, staleness: int) -> str:
-    """Ask policy, grant and purse; return the rule that allows. Raises `PolicyDenied`, `Refused`."""
+def _decide(ready: Ready, time: int, staleness: int) -> Allowed:
+    """Ask policy, grant and purse; return by which rules they allow. Raises `PolicyDenied`, `Refused`."""
     decision = _ask(ready, time, staleness)
     if isinstance(decision, Denied):
         raise PolicyDenied(decision, partial(_ask, ready))
     if not isinstance(decision, Allowed):
-        raise Refused("unsupported", "the policy asks for a person, whom this version cannot ask")
+        raise Refused(
+            "approval-needed",
+            f"rule {decision.rule} holds this call for a person (tier {decision.tier}), whom this gateway cannot ask",
+        )
     if not _granted(ready.asked.target, ready.session.scope):
         raise Refused(
             "not-granted", "the policy allows this, the grant does not name it", hint="Open a job whose scope names it."
         )
-    if not ready.lane.alone and ready.lane.fold.purse.counts_in_job(decision.rule, ready.asked.target) is not None:
+    purse, rules = ready.lane.fold.purse, (decision.rule, *decision.inherited)
+    if not ready.lane.alone and any(purse.counts_in_job(rule, ready.asked.target) for rule in rules):
         raise Refused(
             "limit-unknown",
             "an earlier lane of this job may have used up what its policy limits",
             hint="Open a new job.",
         )
-    return decision.rule
+    return decision
 
 
 def _ask(ready: Ready, time: int, staleness: int) -> Decision:
@@ -196,7 +201,9 @@ def _ask(ready: Ready, time: int, staleness: int) -> Decision:
     decision = session.decide(asked.to_decide(session, time, recent, staleness))
     if not isinstance(decision, Allowed) or not _granted(asked.target, session.scope):
         return decision
-    return fold.purse.refusal((decision.rule,), asked.target, asked.reservation or 0, time) or decision
+    return (
+        fold.purse.refusal((decision.rule, *decision.inherited), asked.target, asked.reservation or 0, time) or decision
+    )
 
 
 def _granted(target: Target, scope: Scope) -> bool:

@@ -12,11 +12,12 @@ import structlog
 
 from receipts.tokens import BadToken
 from scope.client import ScopeClient
+from verifier.chain import Terms
 from verifier.documents import open_heartbeat, open_revocation
 from verifier.grant import Scope
 from verifier.keys import Trust
 from verifier.leaf import Target
-from verifier.policy import Policy
+from verifier.policy import Chain
 from verifier.refused import Refused
 from verifier.revocation import OF_GRANT, Revocation
 
@@ -90,17 +91,20 @@ class Revocations:
         """Return how long ago scope last said that this was all, in microseconds."""
         return max(0, now - self.heard)
 
-    def require_fresh(self, policy: Policy, now: int) -> None:
-        """Raise `Refused` stale-revocations beyond the policy's bound."""
-        if self.staleness(now) > policy.token_constraints.max_staleness_seconds * SECOND:
+    def require_fresh(self, terms: Terms, now: int) -> None:
+        """Raise `Refused` stale-revocations beyond the policy's bound, the lowest of its ancestors'."""
+        if self.staleness(now) > terms.token_constraints.max_staleness_seconds * SECOND:
             raise Refused(
                 "stale-revocations",
                 "scope has not been heard for longer than the policy allows",
                 hint="Try again shortly.",
             )
 
-    def require_live(self, scope: Scope, jti: str) -> None:
-        """Raise `BadToken` revoked when the token or all of its grant is revoked."""
+    def require_live(self, scope: Scope, jti: str, chain: Chain = ()) -> None:
+        """Raise `BadToken` revoked when the token or all of its grant is revoked, or an ancestor of its policy."""
+        for parent in (each.parent for each in chain):
+            if parent is not None and parent in self._revoked.get("policy", ()):
+                raise BadToken("revoked", "revoked by policy: an ancestor of the job's", field="policy")
         named = {
             "jti": jti,
             "job": scope.job,

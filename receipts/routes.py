@@ -115,7 +115,7 @@ async def provide_visitor(
         session = await sessions.open(authorization)
     except BadToken as refused:
         raise Refused("unauthenticated", refused.why, hint=refused.hint) from refused
-    revocations.require_live(session.scope, session.token.jti)
+    revocations.require_live(session.scope, session.token.jti, session.chain)
     return Visitor(session.scope.job)
 
 

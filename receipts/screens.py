@@ -1,10 +1,10 @@
 """Screens on what comes back, untrusted input to a model: what was found is recorded, the content is not."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
+from verifier.chain import Terms
 from verifier.conditions import any_glob
-from verifier.policy import Responses
 
 # Characters that a person does not see and a model reads; emoji's own joiner and selector are left out.
 _SIGNS = {
@@ -24,11 +24,12 @@ def injection(text: bytes) -> list[str]:
     return sorted(name for name, sign in _SIGNS.items() if sign.search(content))
 
 
-def content_type_allowed(content_type: str, allowed: Sequence[str]) -> bool:
-    """Compare a media type without its parameters."""
-    return any_glob(allowed, content_type.partition(";")[0].strip().lower())
+def content_type_allowed(content_type: str, allowed: Iterable[Sequence[str]]) -> bool:
+    """Compare a media type, without its parameters, with what every policy of a chain allows."""
+    plain = content_type.partition(";")[0].strip().lower()
+    return all(any_glob(globs, plain) for globs in allowed)
 
 
-def run(responses: Responses) -> list[str]:
-    """Name the screens that a policy runs, sorted."""
-    return ["content-type", *(["injection"] if responses.injection != "off" else []), "size"]
+def run(terms: Terms) -> list[str]:
+    """Name the screens that a policy and its ancestors run, sorted."""
+    return ["content-type", *(["injection"] if terms.injection != "off" else []), "size"]

@@ -13,13 +13,14 @@ from msgspec import Struct
 from receipts.arguments import Arguments
 from receipts.tokens import BadToken, bearer, check_time, read_token
 from verifier.admission import subject_of
+from verifier.chain import MAX_CHAIN, Terms, terms
 from verifier.compiled import Decide, compile_policy
 from verifier.decision import Subject
 from verifier.documents import Opened, addressed, open_grant
 from verifier.grant import Grant, Scope, Token
 from verifier.keys import Trust
 from verifier.manifest import Manifest, Tool
-from verifier.policy import Policy, check_enforceable
+from verifier.policy import Chain, Policy, check_enforceable
 from verifier.refused import Refused
 
 MAX_SESSIONS = 4096
@@ -65,12 +66,21 @@ class Server(Struct, frozen=True):
         return compiled
 
 
+class Compiled(Struct, frozen=True):
+    """A policy and its ancestors, what they come to together, and the function that decides by them."""
+
+    chain: Chain
+    terms: Terms
+    decide: Decide
+
+
 class Session(Struct, frozen=True):
     """A token with what it stands for."""
 
     token: Token
     grant: Grant
-    policy: Policy
+    chain: Chain
+    terms: Terms
     decide: Decide
     subject: Subject
 
@@ -94,7 +104,7 @@ class Sessions:
         self._clock = clock
         self._known: OrderedDict[bytes, Session] = OrderedDict()
         self._servers: OrderedDict[str, Server] = OrderedDict()
-        self._compiled: OrderedDict[str, tuple[Policy, Decide]] = OrderedDict()
+        self._compiled: OrderedDict[str, Compiled] = OrderedDict()
 
     async def open(self, authorization: str | None) -> Session:
         """Open the session of a call's token; its expiry is checked each time.
@@ -122,7 +132,6 @@ class Sessions:
         server = self._servers.get(digest)
         if server is None:
             opened = await self._documents.manifest(digest, session.grant.issued_at)
-            _holds_nothing(opened.value)
             server = Server(addressed(opened, digest).value, digest, {})
             _remember(self._servers, digest, server, MAX_SERVERS)
         if server.manifest.server != name:
@@ -138,18 +147,27 @@ class Sessions:
         except Refused as refused:
             raise BadToken(refused.code, refused.why) from refused
         _enforceable(grant)
-        policy, decide = await self._policy(grant)
-        return Session(token, grant, policy, decide, subject_of(grant.scope))
+        compiled = await self._policy(grant)
+        return Session(token, grant, compiled.chain, compiled.terms, compiled.decide, subject_of(grant.scope))
 
-    async def _policy(self, grant: Grant) -> tuple[Policy, Decide]:
-        """Open a grant's policy, and compile it once for all its sessions. Raises `Refused` unsupported."""
-        digest = grant.scope.policy
-        policy = addressed(await self._documents.policy(digest, grant.opened), digest).value
-        known = self._compiled.get(digest)
+    async def _policy(self, grant: Grant) -> Compiled:
+        """Open a grant's policy and its ancestors, and compile them once for all their sessions.
+
+        Raises `Refused`: unsupported, bad-policy for too many ancestors.
+        """
+        digest: str | None = grant.scope.policy
+        chain: list[Policy] = []
+        while digest is not None:
+            if len(chain) == MAX_CHAIN:
+                raise Refused("bad-policy", f"more than {MAX_CHAIN} policies in a chain", field="parent")
+            chain.append(addressed(await self._documents.policy(digest, grant.opened), digest).value)
+            digest = chain[-1].parent
+        known = self._compiled.get(grant.scope.policy)
         if known is None:
-            check_enforceable(policy)
-            known = policy, compile_policy((policy,))
-            _remember(self._compiled, digest, known, MAX_POLICIES)
+            for policy in chain:
+                check_enforceable(policy)
+            known = Compiled(tuple(chain), terms(tuple(chain)), compile_policy(tuple(chain)))
+            _remember(self._compiled, grant.scope.policy, known, MAX_POLICIES)
         return known
 
 
@@ -163,13 +181,6 @@ def _enforceable(grant: Grant) -> None:
     ):
         if unbuilt:
             raise Refused("unsupported", f"this gateway does not enforce a grant's {name}", field=name)
-
-
-def _holds_nothing(manifest: Manifest) -> None:
-    """Refuse a manifest whose tools wait for a person: this gateway cannot hold a call."""
-    for tool in manifest.tools:
-        if tool.approval != "none":
-            raise Refused("unsupported", f"tool {tool.name} asks for approval; this gateway holds no calls")
 
 
 def _remember(known: OrderedDict[K, V], key: K, value: V, most: int) -> None:

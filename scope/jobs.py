@@ -21,13 +21,14 @@ from scope.store import Job
 from service.clients import Caller
 from service.engine import reading
 from verifier.admission import admits, expand, within
+from verifier.chain import MAX_CHAIN, terms
 from verifier.conditions import glob_matches
 from verifier.decision import Subject
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
 from verifier.grant import LIMITS, Budget, Grant, Scope
 from verifier.manifest import Manifest
-from verifier.policy import Policy, check_enforceable
+from verifier.policy import Chain, Policy, check_enforceable
 from verifier.refused import Refused
 
 LIFETIME = 3600  # seconds of a job that asks for none
@@ -40,7 +41,7 @@ class Planned(Struct, frozen=True):
     """A job that may be opened: its scope under its policy, the seconds it asked for, what it cannot get."""
 
     scope: Scope
-    policy: Policy
+    chain: Chain
     expires_in: int | None
     unavailable: list[str]
 
@@ -53,7 +54,7 @@ async def open_job(authority: Authority, caller: Caller, wanted: JobRequest) -> 
     planned = await _plan(authority, caller, wanted)
     async with authority.engine.begin() as db:
         sequence = await store.lock_sequence(db)
-        await _refuse_revoked(db, planned.scope)
+        await _refuse_revoked(db, planned)
         now = authority.clock()
         authority.keys.require(authority.trust, authority.issuer, now)
         grant = Grant(opened=now, issued_at=now, expires=_end(planned, now), scope=planned.scope)
@@ -116,25 +117,37 @@ async def find(db: AsyncConnection, caller: Caller, name: str) -> Job:
 
 async def _plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Planned:
     now = authority.clock()
-    policy = (await authority.registry.policy(wanted.policy, now)).value
+    chain = await _chain(authority, wanted.policy, now)
     if (await authority.registry.status(wanted.policy)).status != "published":
         raise Refused("policy-withdrawn", "the policy was withdrawn: no new job may pin it", field="policy")
-    check_enforceable(policy)
-    admits((policy,), agent=wanted.agent, job_type=wanted.job_type, environment=wanted.environment)
+    admits(chain, agent=wanted.agent, job_type=wanted.job_type, environment=wanted.environment)
     job = f"job-{authority.random(12).hex()}"
     subject = Subject(wanted.agent, caller.client, job, wanted.job_type, wanted.environment)
     if wanted.authorization_details is None:
-        manifests = await _available(authority, policy, now)
-        tools, models, unavailable = expand((policy,), _values(manifests), subject)
+        manifests = await _available(authority, chain[0], now)
+        tools, models, unavailable = expand(chain, _values(manifests), subject)
         revoked = await _revoked(authority, tools)
         tools, unavailable = sorted(set(tools) - set(revoked)), sorted([*unavailable, *revoked])
     else:
         tools, models = _asked(wanted.authorization_details)
         manifests, unavailable = await _named(authority, tools, now), []
     used = {server: each.digest for server, each in manifests.items() if server in {_server(tool) for tool in tools}}
-    scope = _scope(authority, wanted, subject, policy, manifests=used, tools=tools, models=models)
-    within(scope, (policy,), _values(manifests))
-    return Planned(scope, policy, wanted.expires_in, unavailable)
+    scope = _scope(authority, wanted, subject, chain, manifests=used, tools=tools, models=models)
+    within(scope, chain, _values(manifests))
+    return Planned(scope, chain, wanted.expires_in, unavailable)
+
+
+async def _chain(authority: Authority, wanted: str, now: int) -> Chain:
+    """Fetch a policy and its ancestors, each in force now. Raises `Refused`: theirs, bad-policy, unsupported."""
+    digest: str | None = wanted
+    chain: list[Policy] = []
+    while digest is not None:
+        if len(chain) == MAX_CHAIN:
+            raise Refused("bad-policy", f"more than {MAX_CHAIN} policies in a chain", field="parent")
+        chain.append((await authority.registry.policy(digest, now)).value)
+        check_enforceable(chain[-1])
+        digest = chain[-1].parent
+    return tuple(chain)
 
 
 async def _revoked(authority: Authority, tools: list[str]) -> list[str]:
@@ -146,7 +159,7 @@ def _scope(
     authority: Authority,
     wanted: JobRequest,
     subject: Subject,
-    policy: Policy,
+    chain: Chain,
     **granted: Any,
 ) -> Scope:
     return Scope(
@@ -159,7 +172,7 @@ def _scope(
         audience=authority.audience,
         binding="none",
         policy=wanted.policy,
-        limits=_limits(policy, wanted.limits),
+        limits=_limits(chain, wanted.limits),
         depth=0,
         **granted,
     )
@@ -199,15 +212,16 @@ async def _perhaps(authority: Authority, server: str, now: int) -> Document[Mani
         raise
 
 
-def _limits(policy: Policy, asked: Budget) -> Budget:
-    """Take what was asked for, and the policy's budget where nothing was; `within` refuses more."""
+def _limits(chain: Chain, asked: Budget) -> Budget:
+    """Take what was asked for, and the policies' budget where nothing was; `within` refuses more."""
+    budgets = terms(chain).budgets
     values = {name: getattr(asked, name) for name in LIMITS}
-    return Budget(**{name: getattr(policy.budgets, name) if value is None else value for name, value in values.items()})
+    return Budget(**{name: getattr(budgets, name) if value is None else value for name, value in values.items()})
 
 
 def _end(planned: Planned, opened: int) -> int:
     """When the job ends: with its policy or its wall time at the latest. Raises `Refused` when more was asked for."""
-    latest = planned.policy.valid_until
+    latest = min(policy.valid_until for policy in planned.chain)
     if planned.scope.limits.wall_seconds is not None:
         latest = min(latest, opened + planned.scope.limits.wall_seconds * SECOND)
     if latest <= opened:
@@ -221,7 +235,7 @@ def _end(planned: Planned, opened: int) -> int:
 
 
 def _row(planned: Planned, grant: Grant, grant_digest: str, sequence: int) -> dict[str, Any]:
-    scope, tokens = planned.scope, planned.policy.token_constraints
+    scope, tokens = planned.scope, terms(planned.chain).token_constraints
     return {
         "job": scope.job,
         "client": scope.client,
@@ -238,8 +252,10 @@ def _row(planned: Planned, grant: Grant, grant_digest: str, sequence: int) -> di
     }
 
 
-async def _refuse_revoked(db: AsyncConnection, scope: Scope) -> None:
+async def _refuse_revoked(db: AsyncConnection, planned: Planned) -> None:
+    scope, ancestors = planned.scope, [each.parent for each in planned.chain if each.parent is not None]
     named = [("agent", scope.agent), ("client", scope.client), ("policy", scope.policy), ("all", "*")]
+    named += [("policy", each) for each in ancestors]
     if await store.is_revoked(db, named):
         raise Refused("revoked", "the agent, the client, the policy or everything was revoked")
     if gone := await store.revoked_tools(db, scope.tools):

@@ -5,16 +5,23 @@ than at any level: a child can only tighten.
 """
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 from msgspec import Struct
 
 from verifier.grant import BINDINGS
 from verifier.policy import Approvals, Budgets, Chain, TokenConstraints
 
+# The strictest first.
+INJECTION = ("block", "flag", "off")
+MAX_CHAIN = 4
+
 
 class Terms(Struct, frozen=True, kw_only=True):
-    """What a chain comes to: lowest limits, strictest binding, the approvers of every level, the auditors of any."""
+    """What a chain comes to: lowest limits, strictest binding and screens, every level's approvers, any's auditors.
+
+    An answer's content type has to match each of the lists of globs in `content_types`.
+    """
 
     budgets: Budgets
     token_constraints: TokenConstraints
@@ -23,6 +30,9 @@ class Terms(Struct, frozen=True, kw_only=True):
     sealed: bool
     regulated: bool
     tied: bool
+    max_bytes: int
+    content_types: tuple[list[str], ...]
+    injection: Literal["block", "flag", "off"]
 
 
 def terms(chain: Chain) -> Terms:
@@ -48,6 +58,9 @@ def terms(chain: Chain) -> Terms:
         sealed=any(each.receipts.privacy == "sealed" for each in chain),
         regulated=any(each.regulated for each in chain),
         tied=any(each.model_egress.require_proxy_receipts for each in chain),
+        max_bytes=min(each.responses.max_bytes for each in chain),
+        content_types=tuple(each.responses.content_types for each in chain),
+        injection=min((each.responses.injection for each in chain), key=INJECTION.index),
     )
 
 

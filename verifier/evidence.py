@@ -7,6 +7,7 @@ from msgspec import Struct
 from verifier import documents
 from verifier.approval import Approval
 from verifier.bundle import Line
+from verifier.chain import MAX_CHAIN
 from verifier.docket import Docket, values
 from verifier.documents import Opened
 from verifier.family import Family, check_family, check_scopes
@@ -19,8 +20,6 @@ from verifier.report import Kin, Report
 from verifier.revocation import Revocation
 from verifier.seal import Seal
 from verifier.sealing import check_seal, open_seals
-
-MAX_CHAIN = 4
 
 
 class Evidence(Struct, frozen=True, kw_only=True):

@@ -261,16 +261,12 @@ def check_supported(policy: Policy) -> None:
 def check_enforceable(policy: Policy) -> None:
     """Refuse by name what the verifier can judge and the services of this version cannot do (specs/policy.md §6).
 
-    Asked by the registry at publication, by scope when a job opens, by the gateway when it takes a policy.
+    Asked by the registry at publication, by scope when a job opens, by the gateway when it takes a policy. What is not
+    here fails closed by itself: a call that waits for people is refused, an attribute of a user is missing.
     """
-    asks = any(rule.approval != "none" for rule in policy.allowed_tools)
     for undone, name in (
-        (policy.parent is not None, "parent"),
-        (policy.approvals.quorum > 0 or bool(policy.approvals.approvers) or asks, "approvals"),
         (policy.receipts.privacy == "sealed" or bool(policy.receipts.auditors), "receipts.privacy sealed"),
         (policy.token_constraints.binding != "none", "token_constraints.binding"),
-        (policy.token_constraints.max_delegation_depth > 0, "token_constraints.max_delegation_depth"),
-        (policy.reads("user", "age"), "attributes user and age"),
     ):
         if undone:
             raise unsupported(name)

@@ -181,7 +181,7 @@ class Counter:
             lane=LANE, job=world.job, policy=world.policy_digest, origin=origin(GATEWAY, world.job, LANE),
             kid=pair("gateway").kid, opened=NOW, share=canonical(Budget()),
         )  # fmt: skip
-        lanes._begin(row, bytes(32), world.policy, RegisteredLane(share=Budget(), opened=row.opened, alone=True))
+        lanes._begin(row, bytes(32), (world.policy,), RegisteredLane(share=Budget(), opened=row.opened, alone=True))
         denials = Denials(lanes, self.revocations, structlog.get_logger())
         return Pipeline(self.sessions, self.revocations, lanes, denials=denials, clock=clock, max_body=1 << 20)
 

@@ -94,7 +94,7 @@ def known(counter: Counter, asked: Call) -> None:
     """Do what each call of a known token costs before its policy is asked, and ask it."""
     session = counter.session()
     counter.revocations.require_live(session.scope, session.token.jti)
-    counter.revocations.require_fresh(session.policy, clock())
+    counter.revocations.require_fresh(session.terms, clock())
     allow(session.decide, asked)
 
 

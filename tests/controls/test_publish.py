@@ -135,8 +135,6 @@ async def test_a_policy_whose_own_test_does_not_hold_is_refused(world: World) ->
 
 async def test_what_this_version_does_not_decide_is_refused_by_name(world: World) -> None:
     for fields, named in (
-        ({"parent": GOOD_DIGEST}, "parent"),
-        ({"approvals": {"quorum": 1, "ttl_seconds": 600, "approvers": ["ann"]}}, "approvals"),
         ({"receipts": {"privacy": "sealed", "auditors": ["auditor"]}}, "sealed"),
         ({"budgets": {"cost_nano_usd": 1}}, "cost_nano_usd"),
     ):

@@ -86,7 +86,6 @@ async def test_approving_again_answers_with_the_first_bytes(world: World) -> Non
 async def test_a_manifest_that_does_not_hold_is_refused_and_nothing_stored(world: World) -> None:
     await world.register()
     elsewhere, secret = CRM + "2", msgspec.structs.replace(TOOL, data_classes=["secrets"])
-    held = msgspec.structs.replace(TOOL, approval="human")
     raw = world.manifest()
     cut = msgspec.json.encode({**msgspec.json.decode(raw), "signatures": msgspec.json.decode(raw)["signatures"][:1]})
     for sent, code, at in (
@@ -95,7 +94,6 @@ async def test_a_manifest_that_does_not_hold_is_refused_and_nothing_stored(world
         (world.manifest(server="other"), "wrong-server", None),
         (world.manifest(url=elsewhere), "wrong-url", None),
         (world.manifest(tools=[secret]), "unregistered-data-class", None),
-        (world.manifest(tools=[held]), "unsupported", None),
         (raw, "wrong-digest", "sha256:" + "0" * 64),
         (cut, "missing-signature", None),
         (world.policy(), "wrong-kind", None),

@@ -66,7 +66,7 @@ async def test_a_denial_is_the_policys_only_while_the_policy_still_says_so(
 
 
 async def test_the_gateway_takes_no_policy_that_it_cannot_enforce() -> None:
-    world = World(policy={"approvals": {"quorum": 1, "ttl_seconds": 60, "approvers": ["ann"]}})
+    world = World(policy={"receipts": {"privacy": "sealed", "auditors": ["auditor"]}})
     trust = Trust.establish(world.pin(), seal_up("keys", world.keys_payload, pair("root")))
     sessions = Sessions(Shelf(world, trust), trust, SCOPE, GATEWAY, clock)
     with refused("unsupported"):

@@ -21,7 +21,7 @@ from verifier.seal import origin
 
 async def opened(epoch: Epoch, town: Town) -> tuple[Job, Calls]:
     job = await town.job()
-    lane = await epoch.lanes.of(job.grant, job.policy)
+    lane = await epoch.lanes.of(job.grant, (job.policy,))
     lane.token(job.claims)
     return job, Calls(lane, job)
 
@@ -56,7 +56,7 @@ async def test_a_seal_gets_no_receipts_of_another_job_out_of_us(epoch: Epoch, to
 
 async def test_first_calls_that_come_together_register_one_lane(epoch: Epoch, town: Town) -> None:
     job = await town.job()
-    lanes = await asyncio.gather(*(epoch.lanes.of(job.grant, job.policy) for _ in range(20)))
+    lanes = await asyncio.gather(*(epoch.lanes.of(job.grant, (job.policy,)) for _ in range(20)))
     assert len({id(lane) for lane in lanes}) == 1
     status = await town.scope("orchestrator").status(job.name)
     assert [lane.lane for lane in status.lanes] == [lanes[0].lane]
@@ -64,7 +64,7 @@ async def test_first_calls_that_come_together_register_one_lane(epoch: Epoch, to
 
 async def test_a_lane_s_key_is_a_file_that_nobody_else_can_read(epoch: Epoch, town: Town) -> None:
     job = await town.job()
-    lane = await epoch.lanes.of(job.grant, job.policy)
+    lane = await epoch.lanes.of(job.grant, (job.policy,))
     path = town.settings.directory / "lanes" / f"{lane.lane}.key"
     assert path.read_bytes() == lane.key
     assert (path.stat().st_mode & 0o777, path.parent.stat().st_mode & 0o777) == (0o600, 0o700)
@@ -153,7 +153,7 @@ async def test_no_call_begins_in_a_lane_that_closes(epoch: Epoch, town: Town) ->
     with pytest.raises(Refused, match="lane-closed"):
         calls.begin(MODEL, "model-1")
     with pytest.raises(Refused, match="job-not-open"):
-        await epoch.lanes.of(job.grant, job.policy)
+        await epoch.lanes.of(job.grant, (job.policy,))
 
 
 async def test_a_revoked_job_s_lane_is_closed_as_revoked(epoch: Epoch, town: Town) -> None:
@@ -226,7 +226,7 @@ async def test_a_lane_that_was_sealed_without_us_takes_no_more_calls(epoch: Epoc
     with pytest.raises(Refused, match="lane-closed"):
         calls.begin(MODEL, "model-1")
     with pytest.raises(Refused, match="job-not-open"):
-        await epoch.lanes.of(job.grant, job.policy)
+        await epoch.lanes.of(job.grant, (job.policy,))
 
 
 async def test_a_first_call_while_scope_is_away_is_refused_and_the_next_tries_again(epoch: Epoch, town: Town) -> None:
@@ -234,7 +234,7 @@ async def test_a_first_call_while_scope_is_away_is_refused_and_the_next_tries_ag
     there = epoch.lanes._scope
     epoch.lanes._scope = ScopeClient(town.session, f"http://127.0.0.1:{free_port()}", lambda: "token")
     with pytest.raises(Refused, match="scope-unavailable"):
-        await epoch.lanes.of(job.grant, job.policy)
+        await epoch.lanes.of(job.grant, (job.policy,))
     assert list((town.settings.directory / "lanes").iterdir()) == []
     epoch.lanes._scope = there
-    assert (await epoch.lanes.of(job.grant, job.policy)).job == job.name
+    assert (await epoch.lanes.of(job.grant, (job.policy,))).job == job.name

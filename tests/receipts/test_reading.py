@@ -49,7 +49,7 @@ class Archive:
 @pytest.fixture
 async def archive(town: Town, epoch: Epoch) -> AsyncGenerator[Archive, None]:
     job, other = await town.job(), await town.job()
-    lane = await epoch.lanes.of(job.grant, job.policy)
+    lane = await epoch.lanes.of(job.grant, (job.policy,))
     lane.token(job.claims)
     calls = Calls(lane, job)
     call = calls.model("get_case")

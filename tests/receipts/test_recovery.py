@@ -29,7 +29,7 @@ async def next_epoch(town: Town) -> AsyncGenerator[Epoch, None]:
 async def interrupted(epoch: Epoch, town: Town) -> tuple[Job, Calls]:
     """Leave a job with an open call."""
     job = await town.job()
-    lane = await epoch.lanes.of(job.grant, job.policy)
+    lane = await epoch.lanes.of(job.grant, (job.policy,))
     lane.token(job.claims)
     calls = Calls(lane, job)
     calls.model("get_case")
@@ -61,7 +61,7 @@ async def test_a_lane_cut_off_before_its_open_is_sealed_empty_and_never_closed(
     epoch: Epoch, next_epoch: Epoch, town: Town
 ) -> None:
     job = await town.job()
-    await epoch.lanes.of(job.grant, job.policy)
+    await epoch.lanes.of(job.grant, (job.policy,))
     await asyncio.sleep(0.05)
     change(town, "DELETE FROM leaves")
     assert (await next_epoch.recover(), await next_epoch.recover()) == (0, 0)

@@ -5,7 +5,6 @@ import json
 from typing import Any
 
 import pytest
-from msgspec.structs import replace
 
 from receipts.sessions import Sessions
 from tests.refusal import refused
@@ -76,11 +75,3 @@ async def test_a_grant_that_this_gateway_would_not_enforce_is_refused(
     door, token = sessions(World(scope=scope, grant=grant))
     with refused("unsupported", field):
         await door.open(token)
-
-
-async def test_a_manifest_whose_tool_waits_for_a_person_is_refused() -> None:
-    tools = [replace(tool, approval="human") for tool in World().manifest.tools]
-    door, token = sessions(World(tools=tools, scope={"tools": ["mcp:crm-mcp/get_case"]}))
-    session = await door.open(token)
-    with refused("unsupported"):
-        await door.server(session, "crm-mcp")

@@ -99,8 +99,8 @@ async def test_a_policy_that_asks_for_what_no_service_does_is_pinned_by_no_job(t
 
         async def policy(self, wanted: str, at: int) -> Document[Policy]:  # type: ignore[explicit-override]
             document = await published.policy(wanted, at)
-            asks = msgspec.structs.replace(document.value.approvals, approvers=["ann"], quorum=1)
-            return msgspec.structs.replace(document, value=msgspec.structs.replace(document.value, approvals=asks))
+            asks = msgspec.structs.replace(document.value.receipts, privacy="sealed", auditors=["auditor"])
+            return msgspec.structs.replace(document, value=msgspec.structs.replace(document.value, receipts=asks))
 
     who = partial(town.credential, "scope", town.urls.controls)
     other = Another(town.session, town.urls.controls, town.trust, who)

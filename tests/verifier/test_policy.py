@@ -180,16 +180,9 @@ def test_a_condition_that_can_never_be_judged_is_refused(place: str, condition: 
 
 
 JUDGED: list[tuple[str, dict[str, Any]]] = [
-    ("parent", {"parent": "sha256:" + "0" * 64}),
-    ("approvals", {"approvals": {"quorum": 1, "approvers": ["x"]}}),
-    ("approvals", {"approvals": {"approvers": ["x"]}}),
-    ("approvals", {"allowed_tools": [RULE | {"approval": "human"}]}),
     ("receipts.privacy sealed", {"receipts": {"privacy": "sealed", "auditors": ["x"]}}),
     ("receipts.privacy sealed", {"receipts": {"auditors": ["x"]}}),
     ("token_constraints.binding", {"token_constraints": {"binding": "dpop"}}),
-    ("token_constraints.max_delegation_depth", {"token_constraints": {"max_delegation_depth": 1}}),
-    ("user", {"denied_tools": [RULE | {"when": [{"attr": "user.id", "op": "eq", "value": "u"}]}]}),
-    ("age", {"model_egress": {"provider": "x", "models": [{"when": [{"attr": "age.mfa", "op": "lt", "value": 1}]}]}}),
 ]
 
 
@@ -214,8 +207,16 @@ def test_what_the_services_can_do_is_enforceable() -> None:
         {"attr": "recent.first_use", "op": "eq", "value": False},
         {"attr": "data.labels", "op": "not_in", "value": ["secrets"]},
         {"attr": "gateway.staleness", "op": "in", "value": [0, "1"]},
+        {"attr": "user.id", "op": "eq", "value": "u"},
+        {"attr": "age.mfa_at", "op": "lt", "value": 3600},
     ]
-    check_enforceable(built(regulated=True, allowed_tools=[RULE | {"when": when}], denied_tools=[RULE]))
+    asks = {"approval": "human", "when": when}
+    several: dict[str, Any] = {
+        "parent": "sha256:" + "0" * 64,
+        "approvals": {"quorum": 1, "approvers": ["ann"]},
+        "token_constraints": {"max_delegation_depth": 1},
+    }
+    check_enforceable(built(regulated=True, allowed_tools=[RULE | asks], denied_tools=[RULE], **several))
 
 
 def test_the_keys_of_a_map_are_plain_names() -> None:
