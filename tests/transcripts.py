@@ -26,6 +26,7 @@ from verifier.encoding import canonical
 
 TRANSCRIPTS = Path(__file__).parent.parent / "specs" / "transcripts"
 TOKEN = "eyJhbGciOiJFZERTQSJ9.eyJleHAiOjE3OTAwMDAzMDAsImp0aSI6InRva2VuLTEifQ.c2lnbmF0dXJl"
+OPS = b"policy_name: ops\nallowed_tools:\n  - {kind: mcp, RULE}\n"
 NOW = 1_790_000_000_000_000
 AT_MOST = {"attr": "args.amount", "op": "le", "value": 1000}
 TRANSFER = {"id": "transfers", "kind": "mcp", "server": "bank", "tools": ["transfer"], "when": [AT_MOST]}
@@ -46,6 +47,9 @@ def furnish(folder: Path) -> None:
     for name, content in {
         "payments-1.policy.json": canonical(build(draft, issuer="security-team", now=NOW)),
         "payments-2.policy.json": canonical(build(wide, issuer="security-team", now=NOW, serial=2)),
+        "careless.yaml": OPS.replace(b"RULE", b"server: ops-mcp, tools: [restart, shell]"),
+        "wrong.yaml": OPS.replace(b"RULE", b"servers: ops-mcp, tools: [restart]"),
+        "surprise.yaml": b"policy_name: ops\nregulated: no\n",
         "call.json": json.dumps(asked).encode(),
         "job.tally": honest,
         "job.tally.gz": gzip.compress(honest, mtime=0),

@@ -126,15 +126,21 @@ def run_tests(chain: Chain) -> list[tuple[PolicyTest, Decision]]:
     """
     results = [(test, decide(chain, call_of(test))) for test in chain[0].tests]
     for test, decision in results:
-        if _word(decision) != test.expect or (test.rule is not None and decision.rule != test.rule):
+        if not as_expected(test, decision):
             wanted = f"{test.expect} by {test.rule}" if test.rule else test.expect
-            said = f"{_word(decision)} by {decision.rule}"
+            said = f"{word(decision)} by {decision.rule}"
             why = f"test {test.name!r} expects {wanted}, the policy says {said}"
             raise Refused("policy-test-failed", why, field="tests")
     return results
 
 
-def _word(decision: Decision) -> str:
+def as_expected(test: PolicyTest, decision: Decision) -> bool:
+    """Tell whether a decision is what a test claims."""
+    return word(decision) == test.expect and test.rule in {None, decision.rule}
+
+
+def word(decision: Decision) -> str:
+    """Say a decision in the word that tests use."""
     return {Allowed: "allow", Held: "hold", Denied: "deny"}[type(decision)]
 
 

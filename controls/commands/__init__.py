@@ -2,12 +2,12 @@
 
 import typer
 
-from controls.commands import analysis, audit, keys, manifest, policy, server
+from controls.commands import analysis, audit, authoring, keys, manifest, policy, server
 
 app = typer.Typer(no_args_is_help=True)
-__all__ = ["analysis", "app"]  # the commands of `analysis` join the group of `policy`
+__all__ = ["analysis", "app", "policy"]  # the commands of these two join the group of `authoring`
 for name, group in (
-    ("policy", policy.app),
+    ("policy", authoring.app),
     ("server", server.app),
     ("manifest", manifest.app),
     ("keys", keys.app),

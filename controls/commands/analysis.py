@@ -11,15 +11,13 @@ import typer
 
 from controls.analysis import Comparison, Simulation, compare, diff, simulate
 from controls.client import ControlsClient, PolicyEntry, fetch_trust
-from controls.commands.policy import app
-from controls.commands.shared import Client, In, Json, Url, credential, online, say, unsigned
+from controls.commands.authoring import Ancestors, app
+from controls.commands.shared import Client, In, Json, Url, ancestors_of, credential, online, say, unsigned
 from verifier.draft import call_of
-from verifier.encoding import digest, parse
+from verifier.encoding import parse
 from verifier.keys import Pin
 from verifier.policy import Chain, Policy, PolicyTest
-from verifier.refused import Refused
 
-MAX_ANCESTORS = 3
 MAX_CALL = 1 << 16
 STATUS = {"equal": 0, "narrower": 0, "wider": 1, "incomparable": 1, "unknown": 3}
 WORDS = {
@@ -31,10 +29,6 @@ WORDS = {
 }
 
 Old = Annotated[Path, typer.Argument(exists=True, dir_okay=False, help="Built or signed.")]
-Ancestors = Annotated[
-    list[Path] | None,
-    typer.Option("--with", help="The file of an ancestor that a policy names; once for each.", exists=True),
-]
 
 
 @app.command("diff")
@@ -55,8 +49,7 @@ def narrower(old: Old, new: In, *, ancestors: Ancestors = None, as_json: Json = 
 
     Example: tally policy narrower crm-1.policy.json crm-2.policy.json
     """
-    known = _ancestors(ancestors)
-    found = compare(_chain(old, known), _chain(new, known))
+    found = compare(_chain(old, ancestors), _chain(new, ancestors))
     say(as_json, msgspec.to_builtins(found), *_told(found))
     raise typer.Exit(STATUS[found.relation])
 
@@ -75,7 +68,7 @@ def simulate_call(
     """
     asked = parse(call.read_bytes(), dict[str, Any], limit=MAX_CALL)
     test = msgspec.convert({"name": "call", "facts": {}, "expect": "allow", **asked}, PolicyTest)
-    found = simulate(_chain(policy, _ancestors(ancestors)), call_of(test))
+    found = simulate(_chain(policy, ancestors), call_of(test))
     say(as_json, msgspec.to_builtins(found), *_considered(found))
     raise typer.Exit(int(found.decision == "deny"))
 
@@ -111,23 +104,9 @@ def _read(path: Path) -> Policy:
     return Policy.parse(unsigned("policy", path.read_bytes()).content())
 
 
-def _ancestors(paths: Sequence[Path] | None) -> dict[str, Policy]:
-    payloads = [unsigned("policy", path.read_bytes()).content() for path in paths or ()]
-    return {digest(payload): Policy.parse(payload) for payload in payloads}
-
-
-def _chain(path: Path, known: dict[str, Policy]) -> Chain:
-    """Put a policy and its ancestors together. Raises `Refused`: missing-parent, too-deep."""
-    chain = [_read(path)]
-    while (parent := chain[-1].parent) is not None:
-        if parent not in known:
-            raise Refused(
-                "missing-parent", f"{path.name} names an ancestor {parent[:18]}…", hint="Give its file: --with FILE."
-            )
-        if len(chain) > MAX_ANCESTORS:
-            raise Refused("too-deep", f"{path.name} has more than {MAX_ANCESTORS} ancestors")
-        chain.append(known[parent])
-    return tuple(chain)
+def _chain(path: Path, ancestors: Sequence[Path] | None) -> Chain:
+    policy = _read(path)
+    return (policy, *ancestors_of(policy, ancestors))
 
 
 def _told(found: Comparison) -> list[str]:

@@ -18,6 +18,7 @@ from controls.commands.shared import (
     Serial,
     Url,
     as_client,
+    as_json_draft,
     issuer_of,
     now,
     say,
@@ -49,11 +50,11 @@ def build_manifest(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Write a manifest out of a JSON draft: the exact bytes that will be signed.
+    """Write a manifest out of a draft in YAML, JSON or TOML: the exact bytes that will be signed.
 
     Example: tally manifest build crm-mcp.json --key registrar/registry.key -o crm.manifest.json
     """
-    read = drafts.read_manifest_draft(draft.read_bytes())
+    read = drafts.read_manifest_draft(as_json_draft(draft))
     read = msgspec.structs.replace(read, url=server_url) if server_url else read
     listing = drafts.read_listing(tools_list.read_bytes()) if tools_list else None
     built = drafts.build_manifest(read, issuer=issuer_of(key, issuer), now=now(), serial=serial, listing=listing)

@@ -1,4 +1,4 @@
-"""`tally policy`: write, test, sign, publish and fetch policies."""
+"""`tally policy`: sign, publish, fetch and withdraw policies; how they are written is `authoring.py`'s."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,63 +8,26 @@ import msgspec
 import typer
 
 from controls.client import ControlsClient, Document, fetch_trust
+from controls.commands.authoring import app
 from controls.commands.shared import (
     Client,
     In,
-    Issuer,
-    IssuerKey,
     Json,
     Key,
     Out,
-    Serial,
     Url,
     as_client,
-    issuer_of,
     now,
     online,
     say,
     sign,
     unsigned,
-    write,
 )
 from service.key_list import Installed
-from verifier.draft import build, read_draft, run_tests
-from verifier.encoding import canonical, digest
+from verifier.draft import run_tests
+from verifier.encoding import digest
 from verifier.keys import Pin
 from verifier.policy import Policy
-
-app = typer.Typer(help="Write, test, sign, publish and fetch policies.", no_args_is_help=True)
-
-
-@app.command("build")
-def build_policy(
-    draft: In, *, out: Out, key: IssuerKey = None, issuer: Issuer = None, serial: Serial = 1, as_json: Json = False
-) -> None:
-    """Write out every default of a JSON draft: the exact bytes that will be signed.
-
-    Example: tally policy build minimal.json --key author/policy.key -o crm.policy.json
-    """
-    built = build(read_draft(draft.read_bytes()), issuer=issuer_of(key, issuer), now=now(), serial=serial)
-    write(out, canonical(built), as_json, f"policy {built.policy_name}, serial {built.serial}, by {built.issuer}")
-
-
-@app.command("test")
-def run_policy_tests(file: In, *, as_json: Json = False) -> None:
-    """Run the tests that a built policy carries; the first that does not hold is named.
-
-    Example: tally policy test crm.policy.json
-    """
-    results = run_tests((Policy.parse(file.read_bytes()),))
-    held = [
-        {"test": test.name, "decision": type(decision).__name__.lower(), "rule": decision.rule}
-        for test, decision in results
-    ]
-    say(
-        as_json,
-        {"tests": held},
-        *(f"{each['test']}: {each['decision']} by {each['rule']}" for each in held),
-        f"{len(held)} tests hold",
-    )
 
 
 @app.command("sign")

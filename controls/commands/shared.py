@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
@@ -10,11 +10,13 @@ import aiohttp
 import msgspec
 import typer
 
+from controls import drafting
 from controls.client import Credential, Publisher
 from service import keystore
 from service.clients import client_token
-from verifier.encoding import digest, parse
+from verifier.encoding import canonical, digest, parse
 from verifier.envelope import Envelope, seal_up
+from verifier.policy import Policy
 from verifier.refused import Refused
 
 T = TypeVar("T")
@@ -32,6 +34,27 @@ Client = Annotated[
     Path, typer.Option("--client", help="Your directory: its name is your client id, it holds client.key.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def ancestors_of(policy: Policy, paths: Sequence[Path] | None, most: int = 3) -> list[Policy]:
+    """Find a policy's ancestors in files, nearest first. Raises `Refused`: missing-parent, too-deep."""
+    payloads = [unsigned("policy", path.read_bytes()).content() for path in paths or ()]
+    known = {digest(payload): Policy.parse(payload) for payload in payloads}
+    found: list[Policy] = []
+    while (parent := (found or [policy])[-1].parent) is not None:
+        if parent not in known:
+            hint = "Give its file: --with FILE."
+            raise Refused("missing-parent", f"{policy.policy_name} has an ancestor {parent[:18]}…", hint=hint)
+        if len(found) == most:
+            raise Refused("too-deep", f"{policy.policy_name} has more than {most} ancestors")
+        found.append(known[parent])
+    return found
+
+
+def as_json_draft(path: Path) -> bytes:
+    """Read a draft in YAML or TOML as the JSON that it says; JSON as it stands."""
+    raw, foreign = path.read_bytes(), path.suffix.lower() in {".yaml", ".yml", ".toml"}
+    return canonical(drafting.read(path.name, raw).value) if foreign else raw
 
 
 def unsigned(kind: str, raw: bytes) -> Envelope:
