@@ -55,7 +55,7 @@ class Published(Struct, frozen=True):
     new: bool
 
 
-async def _lineage(db: AsyncConnection, policy: Policy) -> Chain:
+async def lineage(db: AsyncConnection, policy: Policy) -> Chain:
     """Put a policy and its ancestors together, whatever has become of them, as far as they are published."""
     chain = [policy]
     while len(chain) < MAX_CHAIN and (parent := chain[-1].parent) is not None:
@@ -89,7 +89,7 @@ async def compared(raw: bytes, digest: str, registry: Registry, *, allow_wider: 
         newest = None if head is None else await store.policy(db, head.digest)
         if newest is None or allow_wider:
             return Compared(newest.digest if newest else None, "allowed" if newest else "first")
-        chains = await _lineage(db, read(newest.envelope)), await _lineage(db, policy)
+        chains = await lineage(db, read(newest.envelope)), await lineage(db, policy)
     found = await asyncio.to_thread(compare, *chains)
     if found.may_be_wider:
         why = "; ".join(found.widening) or found.why

@@ -14,6 +14,8 @@ from verifier.keys import Trust
 from verifier.manifest import Manifest
 from verifier.refused import Refused
 
+AT_ONCE = 200
+
 
 class Registered(Struct, frozen=True):
     """A server with its record as it stands."""
@@ -45,6 +47,16 @@ async def register(
         db, at=now, by=by, act=act, subject=name, digest=digest_of(canonical(record)), status=record.status
     )
     return await find(db, name), known is None
+
+
+async def due(db: AsyncConnection, *, after: str, limit: int, now: int) -> list[Registered]:
+    """List servers that are not retired and whose next review has come, by name."""
+    found: list[Registered] = []
+    while len(found) < limit and (page := await store.list_servers(db, after=after, limit=AT_ONCE)):
+        after = page[-1].name
+        read = map(registered, page)
+        found += [each for each in read if each.record.status != "retired" and each.record.next_review <= now]
+    return found[:limit]
 
 
 async def find(db: AsyncConnection, name: str, *, claim: bool = False) -> Registered:

@@ -4,45 +4,24 @@ A route opens its transaction itself, when caller and body are known: the framew
 and one that raises would leave the connection of another open.
 """
 
-from typing import Annotated, Any, TypeVar, get_args
-
 import msgspec
-from litestar import Controller, Request, Response, get, post, put
-from litestar.di import NamedDependency
-from litestar.params import PathParameter, QueryParameter, RawBody
+from litestar import Controller, Response, get, post, put
+from litestar.params import RawBody
 from litestar.types import ControllerRouterHandler
 
 from controls import audit, publish, register, store
+from controls.asked import Ask, At, Before, By, Here, Named, OfIssuer, OfKey, OfName, Page, Position, Wider, read
 from controls.audit import AuditPage
 from controls.client import PolicyEntry, PolicyPage, PolicyStatus, ServerEntry, ServerPage, ServerRecord, Withdrawal
-from controls.publish import Registry
+from controls.questions import Questions
 from controls.register import Registered
 from controls.store import StoredPolicy
 from service.audit import Entry, Line
-from service.clients import Caller
-from verifier.encoding import MAX_INT, Digest, Name, SafeText, parse, reject_duplicates
 from verifier.keys import key_list_digest
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 FOR_EVER = "public, max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
-MAX_RECORD = 1 << 14
-MAX_PAGE = 100
-
-Ask = Request[Any, Any, Any]
-By = NamedDependency[Caller]
-Here = NamedDependency[Registry]
-T = TypeVar("T")
-DIGEST, NAME, SAFE_TEXT = (get_args(kind)[1].pattern for kind in (Digest, Name, SafeText))
-At = Annotated[str, PathParameter(pattern=DIGEST)]
-Named = Annotated[str, PathParameter(pattern=NAME)]
-OfName = Annotated[str | None, QueryParameter(pattern=NAME)]
-OfKey = Annotated[str | None, QueryParameter(pattern=r"^[0-9a-f]{32}\Z")]
-OfIssuer = Annotated[str | None, QueryParameter(pattern=SAFE_TEXT)]
-Before = Annotated[int | None, QueryParameter(ge=1, le=MAX_INT)]
-Wider = Annotated[bool, QueryParameter()]
-Position = Annotated[int, QueryParameter(ge=0, le=MAX_INT)]
-Page = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)]
 
 
 class Policies(Controller):
@@ -84,7 +63,7 @@ class Policies(Controller):
     async def withdraw(self, digest: At, body: RawBody, caller: By, registry: Here) -> PolicyStatus:
         """Withdraw a policy; the first withdrawal stays as it was."""
         caller.require("author", "responder")
-        reason = _read(body, Withdrawal).reason
+        reason = read(body, Withdrawal).reason
         async with registry.writing() as db:
             found = await publish.withdraw(db, digest, by=caller.client, reason=reason, now=registry.clock())
         return _status(found)
@@ -132,7 +111,7 @@ class Servers(Controller):
     async def register(self, name: Named, body: RawBody, caller: By, registry: Here) -> Response[ServerEntry]:
         """Register a server, or replace its record: 201 the first time, 200 after."""
         caller.require("registrar")
-        record = _read(body, ServerRecord)
+        record = read(body, ServerRecord)
         async with registry.writing() as db:
             found, new = await register.register(db, name, record, by=caller.client, now=registry.clock())
         return Response(_server(found), status_code=201 if new else 200)
@@ -143,6 +122,15 @@ class Servers(Controller):
         async with registry.reading() as db:
             found = await store.list_servers(db, after=after or "", limit=limit + 1)
         items = [_server(register.registered(each)) for each in found[:limit]]
+        return ServerPage(items, items[-1].name if len(found) > limit else None)
+
+    @get("/due", summary="Servers whose review is due")
+    async def due(self, caller: By, registry: Here, after: OfName = None, limit: Page = 50) -> ServerPage:
+        """List the servers in use whose next review has come, by name."""
+        caller.require("registrar", "auditor", "responder")
+        async with registry.reading() as db:
+            found = await register.due(db, after=after or "", limit=limit + 1, now=registry.clock())
+        items = [_server(each) for each in found[:limit]]
         return ServerPage(items, items[-1].name if len(found) > limit else None)
 
     @get("/{name:str}", summary="One server")
@@ -193,14 +181,7 @@ async def audit_page(caller: By, registry: Here, after: Position = 0, limit: Pag
     return AuditPage(items, found[limit - 1][0] if len(found) > limit else None)
 
 
-ROUTES: list[ControllerRouterHandler] = [Policies, Servers, manifest, keys, audit_page]
-
-
-def _read(body: bytes, kind: type[T]) -> T:
-    """Read a JSON body as a client wrote it, duplicate keys refused."""
-    value = parse(body, kind, limit=MAX_RECORD)
-    reject_duplicates(body)
-    return value
+ROUTES: list[ControllerRouterHandler] = [Policies, Questions, Servers, manifest, keys, audit_page]
 
 
 def _document(request: Ask, raw: bytes, digest: str, caching: str) -> Response[bytes]:

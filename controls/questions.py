@@ -1,0 +1,59 @@
+"""Questions about policies over HTTP (specs/http.md §1): how two differ, and what one would say of a call."""
+
+import asyncio
+
+from litestar import Controller, get, post
+from litestar.params import RawBody
+from msgspec import Struct
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from controls import publish
+from controls.analysis import Change, Comparison, Simulation, compare, diff, simulate
+from controls.asked import At, By, Here, read
+from verifier.draft import call_of
+from verifier.policy import Chain, PolicyTest, TestCall, TestFacts
+
+
+async def _chain(db: AsyncConnection, digest: str) -> Chain:
+    """Find a published policy with its ancestors. Raises `Refused` unknown-policy."""
+    return await publish.lineage(db, publish.read((await publish.find(db, digest)).envelope))
+
+
+class Question(Struct, frozen=True, forbid_unknown_fields=True):
+    """One call with the facts that it assumes, as a policy's own test says them."""
+
+    call: TestCall
+    facts: TestFacts = TestFacts()
+
+
+class Difference(Struct, frozen=True):
+    """How a policy `b` differs from `a`: field by field, and whether it lets more through."""
+
+    changes: list[Change]
+    comparison: Comparison
+
+
+class Questions(Controller):
+    """What policies mean; nothing is stored."""
+
+    path = "/policies"
+    tags = ("policies",)
+
+    @get("/{a:str}/diff/{b:str}", summary="How two policies differ")
+    async def difference(self, *, a: At, b: At, caller: By, registry: Here) -> Difference:
+        """Say what policy `b` changes in `a`, and whether it is narrower, wider or equal; it may take seconds."""
+        caller.require("author", "auditor", "registrar", "responder")
+        async with registry.reading() as db:
+            before, after = await _chain(db, a), await _chain(db, b)
+        compared = await asyncio.to_thread(compare, before, after)
+        return Difference(diff(before[0], after[0]), compared)
+
+    @post("/{digest:str}/simulate", status_code=200, summary="What a policy would say of a call")
+    async def simulation(self, *, digest: At, body: RawBody, caller: By, registry: Here) -> Simulation:
+        """Decide one call, and show every rule that was looked at."""
+        caller.require("author", "auditor", "registrar", "responder", "orchestrator")
+        asked = read(body, Question)
+        async with registry.reading() as db:
+            chain = await _chain(db, digest)
+        test = PolicyTest(name="question", call=asked.call, facts=asked.facts, expect="allow")
+        return simulate(chain, call_of(test))
