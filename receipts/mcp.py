@@ -110,8 +110,11 @@ class McpCall:
                 raise UpstreamFailed("content-type", "the server's answer is of a type that the policy does not allow")
             message = await self._message(answer, self._terms.max_bytes, exchange)
         body = self._answer(message, exchange)
-        if self._terms.injection == "flag":
+        if self._terms.injection != "off":
             exchange.flags = screens.injection(body)
+        if exchange.flags and self._terms.injection == "block":
+            exchange.fail("policy_cut", "injection")
+            raise UpstreamFailed("injection", "the server's answer hides text from people, which the policy blocks")
         exchange.answer = Answer(200, body)
 
     def failed(self, failure: UpstreamFailed) -> Answer:

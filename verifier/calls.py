@@ -57,7 +57,8 @@ class Calls:
         self.fold = fold
         self._replay = Replay(evidence.policies, evidence.manifests, fold, narrowed)
         self._usual: dict[tuple[Any, ...], Usual] = {}
-        self._simple = not (fold.purse.limited or terms.sealed)
+        self._blocks = terms.injection == "block"  # what a tool returns with hidden text in it
+        self._simple = not (fold.purse.limited or terms.sealed or self._blocks)
         self._limited = fold.purse.limited
         self.tied = terms.tied
         self.stale = SECOND * terms.token_constraints.max_staleness_seconds
@@ -158,6 +159,9 @@ class Calls:
                 why = "a call that went well has no commitment of its answer"
                 self._found.add("bad-end", 7, why, leaf.seq, "recv")
             extra = bool(leaf.tool_calls) and opened.target.provider is None
+            if self._blocks and leaf.flags and opened.target.tool is not None:
+                why = f"the policy withholds such an answer, and it was handed out: {', '.join(leaf.flags)}"
+                self._found.add("wrong-decision", 9, why, leaf.seq, "flags")
         else:
             extra = bool(leaf.tool_calls) or (leaf.status == "lost" and bool(leaf.recv or leaf.dlv or leaf.usage))
         if extra:

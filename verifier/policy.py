@@ -241,7 +241,6 @@ def check_supported(policy: Policy) -> None:
     """Refuse by name what no step can decide or judge yet: never accepted and ignored (specs/policy.md §6)."""
     for unbuilt, name in (
         (policy.budgets.cost_nano_usd is not None or policy.model_egress.prices is not None, "budgets.cost_nano_usd"),
-        (policy.responses.injection == "block", "responses.injection block"),
         (policy.data_classes.on_violation == "redact", "data_classes.on_violation redact"),
     ):
         if unbuilt:

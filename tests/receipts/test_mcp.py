@@ -362,3 +362,16 @@ async def test_what_is_limited_in_a_job_is_refused_in_a_lane_that_is_not_its_fir
         assert code(await house.rpc()) == "limit-unknown"
         assert ((await house.last()).by, (await house.last()).code) == ("gateway", "limit-unknown")
         assert (await house.rpc(name="search_customer", arguments={"query": "A"}))[2]["result"]
+
+
+async def test_hidden_text_is_withheld_where_the_policy_blocks_it(tmp_path: Path, serve: Serve) -> None:
+    async with gatehouse(tmp_path, serve, responses={"injection": "block"}) as house:
+        await house.asked_for("get_case", "get_case")
+        house.upstream.say(tool_result("hello\U000e0049"))
+        status, _, body = await house.rpc()
+        assert (status, body["error"]["data"]["code"]) == (200, "injection")
+        assert "hello" not in str(body)
+        end = await house.last()
+        assert (end.status, end.code, end.flags) == ("policy_cut", "injection", ("tag-text",))
+        house.upstream.say(tool_result("hello"))
+        assert (await house.rpc())[2]["result"]["content"][0]["text"] == "hello"

@@ -306,3 +306,18 @@ def test_a_counter_that_comes_too_late_is_used() -> None:
         lane.time -= 990
     lane.close()
     assert codes(world.verify()) == {"counter-gap", "counter-used"}
+
+
+def test_an_answer_with_hidden_text_is_withheld_where_the_policy_blocks_it() -> None:
+    for injection, status, found in (
+        ("block", "ok", {"wrong-decision"}),
+        ("block", "policy_cut", set()),
+        ("flag", "ok", set()),
+    ):
+        world = World(policy={"responses": {"injection": injection}})
+        lane = world.lane()
+        lane.model("call-1", "get_case")
+        lane.begin("call-2", GET_CASE)
+        lane.end("call-2", flags=["tag-text"], status=status, code=None if status == "ok" else "injection")
+        lane.close()
+        assert codes(judged(world.bundle())) == found, (injection, status)
