@@ -7,16 +7,18 @@ await between them, so no two calls can spend the same budget or answer the same
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from receipts.ledger import LaneRow, Ledger
 from receipts.log import Appended, Build, Log
 from scope.client import LaneRequest, RegisteredLane, ScopeClient
 from service.app import VERSION
 from service.keystore import Random, make_private_directory, read_private, write_private
+from verifier.conditions import UNDISCLOSED, Undisclosed
 from verifier.encoding import canonical
 from verifier.fold import MINUTE, Fold
 from verifier.grant import Grant
@@ -77,13 +79,13 @@ class Lane(Log):
         self._numbered += 1
         return f"{self.lane}-{self._numbered}"
 
-    def append(self, build: Build) -> Appended:
-        """Write the next leaf, built from its seq and time.
+    def append(self, build: Build, arguments: Mapping[str, Any] | Undisclosed = UNDISCLOSED) -> Appended:
+        """Write the next leaf, built from its seq and time; of a call with its arguments, which a rule may add up.
 
         Raises `Refused`: lane-closed, ledger-unavailable, too-large or bad-value of the leaf; then nothing happened.
         """
         appended = self.write(partial(self._admitted, build))
-        self.fold.add(appended.leaf)
+        self.fold.add(appended.leaf, arguments)
         if self.closing and not self.open_calls:
             self._quiet.set()
         return appended

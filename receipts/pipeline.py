@@ -108,7 +108,7 @@ class Pipeline:
         sides = commit(exchange.keys["req"], [known.raw]), commit(exchange.keys["sent"], asked.slices)
         ready = Ready(lane, session, asked, known, *sides)
         lane.token(session.token)
-        appended = lane.append(partial(self._judge, ready))
+        appended = lane.append(partial(self._judge, ready), asked.arguments)
         cut = lane.calls[exchange.call] = Cut()
         try:
             await lane.durable(appended)
@@ -201,9 +201,8 @@ def _ask(ready: Ready, time: int, staleness: int) -> Decision:
     decision = session.decide(asked.to_decide(session, time, recent, staleness))
     if not isinstance(decision, Allowed) or not _granted(asked.target, session.scope):
         return decision
-    return (
-        fold.purse.refusal((decision.rule, *decision.inherited), asked.target, asked.reservation or 0, time) or decision
-    )
+    rules = (decision.rule, *decision.inherited)
+    return fold.purse.refusal(rules, asked.target, asked.reservation or 0, time, asked.arguments) or decision
 
 
 def _granted(target: Target, scope: Scope) -> bool:

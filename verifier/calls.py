@@ -88,7 +88,7 @@ class Calls:
             usual = None
             self._check_begin(leaf, attached)
         if len(fold.open_calls) < MAX_OPEN:
-            fold.begin(leaf)
+            fold.begin(leaf, UNDISCLOSED if attached is None else attached.arguments())
         else:
             self._found.add("too-large", 7, f"more than {MAX_OPEN} calls open at once", leaf.seq, "call")
         return usual
@@ -115,7 +115,7 @@ class Calls:
         self.clients.check(leaf, required=token.counted)
         if leaf.hold is not None or leaf.approvals is not None:
             self.releases.begin(leaf, token.grant_digest, token.grant.scope)
-        self._check_purse(leaf)
+        self._check_purse(leaf, attached)
         self._check_cutoffs(leaf, token)
         judged = self._judge(leaf, token, attached)
         if judged is None:
@@ -186,7 +186,7 @@ class Calls:
         judged = self._judge(leaf, token, attached)
         if judged is None:
             return
-        if Denied(leaf.rule or "", leaf.code) not in judged.possible and not self._over(leaf, judged):
+        if Denied(leaf.rule or "", leaf.code) not in judged.possible and not self._over(leaf, judged, attached):
             why = f"recorded as denied ({leaf.code}) by {leaf.rule}; the policy cannot decide so"
             self._found.add("wrong-decision", 9, why, leaf.seq, "code")
 
@@ -230,21 +230,26 @@ class Calls:
         totals.replayed_fully += judged.full
         return judged
 
-    def _over(self, leaf: Deny, judged: Judged) -> bool:
+    def _over(self, leaf: Deny, judged: Judged, attached: Attached | None) -> bool:
         """Tell whether the purse refuses the call as recorded; what it would have reserved is not disclosed."""
         rule = leaf.rule or ""
         if not judged.possible.allows(rule):
             return False
+        if leaf.code == "limit-sum":
+            arguments = UNDISCLOSED if attached is None else attached.arguments()
+            return rule in self.fold.purse.sums and self.fold.purse.sums.over(rule, arguments) is not False
         target = leaf.target or Target()
         spent = [self.fold.purse.refusal((rule,), target, reservation, leaf.time) for reservation in (0, FOREVER)]
         return any(each is not None and each.reason == leaf.code for each in spent)
 
-    def _check_purse(self, leaf: Begin) -> None:
+    def _check_purse(self, leaf: Begin, attached: Attached | None) -> None:
         reserved, purse = leaf.reservation.tokens, self.fold.purse
         if reserved is None and purse.share.tokens is not None and leaf.target.provider is not None:
             why = "a call of a model that reserves no tokens from a limited share"
             self._found.add("over-budget", 9, why, leaf.seq, "reservation")
-        over = purse.refusal((leaf.rule, *(leaf.inherited or ())), leaf.target, reserved or 0, leaf.time)
+        rules = (leaf.rule, *(leaf.inherited or ()))
+        arguments = UNDISCLOSED if attached is None else attached.arguments()
+        over = purse.refusal(rules, leaf.target, reserved or 0, leaf.time, arguments)
         if over is not None:
             self._found.add("over-budget", 9, f"allowed although {over.reason}", leaf.seq, "reservation")
 

@@ -104,7 +104,7 @@ def any_glob(patterns: Sequence[str], text: str) -> bool:
 def _find(condition: Condition, attributes: Attributes) -> Any:
     family, _, name = condition.attr.partition(".")
     if family == "args":
-        return _argument(name.split("."), attributes.get("args", _ABSENT))
+        return argument(name.split("."), attributes.get("args", _ABSENT))
     if family == "age":
         return _age(attributes.get("user." + name), attributes.get("time.now", _ABSENT))
     if condition.offset is not None:
@@ -112,7 +112,7 @@ def _find(condition: Condition, attributes: Attributes) -> Any:
     return attributes.get(condition.attr, _ABSENT)
 
 
-def _argument(parts: Sequence[str], value: Any) -> Any:
+def argument(parts: Sequence[str], value: Any) -> Any:
     """Follow a path into the arguments, object by object."""
     if isinstance(value, Partial):
         value = value.known if parts[0] in value.known else UNDISCLOSED

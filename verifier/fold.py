@@ -6,15 +6,20 @@ The gateway feeds it as it writes, the verifier as it reads: a budget or a tie c
 
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
+from decimal import Decimal
+from typing import Any
 
 from msgspec import Struct
 
 from verifier.chain import terms
+from verifier.conditions import UNDISCLOSED
 from verifier.decision import Denied, Recency, reads
 from verifier.grant import Budget
 from verifier.leaf import MAX_TOOL_CALLS, Begin, Deny, End, Leaf, Note, Parent, Target
 from verifier.policy import Chain
+from verifier.sums import Sums
 
+Number = int | Decimal
 MINUTE = 60_000_000
 SECOND = 1_000_000
 WINDOW = 4096
@@ -49,15 +54,19 @@ class Purse:
             for rule, limit in limits.items()
             if limit.calls_per_minute is not None
         }
+        self.sums = Sums(chain)
         budgets = terms(chain).budgets
         self._per_tool = budgets.per_tool or {}
         lane = budgets.calls_per_minute
         self._recent_all = None if lane is None else deque[int](maxlen=lane)
 
-    def refusal(self, rules: Sequence[str], target: Target, reservation: int, time: int) -> Denied | None:
+    def refusal(
+        self, rules: Sequence[str], target: Target, reservation: int, time: int, arguments: Any = UNDISCLOSED
+    ) -> Denied | None:
         """Say why one more call is not covered, or None: by the rule whose limit it is, else by the policy's own.
 
-        `rules` are those that allow, one of each level; `reservation` is in tokens.
+        `rules` are those that allow, one of each level; `reservation` is in tokens. What is not disclosed of the
+        arguments is over no sum.
         """
         share = self.share
         tool = f"{target.server}/{target.tool}"
@@ -76,6 +85,8 @@ class Purse:
                 return Denied(rule, "limit-calls")
             if rule in self._recent and _full(self._recent[rule], time):
                 return Denied(rule, "limit-rate")
+            if self.sums.over(rule, arguments):
+                return Denied(rule, "limit-sum")
         return None
 
     @property
@@ -83,12 +94,12 @@ class Purse:
         """Tell whether anything is counted at all."""
         share = self.share
         return bool(
-            self._recent_all is not None or self._per_tool or self._rule_calls or self._recent
+            self._recent_all is not None or self._per_tool or self._rule_calls or self._recent or self.sums
             or (share.calls, share.tokens, share.wall_seconds) != (None, None, None)
         )  # fmt: skip
 
-    def begin(self, leaf: Begin) -> None:
-        """Count a call and reserve its tokens."""
+    def begin(self, leaf: Begin, arguments: Any = UNDISCLOSED) -> None:
+        """Count a call, reserve its tokens, add its arguments up as far as they are known."""
         self.calls += 1
         self.tokens += leaf.reservation.tokens or 0
         if self._recent_all is not None:
@@ -98,6 +109,7 @@ class Purse:
                 self._recent[rule].append(leaf.time)
             if rule in self._rule_calls:
                 self._per_rule[rule] = self._per_rule.get(rule, 0) + 1
+            self.sums.add(rule, arguments)
         if self._per_tool and (tool := f"{leaf.target.server}/{leaf.target.tool}") in self._per_tool:
             self._tools[tool] = self._tools.get(tool, 0) + 1
 
@@ -105,14 +117,17 @@ class Purse:
         """Say by code what limits such calls over all lanes of a job together, None for what a lane may count alone."""
         if rule in self._rule_calls:
             return "limit-calls"
+        if rule in self.sums:
+            return "limit-sum"
         return "budget-tool" if f"{target.server}/{target.tool}" in self._per_tool else None
 
-    def counted(self) -> Iterator[tuple[str, int, int]]:
-        """Give what has a limit for the whole job, not for a lane: of which rule or tool, how many calls, the limit."""
+    def counted(self) -> Iterator[tuple[str, Number, Number]]:
+        """Give what has a limit for the whole job, not for a lane: of which rule or tool, how much, the limit."""
         for rule, calls in self._per_rule.items():
-            yield f"rule {rule}", calls, self._rule_calls[rule]
+            yield f"calls by rule {rule}", calls, self._rule_calls[rule]
         for tool, calls in self._tools.items():
-            yield f"tool {tool}", calls, self._per_tool[tool]
+            yield f"calls by tool {tool}", calls, self._per_tool[tool]
+        yield from self.sums.counted()
 
     def end(self, reserved: int, leaf: End) -> None:
         """Replace a reservation by what was used; a call without usage costs its reservation."""
@@ -129,7 +144,7 @@ class Several:
     def __init__(self) -> None:
         """Start with no lane."""
         self.calls = self.tokens = 0
-        self._counted: dict[str, tuple[int, int, int]] = {}  # calls in all, the most in one lane, the limit
+        self._counted: dict[str, tuple[Number, Number, Number]] = {}  # in all, the most in one lane, the limit
 
     def add(self, purse: Purse) -> None:
         """Take in a lane that ended."""
@@ -142,7 +157,7 @@ class Several:
         """Say where all lanes together had more than the limit, though none of them had alone."""
         for name, (calls, highest, most) in sorted(self._counted.items()):
             if calls > most >= highest:
-                yield f"all lanes together made {calls} calls by {name}, at most {most} are allowed in a job"
+                yield f"all lanes together made {calls} {name}, at most {most} are allowed in a job"
 
 
 class ModelCalls:
@@ -303,19 +318,19 @@ class Fold:
         """Start a lane under a chain of policies."""
         return cls(Purse(chain, share, opened), recent=reads(chain, "recent"))
 
-    def add(self, leaf: Leaf) -> None:
-        """Take in the next leaf."""
+    def add(self, leaf: Leaf, arguments: Any = UNDISCLOSED) -> None:
+        """Take in the next leaf; of a call with the arguments that are known."""
         if isinstance(leaf, Begin):
-            self.begin(leaf)
+            self.begin(leaf, arguments)
         elif isinstance(leaf, End):
             self.end(leaf)
         if self.recent is not None:
             self.recent.add(leaf)
 
-    def begin(self, leaf: Begin) -> None:
+    def begin(self, leaf: Begin, arguments: Any = UNDISCLOSED) -> None:
         """Open a call: count it, reserve for it, take the model's tool call that it answers."""
         if self._limited:
-            self.purse.begin(leaf)
+            self.purse.begin(leaf, arguments)
         parent = None if leaf.parent is None else (leaf.parent.call, leaf.parent.id)
         self.open_calls[leaf.call] = Opened(leaf.seq, leaf.target, parent, leaf.reservation.tokens or 0)
         if leaf.parent is not None and leaf.target.tool is not None:  # only a tool call answers a model's

@@ -10,6 +10,7 @@ from typing import Annotated, Literal
 from msgspec import Meta
 
 from verifier.encoding import Count, Digest, Name, SafeText, Text, Time, read
+from verifier.grammar import number
 from verifier.refused import Refused
 from verifier.rules import (
     Condition,
@@ -186,6 +187,7 @@ class Policy(Document, frozen=True, kw_only=True):
         """
         policy = read(payload, cls, limit=MAX_POLICY)
         check_consistent(policy)
+        check_sums(policy)
         check_supported(policy)
         return policy
 
@@ -237,6 +239,16 @@ def check_consistent(policy: Policy) -> None:
         raise Refused("bad-policy", "payloads sealed to nobody: name an auditor", field="receipts")
 
 
+def check_sums(policy: Policy) -> None:
+    """Refuse a limit on a sum that is no number from nothing up."""
+    for rule in policy.allowed_tools:
+        sums = None if rule.limits is None else rule.limits.sums
+        for path, most in (sums or {}).items():
+            exact = number(most)
+            if exact is None or exact < 0:
+                raise Refused("bad-policy", f"{rule.id}: the sum of {path} is limited to no number", field="sums")
+
+
 def check_supported(policy: Policy) -> None:
     """Refuse by name what no step can decide or judge yet: never accepted and ignored (specs/policy.md §6)."""
     for unbuilt, name in (
@@ -249,7 +261,6 @@ def check_supported(policy: Policy) -> None:
         for unbuilt, name in (
             (rule.kind == "local", "kind local"),
             (bool(rule.resources or rule.prompts or rule.server_requests), "resources, prompts or server_requests"),
-            (rule.limits is not None and rule.limits.sums is not None, "limits.sums"),
         ):
             if unbuilt:
                 raise unsupported(f"{name} in rule {rule.id}")

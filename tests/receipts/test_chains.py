@@ -145,3 +145,33 @@ async def test_a_call_that_waits_for_a_person_is_refused_and_receipted(house: Ga
     await house.scope().wait_for_seal(house.job)
     report = verify(BytesIO(await house.bundle()), Pin.parse((house.directory / "pin.json").read_bytes()))
     assert (report.verdict, report.findings) == ("PASS", [])
+
+
+async def test_at_most_a_thousand_each_and_five_thousand_a_job(house: Gatehouse) -> None:
+    amount = [{"attr": "args.format", "op": "le", "value": 1000}]
+    rule = {
+        "id": "transfers",
+        **RULES,
+        "tools": ["search_customer"],
+        "when": amount,
+        "limits": {"sums": {"format": "5000"}},
+    }
+    house.policy = await publish(house, {"policy_name": "transfers", "allowed_tools": [rule]})
+    await house.open()
+
+    async def transfer(amount: Any) -> str:
+        body = (await house.rpc(name="search_customer", arguments={"format": amount}))[2]
+        return str(body.get("error", {}).get("data", {}).get("code", "done"))
+
+    assert await transfer(1000.01) == "not-allowed"
+    assert [await transfer(999.5) for _ in range(5)] == ["done"] * 5
+    assert await transfer(3) == "limit-sum"
+    assert await transfer(-3) == "limit-sum"
+    assert await transfer(2.5) == "done"
+    assert await transfer(0.01) == "limit-sum"
+    denied = await house.last()
+    assert (denied.by, denied.code, denied.rule) == ("policy", "limit-sum", "transfers")
+    await house.scope().close(house.job)
+    await house.scope().wait_for_seal(house.job)
+    report = verify(BytesIO(await house.bundle()), Pin.parse((house.directory / "pin.json").read_bytes()))
+    assert (report.verdict, report.findings) == ("PASS", [])

@@ -105,7 +105,8 @@ def test_a_draft_that_cannot_be_read_is_refused(raw: bytes, code: str) -> None:
         ({"allowed_tools": [RULE | {"kind": "local"}]}, "unsupported", None),
         ({"denied_tools": [RULE | {"resources": ["*"]}]}, "unsupported", None),
         ({"allowed_tools": [RULE | {"prompts": ["*"]}]}, "unsupported", None),
-        ({"allowed_tools": [RULE | {"limits": {"sums": {"amount": "5"}}}]}, "unsupported", None),
+        ({"allowed_tools": [RULE | {"limits": {"sums": {"amount": "many"}}}]}, "bad-policy", "sums"),
+        ({"allowed_tools": [RULE | {"limits": {"sums": {"amount": "-1"}}}]}, "bad-policy", "sums"),
     ],
 )
 def test_a_draft_that_contradicts_itself_or_asks_too_much_is_refused_at_its_place(

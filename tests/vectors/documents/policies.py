@@ -152,7 +152,7 @@ POLICIES = rows(
     ),
     ("rule-local", "MALFORMED unsupported", "tools that the runtime runs itself", rule(kind="local")),
     ("rule-resources", "MALFORMED unsupported", "resources", rule(resources=["*"])),
-    ("rule-sums", "MALFORMED unsupported", "sums over arguments", rule(limits={"sums": {"amount": "100"}})),
+    ("rule-sums", PASS, "sums over arguments", rule(limits={"sums": {"amount": "100"}})),
     ("operator", PASS, "hosts under a domain", when(attr="args.url", op="host_in", value=["*.example.com"])),
     ("operator-on-a-word", "MALFORMED bad-policy", "no host", when(attr="args.url", op="host_in", value=["intranet"])),
     ("operator-on-nothing", "MALFORMED bad-policy", "none of no values", when(attr="args.x", op="not_in", value=[])),
