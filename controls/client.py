@@ -4,9 +4,13 @@ The reader believes nothing that it fetches: it recomputes the digest and opens 
 trust, as the verifier does, before it returns it. Documents by digest never change, so it keeps them in memory.
 """
 
+import os
+import re
+import secrets
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable
 from io import BytesIO
+from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
 from urllib.parse import quote, urlencode
 
@@ -21,6 +25,7 @@ from verifier.keys import Pin, Trust
 from verifier.latest import Latest
 from verifier.manifest import Manifest
 from verifier.policy import Policy
+from verifier.private import write_private
 from verifier.refused import Refused
 from verifier.rules import Label
 
@@ -30,6 +35,9 @@ Credential = Callable[[], str]
 
 MAX_ANSWER = 1 << 22
 MAX_KEPT = 256
+MAX_FILES = 4096
+_digest = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
+KIND_OF: dict[Any, str] = {open_policy: "policy", open_manifest: "manifest"}
 SECOND = 1_000_000
 TIMEOUT = aiohttp.ClientTimeout(total=10)
 
@@ -151,11 +159,18 @@ class ControlsClient:
     """A reader of the registry. Policies and manifests by digest and the key list need no credential."""
 
     def __init__(
-        self, session: aiohttp.ClientSession, url: str, trust: Trust, credential: Credential | None = None
+        self,
+        session: aiohttp.ClientSession,
+        url: str,
+        trust: Trust,
+        credential: Credential | None = None,
+        *,
+        cache: Path | None = None,
     ) -> None:
-        """Believe only what `trust` vouches for."""
+        """Believe only what `trust` vouches for; with `cache`, a directory, keep documents there and work offline."""
         self._http = Connection(session, url, credential)
         self._trust = trust
+        self._cache = None if cache is None else Cache(cache)
         self._kept: OrderedDict[str, bytes] = OrderedDict()
 
     async def policy(self, wanted: str, at: int) -> Document[Policy]:
@@ -220,13 +235,78 @@ class ControlsClient:
     async def _document(
         self, path: str, wanted: str, opens: Callable[[Trust, bytes, int], Opened[D]], at: int
     ) -> Document[D]:
-        raw = self._kept.get(wanted) or await self._http.call("GET", path, public=True)
-        opened = addressed(opens(self._trust, raw, at), wanted)
+        raw, opened = self._cached(wanted, opens, at) or await self._fetched(path, wanted, opens, at)
         self._kept[wanted] = raw
         self._kept.move_to_end(wanted)
         if len(self._kept) > MAX_KEPT:
             self._kept.popitem(last=False)
         return Document(opened.value, opened.digest, raw)
+
+    def _cached(
+        self, wanted: str, opens: Callable[[Trust, bytes, int], Opened[D]], at: int
+    ) -> tuple[bytes, Opened[D]] | None:
+        """Open what is kept; a file that is not what it says it is, is dropped and fetched again."""
+        if (kept := self._kept.get(wanted)) is not None:
+            return kept, addressed(opens(self._trust, kept, at), wanted)
+        raw = None if self._cache is None else self._cache.read(wanted)
+        if raw is None or self._cache is None:
+            return None
+        try:
+            if digest(Envelope.parse(raw, KIND_OF[opens]).content()) == wanted:
+                return raw, addressed(opens(self._trust, raw, at), wanted)
+        except Refused as refused:
+            if refused.code in {"policy-not-valid", "key-revoked", "key-not-valid"}:
+                raise  # the document is whole; it is its time that is over
+        self._cache.drop(wanted)
+        return None
+
+    async def _fetched(
+        self, path: str, wanted: str, opens: Callable[[Trust, bytes, int], Opened[D]], at: int
+    ) -> tuple[bytes, Opened[D]]:
+        raw = await self._http.call("GET", path, public=True)
+        opened = addressed(opens(self._trust, raw, at), wanted)
+        if self._cache is not None:
+            self._cache.write(wanted, raw)
+        return raw, opened
+
+
+class Cache:
+    """Documents by digest in a directory of mode 0700, whole or not at all; what is read is believed by nobody yet."""
+
+    def __init__(self, directory: Path) -> None:
+        """Make the directory."""
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._directory = directory
+
+    def read(self, wanted: str) -> bytes | None:
+        """Read a document; None when it is not there, or larger than any document is."""
+        try:
+            with self._path(wanted).open("rb") as file:
+                raw = file.read(MAX_ANSWER + 1)
+        except OSError:
+            return None
+        return raw if len(raw) <= MAX_ANSWER else None
+
+    def write(self, wanted: str, raw: bytes) -> None:
+        """Keep a document, and drop the oldest beyond the bound; a full disk keeps nothing and harms nobody."""
+        beside = self._directory / f".{os.getpid()}.{secrets.token_hex(8)}"
+        try:
+            write_private(beside, raw)
+            beside.replace(self._path(wanted))
+            kept = sorted(self._directory.glob("sha256-*"), key=lambda each: each.stat().st_mtime_ns)
+            for each in kept[:-MAX_FILES]:
+                each.unlink(missing_ok=True)
+        except OSError:
+            beside.unlink(missing_ok=True)
+
+    def drop(self, wanted: str) -> None:
+        """Forget a document."""
+        self._path(wanted).unlink(missing_ok=True)
+
+    def _path(self, wanted: str) -> Path:
+        if not _digest(wanted):
+            raise Refused("bad-value", "not a digest: it names no file")
+        return self._directory / wanted.replace(":", "-")
 
 
 class Publisher:

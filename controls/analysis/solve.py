@@ -11,6 +11,7 @@ from controls.analysis.permits import HOSTED, Permits, Reading
 from controls.analysis.terms import same, wider
 from controls.analysis.values import CLASSES, Symbols
 from controls.analysis.witness import confirmed, say
+from verifier.grammar import number
 from verifier.policy import Chain
 from verifier.rules import Limits
 
@@ -103,8 +104,8 @@ def _limits(facts: list[Term], before: Permits, after: Permits, old: Chain, new:
 
 
 def _limited(chain: Chain) -> Iterator[tuple[str, Limits | None]]:
-    for number, policy in enumerate(chain):
-        prefix = f"{number}/" if number else ""
+    for level, policy in enumerate(chain):
+        prefix = f"{level}/" if level else ""
         yield from ((prefix + rule.id, rule.limits) for rule in policy.allowed_tools)
 
 
@@ -113,8 +114,10 @@ def _within(limits: Limits | None, most: Limits) -> bool:
     if limits is None:
         return (most.calls_per_job, most.calls_per_minute, most.sums) == (None, None, None)
     pairs = [(limits.calls_per_job, most.calls_per_job), (limits.calls_per_minute, most.calls_per_minute)]
-    if most.sums is not None and most.sums != limits.sums:
-        return False
+    for path, bound in (most.sums or {}).items():
+        mine = (limits.sums or {}).get(path)
+        if mine is None or (number(mine) or 0) > (number(bound) or 0):
+            return False
     return all(bound is None or (mine is not None and mine <= bound) for mine, bound in pairs)
 
 

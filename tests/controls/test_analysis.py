@@ -1,8 +1,11 @@
 """Comparing policies: the solver's formulas are `decide()`, narrower is never said in vain, wider comes with a call."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from decimal import Decimal
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ from verifier.policy import Chain
 
 NOW = 1_790_000_000_000_000
 ABSENT = object()
+ROOT = Path(__file__).parents[2]
 
 
 def policy(**draft: Any) -> Chain:
@@ -202,6 +206,10 @@ NARROWER: dict[str, tuple[Chain, Chain]] = {
     "a higher tier": (one(), policy(allowed_tools=[rule(approval="human")], approvals=PEOPLE)),
     "a budget": (one(), one(budgets={"calls": 5})),
     "a limit": (one(), policy(allowed_tools=[rule(limits={"calls_per_job": 5})])),
+    "a lower sum": (
+        policy(allowed_tools=[rule(limits={"sums": {"n": "10"}})]),
+        policy(allowed_tools=[rule(limits={"sums": {"n": "9.5", "m": "1"}})]),
+    ),
     "a shorter life": (policy(token_constraints={"cst_max_ttl_seconds": 900}), policy()),
     "fewer agents": (one(), one(jobs={"agents": ["bot-*"]})),
     "fewer upstreams": (one(), one(egress={"hosts": ["*.internal:8080"]})),
@@ -255,6 +263,21 @@ def test_an_ancestor_narrows_and_is_missed_when_it_goes() -> None:
 def test_the_same_in_other_words_is_equal() -> None:
     assert compare(when("args.n", "ge", 5), when("args.n", "ge", "5.0")).relation == "equal"
     assert compare(policy(allowed_tools=[rule(), rule()]), policy(allowed_tools=[rule()])).relation == "equal"
+
+
+def test_without_a_solver_nothing_is_said_to_be_narrower() -> None:
+    script = """
+import sys
+sys.modules["z3"] = None
+from controls.analysis import compare
+from verifier.draft import build
+policy = (build({"policy_name": "p"}, issuer="me", now=1),)
+found = compare(policy, policy)
+assert (found.relation, found.may_be_wider) == ("unknown", True), found
+assert "tallystick[analysis]" in found.why
+"""
+    ran = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, cwd=ROOT)
+    assert (ran.returncode, ran.stderr) == (0, "")
 
 
 def test_recent_denials_and_the_call_itself_can_be_told() -> None:

@@ -142,3 +142,31 @@ async def test_a_key_list_is_opened_with_ones_own_pin(world: World, tmp_path: Pa
     initialise(tmp_path / "another", Plan(), START, seeded("another"))
     other = Pin.parse((tmp_path / "another/pin.json").read_bytes())
     assert await code_of(lambda: fetch_trust(world.session, world.url, other)) == "unknown-root"
+
+
+async def test_what_is_kept_on_disk_is_read_without_the_registry(world: World, tmp_path: Path) -> None:
+    published = await publisher(world, "author").publish(world.policy())
+    cache, nowhere = tmp_path / "cache", "http://127.0.0.1:9"
+    online = ControlsClient(world.session, world.url, world.trust, cache=cache)
+    offline = ControlsClient(world.session, nowhere, world.trust, cache=cache)
+    assert await code_of(partial(offline.policy, published.digest, world.clock())) == "controls-unavailable"
+    fetched = await online.policy(published.digest, world.clock())
+    assert await offline.policy(published.digest, world.clock()) == fetched
+    assert [each.stat().st_mode & 0o777 for each in (cache, *cache.iterdir())] == [0o700, 0o600]
+    again = ControlsClient(world.session, nowhere, world.trust, cache=cache)
+    assert await code_of(partial(again.policy, published.digest, world.clock() + 91 * DAY)) == "policy-not-valid"
+    assert len(list(cache.iterdir())) == 1
+
+
+async def test_a_file_that_is_not_what_it_says_is_never_believed(world: World, tmp_path: Path) -> None:
+    first = await publisher(world, "author").publish(world.policy())
+    other = await publisher(world, "author").publish(world.policy(policy_name="other"))
+    cache = tmp_path / "cache"
+    client = partial(ControlsClient, world.session, world.url, world.trust, cache=cache)
+    fetched = await client().policy(first.digest, world.clock())
+    path = cache / first.digest.replace(":", "-")
+    for planted in (b"", b"{}", other.raw, first.raw[:-1], first.raw.replace(b"A", b"B", 1), b"x" * ((1 << 22) + 1)):
+        path.write_bytes(planted)
+        assert await client().policy(first.digest, world.clock()) == fetched
+        assert path.read_bytes() == first.raw
+    assert await code_of(partial(client().policy, "sha256:../../etc/passwd", world.clock())) == "bad-value"
