@@ -121,7 +121,7 @@ def test_tools_without_a_limit_are_not_counted() -> None:
     purse = Purse((world.policy,), Budget(), NOW)
     for tool in ("get_case", "search_customer"):
         purse.begin(replace(begun, target=replace(TOOL, tool=tool)))
-    assert list(purse.counted()) == [("tool crm-mcp/get_case", 1, 1)]
+    assert list(purse.counted()) == [("calls by tool crm-mcp/get_case", 1, 1)]
 
 
 def test_what_is_remembered_of_decisions_has_a_bound_in_answers(monkeypatch: pytest.MonkeyPatch) -> None:
