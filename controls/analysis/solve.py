@@ -57,12 +57,15 @@ def _find(facts: list[Term], symbols: Symbols, old: Chain, new: Chain, names: tu
         solver = _solver([*facts, *more])
         answer = solver.check()
         if answer == z3.unsat:
+            why = ""  # of what reads well there is none; of all, where it is all that was asked for
             continue
         if answer == z3.unknown:
             why = f"the solver gave up: {solver.reason_unknown()}"
             continue
-        solver.check(*_usual(solver, symbols))
-        witness = confirmed(solver.model(), symbols, old, new)
+        model = solver.model()
+        if solver.check(*_usual(solver, symbols)) == z3.sat:
+            model = solver.model()
+        witness = confirmed(model, symbols, old, new)
         if witness is not None:
             before, after = names
             told = f"{witness.words}: the {before} policy {say(witness.before)}, the {after} one {say(witness.after)}"
@@ -74,7 +77,8 @@ def _find(facts: list[Term], symbols: Symbols, old: Chain, new: Chain, names: tu
 def _usual(solver: Any, symbols: Symbols) -> list[Term]:
     """Take the first class of tools that will do, so that a counterexample is the same each time."""
     classes = [] if symbols.model else [symbols.value("tool.class").text == each for each in CLASSES]
-    return [next(each for each in classes if solver.check(each) == z3.sat)] if classes else []
+    first = next((each for each in classes if solver.check(each) == z3.sat), None)
+    return [] if first is None else [first]
 
 
 def _limits(facts: list[Term], before: Permits, after: Permits, old: Chain, new: Chain) -> OneWay:

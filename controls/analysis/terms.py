@@ -61,10 +61,10 @@ def _screens(old: Chain, new: Chain) -> Iterator[str]:
 def _people(before: Any, after: Any) -> Iterator[str]:
     if after.quorum < before.quorum:
         yield f"approvals.quorum: {after.quorum}, before {before.quorum}"
-    if before.approvers or before.quorum:
-        yield from _more("approvals.ttl_seconds", before.ttl_seconds, after.ttl_seconds)
-        if extra := sorted(set(after.approvers) - set(before.approvers)):
-            yield f"approvals.approvers: {', '.join(extra)} may approve too"
+    yield from _more("approvals.ttl_seconds", before.ttl_seconds, after.ttl_seconds)
+    # Where nobody could approve, a call that a manifest holds was as good as denied.
+    if extra := sorted(set(after.approvers) - set(before.approvers)):
+        yield f"approvals.approvers: {', '.join(extra)} may approve too"
 
 
 def _more(name: str, before: int | None, after: int | None) -> Iterator[str]:

@@ -203,7 +203,9 @@ NARROWER: dict[str, tuple[Chain, Chain]] = {
     "labels": (labels(["a*", "b"], ["abc"]), labels(["a*"], ["ab*"])),
     "models": (models(models=["m-*"]), models(models=["m-4*"], max_output_tokens=5)),
     "hosted tools": (models(hosted_tools=["web*"]), models(hosted_tools=["web_search"])),
-    "a higher tier": (one(), policy(allowed_tools=[rule(approval="human")], approvals=PEOPLE)),
+    "a higher tier": (one(approvals=PEOPLE), policy(allowed_tools=[rule(approval="human")], approvals=PEOPLE)),
+    "less time to approve": (one(approvals=PEOPLE), one(approvals={**PEOPLE, "ttl_seconds": 5})),
+    "no approver at all": (one(approvals={"quorum": 0, "approvers": ["ann"]}), one()),
     "a budget": (one(), one(budgets={"calls": 5})),
     "a limit": (one(), policy(allowed_tools=[rule(limits={"calls_per_job": 5})])),
     "a lower sum": (
