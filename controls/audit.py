@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -38,7 +39,8 @@ class AuditPage(Struct, frozen=True, omit_defaults=True):
     next: int | None = None
 
 
-async def page(db: AsyncConnection, *, after: int, limit: int) -> list[tuple[int, bytes, str]]:
-    """List entries behind a position: position, canonical bytes, hash."""
+async def page(db: AsyncConnection, *, after: int, limit: int) -> list[Line]:
+    """List entries behind a position, the oldest first."""
     query = select(audit).where(audit.c.position > after).order_by(audit.c.position).limit(limit)
-    return [(row["position"], row["entry"], row["hash"]) for row in (await db.execute(query)).mappings()]
+    found = (await db.execute(query)).mappings()
+    return [Line(entry=msgspec.json.decode(row["entry"], type=Entry), hash=row["hash"]) for row in found]

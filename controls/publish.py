@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 from controls import audit, store
 from controls.analysis import compare
 from controls.store import Head, StoredPolicy
+from service.chains import with_ancestors
 from service.clients import Clock
 from service.engine import reading
 from verifier.chain import MAX_CHAIN
@@ -120,11 +121,11 @@ async def publish(
         check_enforceable(each)
         each.in_force(now)
     run_tests(chain)
-    envelope = Envelope.parse(raw, "policy").signed_by("policy", registry.key).encode()
+    signed = Envelope.parse(raw, "policy").signed_by("policy", registry.key)
+    envelope = signed.encode()
     open_policy(registry.trust, envelope, now)
     if await _take_serial(db, policy, digest, compared):
-        kids = registry.trust.open(envelope, "policy").kids
-        await store.add_policy(db, _row(policy, digest, envelope, by, now), kids)
+        await store.add_policy(db, _row(policy, digest, envelope, by, now), signed.kids())
         said = {"serial": policy.serial, "issuer": policy.issuer, "wider": compared.word}
         await audit.append(db, at=now, by=by, act="policy-published", subject=policy.policy_name, digest=digest, **said)
         return Published(envelope, digest, new=True)
@@ -139,17 +140,16 @@ async def chain_of(db: AsyncConnection, policy: Policy) -> Chain:
 
     Raises `Refused`: unknown-parent, parent-withdrawn, bad-policy for more than four.
     """
-    chain = [policy]
-    while (parent := chain[-1].parent) is not None:
+
+    async def fetch(parent: str) -> Policy:
         found = await store.policy(db, parent)
         if found is None:
             raise Refused("unknown-parent", f"no policy is published as {parent[:18]}…", field="parent")
         if found.withdrawn_at is not None:
             raise Refused("parent-withdrawn", f"the ancestor {found.name} was withdrawn", field="parent")
-        if len(chain) == MAX_CHAIN:
-            raise Refused("bad-policy", f"more than {MAX_CHAIN} policies in a chain", field="parent")
-        chain.append(read(found.envelope))
-    return tuple(chain)
+        return read(found.envelope)
+
+    return await with_ancestors(policy, fetch)
 
 
 def read(envelope: bytes) -> Policy:

@@ -4,7 +4,6 @@ A route opens its transaction itself, when caller and body are known: the framew
 and one that raises would leave the connection of another open.
 """
 
-import msgspec
 from litestar import Controller, Response, get, post, put
 from litestar.params import RawBody
 from litestar.types import ControllerRouterHandler
@@ -16,7 +15,6 @@ from controls.client import PolicyEntry, PolicyPage, PolicyStatus, ServerEntry, 
 from controls.questions import Questions
 from controls.register import Registered
 from controls.store import StoredPolicy
-from service.audit import Entry, Line
 from verifier.keys import key_list_digest
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
@@ -177,8 +175,7 @@ async def audit_page(caller: By, registry: Here, after: Position = 0, limit: Pag
     caller.require("auditor")
     async with registry.reading() as db:
         found = await audit.page(db, after=after, limit=limit + 1)
-    items = [Line(entry=msgspec.json.decode(raw, type=Entry), hash=hashed) for _, raw, hashed in found[:limit]]
-    return AuditPage(items, found[limit - 1][0] if len(found) > limit else None)
+    return AuditPage(found[:limit], found[limit - 1].entry.position if len(found) > limit else None)
 
 
 ROUTES: list[ControllerRouterHandler] = [Policies, Questions, Servers, manifest, keys, audit_page]

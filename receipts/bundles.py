@@ -16,16 +16,17 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from receipts import store
 from receipts.archive import Archive
 from scope.client import ScopeClient
+from service.chains import with_ancestors
 from service.engine import reading
 from verifier import bundle
 from verifier.audit import verify
 from verifier.bundle import Documents, Lane
-from verifier.chain import MAX_CHAIN
 from verifier.checkpoint import Checkpoint, sign_head
 from verifier.documents import open_seal
 from verifier.grant import Grant
 from verifier.keys import Trust
 from verifier.merkle import Tree
+from verifier.policy import Policy
 from verifier.refused import Refused
 from verifier.seal import Seal, SealedLane
 from verifier.signing import SUITE, KeyPair
@@ -105,10 +106,12 @@ class Bundles:
     async def _policies(self, seal: Seal) -> list[bytes]:
         """Return the job's policy and its ancestors, by digest as a bundle has them."""
         found: dict[str, bytes] = {}
-        digest: str | None = seal.policy
-        while digest is not None and len(found) < MAX_CHAIN:
+
+        async def fetch(digest: str) -> Policy:
             opened, found[digest] = await self._archive.policy_document(digest, seal.opened)
-            digest = opened.value.parent
+            return opened.value
+
+        await with_ancestors(await fetch(seal.policy), fetch)
         return [found[each] for each in sorted(found)]
 
     def _write(self, connection: Connection, file: BinaryIO, documents: Documents, seal: Seal) -> None:

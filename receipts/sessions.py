@@ -12,8 +12,9 @@ from msgspec import Struct
 
 from receipts.arguments import Arguments
 from receipts.tokens import BadToken, bearer, check_time, read_token
+from service.chains import with_ancestors
 from verifier.admission import subject_of
-from verifier.chain import MAX_CHAIN, Terms, terms
+from verifier.chain import Terms, terms
 from verifier.compiled import Decide, compile_policy
 from verifier.decision import Subject
 from verifier.documents import Opened, addressed, open_grant
@@ -155,18 +156,16 @@ class Sessions:
 
         Raises `Refused`: unsupported, bad-policy for too many ancestors.
         """
-        digest: str | None = grant.scope.policy
-        chain: list[Policy] = []
-        while digest is not None:
-            if len(chain) == MAX_CHAIN:
-                raise Refused("bad-policy", f"more than {MAX_CHAIN} policies in a chain", field="parent")
-            chain.append(addressed(await self._documents.policy(digest, grant.opened), digest).value)
-            digest = chain[-1].parent
+
+        async def fetch(digest: str) -> Policy:
+            return addressed(await self._documents.policy(digest, grant.opened), digest).value
+
+        chain = await with_ancestors(await fetch(grant.scope.policy), fetch)
         known = self._compiled.get(grant.scope.policy)
         if known is None:
             for policy in chain:
                 check_enforceable(policy)
-            known = Compiled(tuple(chain), terms(tuple(chain)), compile_policy(tuple(chain)))
+            known = Compiled(chain, terms(chain), compile_policy(chain))
             _remember(self._compiled, grant.scope.policy, known, MAX_POLICIES)
         return known
 

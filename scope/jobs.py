@@ -18,10 +18,11 @@ from scope import store
 from scope.authority import SECOND, Authority
 from scope.client import JobLane, JobPage, JobRequest, JobStatus, Models, OpenedJob, Tools
 from scope.store import Job
+from service.chains import with_ancestors
 from service.clients import Caller
 from service.engine import reading
 from verifier.admission import admits, expand, within
-from verifier.chain import MAX_CHAIN, terms
+from verifier.chain import terms
 from verifier.conditions import glob_matches
 from verifier.decision import Subject
 from verifier.encoding import canonical, digest
@@ -139,15 +140,13 @@ async def _plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Pla
 
 async def _chain(authority: Authority, wanted: str, now: int) -> Chain:
     """Fetch a policy and its ancestors, each in force now. Raises `Refused`: theirs, bad-policy, unsupported."""
-    digest: str | None = wanted
-    chain: list[Policy] = []
-    while digest is not None:
-        if len(chain) == MAX_CHAIN:
-            raise Refused("bad-policy", f"more than {MAX_CHAIN} policies in a chain", field="parent")
-        chain.append((await authority.registry.policy(digest, now)).value)
-        check_enforceable(chain[-1])
-        digest = chain[-1].parent
-    return tuple(chain)
+
+    async def fetch(digest: str) -> Policy:
+        policy = (await authority.registry.policy(digest, now)).value
+        check_enforceable(policy)
+        return policy
+
+    return await with_ancestors(await fetch(wanted), fetch)
 
 
 async def _revoked(authority: Authority, tools: list[str]) -> list[str]:

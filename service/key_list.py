@@ -126,8 +126,7 @@ def countersign(before: Installed, roots: Sequence[KeyPair]) -> list[str]:
     except Refused as refused:
         if refused.code not in {"wrong-rotation", "missing-signature"} or refused.field != "signatures":
             raise
-        present = {each.keyid.partition("/")[0] for each in signed.signatures}
-        return sorted({owner for kid, owner in known.items() if kid not in present})
+        return sorted({owner for kid, owner in known.items() if kid not in signed.kids()})
     install(before.directory, signed.encode())
     path.unlink()
     return []

@@ -19,7 +19,7 @@ from verifier.marks import FOREVER, SECOND
 from verifier.narrowed import Narrowed
 from verifier.refused import Refused
 from verifier.releases import Releases
-from verifier.replay import Judged, Replay
+from verifier.replay import Arguments, Judged, Replay
 from verifier.tokens import Tokens, TokenUse
 
 # What one lane may make the verifier remember; honest lanes stay far below.
@@ -88,7 +88,7 @@ class Calls:
             usual = None
             self._check_begin(leaf, attached)
         if len(fold.open_calls) < MAX_OPEN:
-            fold.begin(leaf, UNDISCLOSED if attached is None else attached.arguments())
+            fold.begin(leaf, _shown(attached))
         else:
             self._found.add("too-large", 7, f"more than {MAX_OPEN} calls open at once", leaf.seq, "call")
         return usual
@@ -219,7 +219,7 @@ class Calls:
     def _judge(self, leaf: Begin | Deny | Hold, token: TokenUse, attached: Attached | None) -> Judged | None:
         """Ask the policy again; None when the target itself is refused, or too much was asked."""
         try:
-            judged = self._replay.judge(leaf, token, UNDISCLOSED if attached is None else attached.arguments())
+            judged = self._replay.judge(leaf, token, _shown(attached))
         except Refused as refused:
             self._found.refuse(refused, 8 if refused.code in {"wrong-target", "wrong-manifest"} else 9, leaf.seq)
             return None
@@ -236,8 +236,8 @@ class Calls:
         if not judged.possible.allows(rule):
             return False
         if leaf.code == "limit-sum":
-            arguments = UNDISCLOSED if attached is None else attached.arguments()
-            return rule in self.fold.purse.sums and self.fold.purse.sums.over(rule, arguments) is not False
+            sums = self.fold.purse.sums
+            return rule in sums and sums.over(rule, _shown(attached)) is not False
         target = leaf.target or Target()
         spent = [self.fold.purse.refusal((rule,), target, reservation, leaf.time) for reservation in (0, FOREVER)]
         return any(each is not None and each.reason == leaf.code for each in spent)
@@ -248,8 +248,7 @@ class Calls:
             why = "a call of a model that reserves no tokens from a limited share"
             self._found.add("over-budget", 9, why, leaf.seq, "reservation")
         rules = (leaf.rule, *(leaf.inherited or ()))
-        arguments = UNDISCLOSED if attached is None else attached.arguments()
-        over = purse.refusal(rules, leaf.target, reserved or 0, leaf.time, arguments)
+        over = purse.refusal(rules, leaf.target, reserved or 0, leaf.time, _shown(attached))
         if over is not None:
             self._found.add("over-budget", 9, f"allowed although {over.reason}", leaf.seq, "reservation")
 
@@ -264,6 +263,11 @@ class Calls:
         if leaf.parent is None or tool is None or not self.fold.model_calls.answers(leaf.parent, tool, leaf.seq):
             why = "no unused tool call of a model in this lane asked for this"
             self._found.add("no-model-call", 12, why, leaf.seq, "parent")
+
+
+def _shown(attached: Attached | None) -> Arguments:
+    """Return what stands behind a receipt of its call's arguments."""
+    return UNDISCLOSED if attached is None else attached.arguments()
 
 
 def _alike(leaf: Begin) -> tuple[Any, ...]:

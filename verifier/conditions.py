@@ -51,7 +51,7 @@ class Partial(Struct, frozen=True):
 
 
 Attributes = Mapping[str, Any]
-_ABSENT = object()
+ABSENT = object()
 
 
 def holds(conditions: Sequence[Condition], attributes: Attributes, *, denies: bool = False) -> Truth:
@@ -62,18 +62,18 @@ def holds(conditions: Sequence[Condition], attributes: Attributes, *, denies: bo
 
 def evaluate(condition: Condition, attributes: Attributes) -> Truth:
     """Evaluate one condition against attributes by name; `args` holds the arguments, `Partial` or `UNDISCLOSED`."""
-    value = _find(condition, attributes)
+    value = find(condition, attributes)
     if value is UNDISCLOSED:
         return Truth.UNDISCLOSED
     if condition.op == "exists":
-        return _truth((value is not _ABSENT) == condition.value)
-    answer = None if value is _ABSENT else OPERATORS[condition.op](value, condition.value)
+        return _truth((value is not ABSENT) == condition.value)
+    answer = None if value is ABSENT else OPERATORS[condition.op](value, condition.value)
     return Truth.MISSING if answer is None else _truth(answer)
 
 
 def breadth(condition: Condition, attributes: Attributes) -> int:
     """Count the values of an argument that a condition looks at; a long text counts as several."""
-    value = _find(condition, attributes)
+    value = find(condition, attributes)
     values = value[: MAX_VALUES + 1] if isinstance(value, list) else [value]
     return sum(1 + (len(each) >> LONG if isinstance(each, str) else 0) for each in values)
 
@@ -101,15 +101,16 @@ def any_glob(patterns: Sequence[str], text: str) -> bool:
     return any("*" in pattern and glob_matches(pattern, text) for pattern in patterns)
 
 
-def _find(condition: Condition, attributes: Attributes) -> Any:
+def find(condition: Condition, attributes: Attributes) -> Any:
+    """Find what a condition looks at: a value, `ABSENT` or `UNDISCLOSED`."""
     family, _, name = condition.attr.partition(".")
     if family == "args":
-        return argument(name.split("."), attributes.get("args", _ABSENT))
+        return argument(name.split("."), attributes.get("args", ABSENT))
     if family == "age":
-        return _age(attributes.get("user." + name), attributes.get("time.now", _ABSENT))
+        return _age(attributes.get("user." + name), attributes.get("time.now", ABSENT))
     if condition.offset is not None:
-        return _local(condition, attributes.get("time.now", _ABSENT))
-    return attributes.get(condition.attr, _ABSENT)
+        return _local(condition, attributes.get("time.now", ABSENT))
+    return attributes.get(condition.attr, ABSENT)
 
 
 def argument(parts: Sequence[str], value: Any) -> Any:
@@ -119,22 +120,22 @@ def argument(parts: Sequence[str], value: Any) -> Any:
     for part in parts:
         if value is UNDISCLOSED:
             return UNDISCLOSED
-        value = value.get(part, _ABSENT) if isinstance(value, dict) else _ABSENT
+        value = value.get(part, ABSENT) if isinstance(value, dict) else ABSENT
     return value
 
 
 def _age(since: Any, now: Any) -> Any:
     """Count the whole seconds from a claim in Unix seconds until now; a claim of the future has no age."""
     if not isinstance(since, int) or isinstance(since, bool) or not isinstance(now, int):
-        return UNDISCLOSED if now is UNDISCLOSED and isinstance(since, int) else _ABSENT
-    return _ABSENT if since * SECOND > now else (now - since * SECOND) // SECOND
+        return UNDISCLOSED if now is UNDISCLOSED and isinstance(since, int) else ABSENT
+    return ABSENT if since * SECOND > now else (now - since * SECOND) // SECOND
 
 
 def _local(condition: Condition, now: Any) -> Any:
     """Read the clock and the calendar at an offset from UTC; Unix time began on a Thursday."""
     offset = grammar.offset_minutes(condition.offset or "")
     if not isinstance(now, int) or offset is None:
-        return now if now is UNDISCLOSED else _ABSENT
+        return now if now is UNDISCLOSED else ABSENT
     days, minute = divmod(now // MINUTE + offset, DAY)
     return {"time.hour": minute // 60, "time.minute_of_day": minute, "time.weekday": (days + 3) % 7 + 1}[condition.attr]
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from msgspec import Struct
 
 from verifier.conditions import UNDISCLOSED, Partial, Truth, Undisclosed, any_glob, glob_matches, holds
-from verifier.policy import Chain, Policy
+from verifier.policy import Chain, Policy, rule_name
 from verifier.rules import TIERS, ModelRule, Scalar, Tier, ToolRule
 
 DEFAULT = "default"
@@ -195,13 +195,12 @@ def possible(chain: Chain, call: Call) -> Possible:
 
 def _level(policy: Policy, number: int, call: Call, known: Mapping[str, Any]) -> Level:
     """Ask one policy; an ancestor's rules bear the number of its level."""
-    prefix = f"{number}/" if number else ""
     found = Level({}, {})
     for rule, answer in _possible(policy, call, known):
         if answer in TIERS:
-            found.allows[prefix + rule] = answer
+            found.allows[rule_name(number, rule)] = answer
         else:
-            found.denies[prefix + rule, answer] = None
+            found.denies[rule_name(number, rule), answer] = None
     return found
 
 

@@ -76,6 +76,10 @@ class Envelope(Struct, frozen=True, forbid_unknown_fields=True, dict=True):
         """Return the payload's bytes, which nobody has vouched for yet."""
         return self._content
 
+    def kids(self) -> set[str]:
+        """Name the keys that are said to have signed; nobody has checked."""
+        return {each.keyid.rpartition("/")[0] for each in self.signatures}
+
     def decoded(self) -> list[bytes]:
         """Return the signatures' bytes, in order."""
         return self._decoded

@@ -16,7 +16,7 @@ from verifier.conditions import UNDISCLOSED
 from verifier.decision import Denied, Recency, reads
 from verifier.grant import Budget
 from verifier.leaf import MAX_TOOL_CALLS, Begin, Deny, End, Leaf, Note, Parent, Target
-from verifier.policy import Chain
+from verifier.policy import Chain, rule_name
 from verifier.sums import Sums
 
 Number = int | Decimal
@@ -41,7 +41,7 @@ class Purse:
         self._per_rule: dict[str, int] = {}
         self._tools: dict[str, int] = {}
         limits = {
-            (f"{number}/" if number else "") + rule.id: rule.limits
+            rule_name(number, rule.id): rule.limits
             for number, policy in enumerate(chain)
             for rule in policy.allowed_tools
             if rule.limits is not None

@@ -210,7 +210,7 @@ class Trust(Struct, frozen=True):
     def open(self, raw: bytes, kind: str) -> Signed:
         """Check form and signatures of a document of any kind but `keys`; who may sign it is `signer`'s question."""
         envelope = Envelope.parse(raw, kind)
-        named = {each.keyid.rpartition("/")[0] for each in envelope.signatures} & set(self.by_kid)
+        named = envelope.kids() & set(self.by_kid)
         return envelope.open(
             kind, {name: self.by_kid[name].pair() for name in named if self.by_kid[name].use != "auditor"}
         )
@@ -291,7 +291,7 @@ def _first(pin: Pin, raw: bytes) -> _Link:
     """Open the first list of a chain: signed by the threshold of the pinned roots; its own may sign besides."""
     pinned = {root.pair().kid(): root for root in pin.roots}
     envelope = Envelope.parse(raw, "keys")
-    if not {each.keyid.rpartition("/")[0] for each in envelope.signatures} & set(pinned) and envelope.signatures:
+    if not envelope.kids() & set(pinned) and envelope.signatures:
         raise Refused(
             "unknown-root",
             "no pinned root signed this key list",

@@ -284,3 +284,8 @@ def check_enforceable(policy: Policy) -> None:
 
 # A policy and its ancestors, the child first: every one of them must allow (chain.py).
 Chain = tuple[Policy, ...]
+
+
+def rule_name(level: int, rule: str) -> str:
+    """Name a rule as receipts do: an ancestor's bears the number of its level (specs/policy.md §7)."""
+    return f"{level}/{rule}" if level else rule

@@ -10,7 +10,7 @@ from typing import Any
 
 from verifier.conditions import UNDISCLOSED, argument
 from verifier.grammar import number
-from verifier.policy import Chain
+from verifier.policy import Chain, rule_name
 
 EXACT = Context(prec=80)  # thousands of numbers of 34 digits and exponents to 34: never rounded
 NOTHING = Decimal(0)
@@ -23,7 +23,7 @@ class Sums:
     def __init__(self, chain: Chain) -> None:
         """Start with nothing spent; an ancestor's rule is named with its level."""
         self._most: dict[str, dict[str, Decimal]] = {
-            (f"{level}/" if level else "") + rule.id: {path: number(most) or NOTHING for path, most in sums.items()}
+            rule_name(level, rule.id): {path: number(most) or NOTHING for path, most in sums.items()}
             for level, policy in enumerate(chain)
             for rule in policy.allowed_tools
             if rule.limits is not None and (sums := rule.limits.sums) is not None

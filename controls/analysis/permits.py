@@ -12,7 +12,7 @@ from msgspec import Struct
 from controls.analysis.patterns import Term, all_of, any_of, globs
 from controls.analysis.truths import Truths
 from controls.analysis.values import Symbols
-from verifier.policy import Chain, Policy
+from verifier.policy import Chain, Policy, rule_name
 from verifier.rules import TIERS, ModelRule, ToolRule
 
 HOSTED = 3  # hosted tools that one request of a counterexample may ask for
@@ -44,8 +44,7 @@ class Reading:
             base, found = self._level(policy)
             levels += [self._admitted(policy), base, any_of(when for when, _ in found.values())]
             tiers.append(_tier(found))
-            prefix = f"{number}/" if number else ""
-            rules |= {prefix + rule: when for rule, (when, _) in found.items()}
+            rules |= {rule_name(number, rule): when for rule, (when, _) in found.items()}
         highest = tiers[0]
         for each in tiers[1:]:
             highest = z3.If(each > highest, each, highest)

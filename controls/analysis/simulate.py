@@ -8,10 +8,13 @@ from typing import Any
 
 from msgspec import Struct
 
-from verifier.conditions import Truth, any_glob, evaluate, glob_matches, holds
+from verifier.conditions import ABSENT, Truth, any_glob, evaluate, find, glob_matches, holds
 from verifier.decision import Allowed, Call, Held, ToolTarget, attributes, decide
-from verifier.policy import Chain, Policy
+from verifier.policy import Chain, Policy, rule_name
 from verifier.rules import Condition, ModelRule, ToolRule
+
+# What goes into JSON as it is; exact decimals and objects are told as texts.
+SHOWN = (str, int, list, tuple, type(None))
 
 
 class Asked(Struct, frozen=True):
@@ -57,28 +60,29 @@ def simulate(chain: Chain, call: Call) -> Simulation:
 
 
 def _level(policy: Policy, level: int, call: Call, known: Mapping[str, Any]) -> Iterator[Considered]:
-    prefix = f"{level}/" if level else ""
+    def named(rule: str) -> str:
+        return rule_name(level, rule)
+
     target = call.target
     for label in target.labels:
         denied = any_glob(policy.data_classes.deny, label)
         if denied or not any_glob(policy.data_classes.allow, label):
             because = f"label {label} is {'denied' if denied else 'not allowed'}"
-            yield Considered(prefix + "data_classes", "deny", True, because)
+            yield Considered(named("data_classes"), "deny", True, because)
     if not isinstance(target, ToolTarget):
         for rule in policy.model_egress.models:
-            yield _rule(prefix, "allow", rule, _other_model(rule, call), known)
+            yield _rule(named(rule.id), "allow", rule, _other_model(rule, call), known)
         return
     for tool_rule in policy.denied_tools:
-        yield _rule(prefix, "deny", tool_rule, _other_tool(tool_rule, target), known)
+        yield _rule(named(tool_rule.id), "deny", tool_rule, _other_tool(tool_rule, target), known)
     if not any_glob(policy.egress.hosts, target.host):
-        yield Considered(prefix + "egress", "deny", True, f"host {target.host} is not named")
+        yield Considered(named("egress"), "deny", True, f"host {target.host} is not named")
     for tool_rule in policy.allowed_tools:
         effect = "allow" if tool_rule.approval == "none" else f"hold ({tool_rule.approval})"
-        yield _rule(prefix, effect, tool_rule, _other_tool(tool_rule, target), known)
+        yield _rule(named(tool_rule.id), effect, tool_rule, _other_tool(tool_rule, target), known)
 
 
-def _rule(prefix: str, effect: str, rule: ToolRule | ModelRule, other: str, known: Mapping[str, Any]) -> Considered:
-    name = prefix + rule.id
+def _rule(name: str, effect: str, rule: ToolRule | ModelRule, other: str, known: Mapping[str, Any]) -> Considered:
     if other:
         return Considered(name, effect, False, other)
     denies = effect == "deny"
@@ -91,13 +95,8 @@ def _rule(prefix: str, effect: str, rule: ToolRule | ModelRule, other: str, know
 
 
 def _asked(condition: Condition, known: Mapping[str, Any]) -> Asked:
-    family, _, path = condition.attr.partition(".")
-    found: Any = known.get("time.now") if family in {"time", "age"} else known.get(condition.attr)
-    if family == "args":
-        found = known.get("args")
-        for part in path.split("."):
-            found = found.get(part) if isinstance(found, Mapping) else None
-    shown = found if isinstance(found, str | int | bool | list | tuple | None) else str(found)
+    found = find(condition, known)
+    shown = None if found is ABSENT else found if isinstance(found, SHOWN) else str(found)
     return Asked(condition.attr, condition.op, condition.value, shown, evaluate(condition, known).value)
 
 

@@ -12,7 +12,7 @@ from controls.analysis.terms import same, wider
 from controls.analysis.values import CLASSES, Symbols
 from controls.analysis.witness import confirmed, say
 from verifier.grammar import number
-from verifier.policy import Chain
+from verifier.policy import Chain, rule_name
 from verifier.rules import Limits
 
 __all__ = ["same", "widens"]
@@ -94,12 +94,10 @@ def _limits(facts: list[Term], before: Permits, after: Permits, old: Chain, new:
     for rule, limits in limited.items():
         levels: dict[str, list[str]] = {}
         for name in counting:
-            solver = (
-                _solver([*facts, after.allowed, before.allowed, before.rules[rule], after.rules[name]])
-                if rule in before.rules and name in after.rules
-                else None
-            )
-            if solver is not None and solver.check() != z3.unsat:
+            if rule not in before.rules or name not in after.rules:
+                continue  # these are calls of models, and the rules are about tools
+            together = [after.allowed, before.allowed, before.rules[rule], after.rules[name]]
+            if _solver([*facts, *together]).check() != z3.unsat:
                 levels.setdefault(name.partition("/")[0] if "/" in name else "", []).append(name)
         kept = not levels or any(len(names) == 1 and _within(counting[names[0]], limits) for names in levels.values())
         if not kept:
@@ -109,8 +107,7 @@ def _limits(facts: list[Term], before: Permits, after: Permits, old: Chain, new:
 
 def _limited(chain: Chain) -> Iterator[tuple[str, Limits | None]]:
     for level, policy in enumerate(chain):
-        prefix = f"{level}/" if level else ""
-        yield from ((prefix + rule.id, rule.limits) for rule in policy.allowed_tools)
+        yield from ((rule_name(level, rule.id), rule.limits) for rule in policy.allowed_tools)
 
 
 def _within(limits: Limits | None, most: Limits) -> bool:

@@ -1,17 +1,16 @@
 """What a policy says in numbers and lists besides its rules: where a new one says more than the old one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import msgspec
 import z3
 
 from controls.analysis.patterns import globs
-from verifier.chain import terms
+from verifier.chain import INJECTION, Terms, terms
 from verifier.grant import BINDINGS
-from verifier.policy import Chain
+from verifier.policy import Approvals, Chain
 
-INJECTION = ("block", "flag", "off")
 VIOLATION = ("block", "redact")
 
 
@@ -27,7 +26,7 @@ def wider(old: Chain, new: Chain) -> Iterator[str]:
     for name in ("cst_max_ttl_seconds", "max_staleness_seconds", "max_delegation_depth"):
         yield from _more(f"token_constraints.{name}", getattr(one, name), getattr(other, name))
     yield from _weaker("token_constraints.binding", BINDINGS[::-1], one.binding, other.binding)
-    yield from _screens(old, new)
+    yield from _screens(old, new, before, after)
     yield from _people(before.approvals, after.approvals)
     for name, lost in (
         ("regulated", before.regulated and not after.regulated),
@@ -40,25 +39,17 @@ def wider(old: Chain, new: Chain) -> Iterator[str]:
         yield f"receipts.auditors: {', '.join(extra)} may read payloads too"
 
 
-def _screens(old: Chain, new: Chain) -> Iterator[str]:
-    most = [min(each.responses.max_bytes for each in chain) for chain in (old, new)]
-    yield from _more("responses.max_bytes", *most)
-    for name, order, said in (
-        ("responses.injection", INJECTION, [[each.responses.injection for each in chain] for chain in (old, new)]),
-        (
-            "data_classes.on_violation",
-            VIOLATION,
-            [[p.data_classes.on_violation for p in chain] for chain in (old, new)],
-        ),
-    ):
-        strictest = [min(each, key=order.index) for each in said]
-        yield from _weaker(name, order, *strictest)
-    types = [[each.responses.content_types for each in chain] for chain in (old, new)]
-    if (found := _outside(*types)) is not None:
+def _screens(old: Chain, new: Chain, before: Terms, after: Terms) -> Iterator[str]:
+    yield from _more("responses.max_bytes", before.max_bytes, after.max_bytes)
+    yield from _weaker("responses.injection", INJECTION, before.injection, after.injection)
+    violations = [[each.data_classes.on_violation for each in chain] for chain in (old, new)]
+    strictest = [min(each, key=VIOLATION.index) for each in violations]
+    yield from _weaker("data_classes.on_violation", VIOLATION, *strictest)
+    if (found := _outside(before.content_types, after.content_types)) is not None:
         yield f"responses.content_types: {found} is let through"
 
 
-def _people(before: Any, after: Any) -> Iterator[str]:
+def _people(before: Approvals, after: Approvals) -> Iterator[str]:
     if after.quorum < before.quorum:
         yield f"approvals.quorum: {after.quorum}, before {before.quorum}"
     yield from _more("approvals.ttl_seconds", before.ttl_seconds, after.ttl_seconds)
@@ -78,7 +69,7 @@ def _weaker(name: str, order: tuple[str, ...], before: str, after: str) -> Itera
         yield f"{name}: {after}, before {before}"
 
 
-def _outside(before: list[list[str]], after: list[list[str]]) -> str | None:
+def _outside(before: Sequence[list[str]], after: Sequence[list[str]]) -> str | None:
     """Find a text that every one of the later lists of globs matches and not every one of the former."""
     if before == after:
         return None

@@ -28,11 +28,14 @@ from service.initialise import Plan, Urls, initialise
 from tests.conftest import Serve, seeded
 from tests.serving import serve_on
 from verifier import leaf
+from verifier.audit import verify
 from verifier.draft import build, read_draft
 from verifier.encoding import canonical
 from verifier.envelope import seal_up
+from verifier.keys import Pin
 from verifier.leaf import Leaf
 from verifier.manifest import Manifest, Tool
+from verifier.report import Report
 from verifier.signing import KeyPair, PublicPair
 
 ROOT = Path(__file__).parents[2]
@@ -168,6 +171,13 @@ class Gatehouse:
         headers = {"Authorization": f"Bearer {self._credential('auditor', self.gateway)()}"}
         async with self.session.get(f"{self.gateway}/bundles/{self.job}", headers=headers) as answer:
             return await answer.read()
+
+    async def audited(self) -> tuple[bytes, Report]:
+        """Close the job, wait for its seal; give its bundle and what an auditor says of it."""
+        await self.scope().close(self.job)
+        await self.scope().wait_for_seal(self.job)
+        raw = await self.bundle()
+        return raw, verify(BytesIO(raw), Pin.parse((self.directory / "pin.json").read_bytes()))
 
     async def last(self) -> Any:
         """Return the newest receipt."""

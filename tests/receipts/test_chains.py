@@ -69,10 +69,7 @@ async def test_every_level_must_allow_and_the_bundle_proves_it(house: Gatehouse)
         ("policy", "1/no-export"),
         ("policy", "all"),
     ]
-    await house.scope().close(house.job)
-    await house.scope().wait_for_seal(house.job)
-    raw = await house.bundle()
-    report = verify(BytesIO(raw), Pin.parse((house.directory / "pin.json").read_bytes()))
+    raw, report = await house.audited()
     assert (report.verdict, report.findings) == ("PASS", [])
     without = b"".join(line for line in raw.splitlines(keepends=True) if not _is_policy(line, above))
     assert verify(BytesIO(without), Pin.parse((house.directory / "pin.json").read_bytes())).verdict != "PASS"
@@ -141,9 +138,7 @@ async def test_a_call_that_waits_for_a_person_is_refused_and_receipted(house: Ga
     assert (await house.rpc())[2]["error"]["data"]["code"] == "approval-needed"
     denied = await house.last()
     assert (denied.kind, denied.by, denied.code) == ("deny", "gateway", "approval-needed")
-    await house.scope().close(house.job)
-    await house.scope().wait_for_seal(house.job)
-    report = verify(BytesIO(await house.bundle()), Pin.parse((house.directory / "pin.json").read_bytes()))
+    _, report = await house.audited()
     assert (report.verdict, report.findings) == ("PASS", [])
 
 
@@ -171,7 +166,5 @@ async def test_at_most_a_thousand_each_and_five_thousand_a_job(house: Gatehouse)
     assert await transfer(0.01) == "limit-sum"
     denied = await house.last()
     assert (denied.by, denied.code, denied.rule) == ("policy", "limit-sum", "transfers")
-    await house.scope().close(house.job)
-    await house.scope().wait_for_seal(house.job)
-    report = verify(BytesIO(await house.bundle()), Pin.parse((house.directory / "pin.json").read_bytes()))
+    _, report = await house.audited()
     assert (report.verdict, report.findings) == ("PASS", [])

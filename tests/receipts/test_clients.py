@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +15,6 @@ from openai import AuthenticationError, PermissionDeniedError
 
 from tests.conftest import Serve, free_port
 from tests.receipts.gatehouse import CRM_KEY, MODEL_KEY, PROVIDER, ROOT, Gatehouse, gatehouse
-from verifier.audit import verify
-from verifier.keys import Pin
 
 pytestmark = pytest.mark.anyio
 MODEL = f"{PROVIDER}/small-1"
@@ -93,9 +90,7 @@ async def test_an_agents_work_with_the_official_clients_passes_the_audit(tmp_pat
             with pytest.raises(PermissionDeniedError) as denied:
                 await openai.chat.completions.create(**prompt("hi"), extra_body={"tools": [{"type": "web_search"}]})
             assert denied.value.code == "hosted-tool"
-        await house.scope().close(house.job)
-        await house.scope().wait_for_seal(house.job)
-        report = verify(BytesIO(await house.bundle()), Pin.parse((house.directory / "pin.json").read_bytes()))
+        _, report = await house.audited()
         assert (report.verdict, report.findings) == ("PASS", [])
         assert (report.totals.calls, report.totals.denials) == (6, 2)
 

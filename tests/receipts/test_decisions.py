@@ -1,6 +1,5 @@
 """What the gateway decides: asked of the compiled policy, recorded so that the verifier comes to the same."""
 
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +15,9 @@ from tests.conftest import Serve
 from tests.receipts.gatehouse import completion, gatehouse
 from tests.refusal import refused
 from tests.world import GATEWAY, SCOPE, World, pair
-from verifier.audit import verify
 from verifier.decision import Allowed, Decision, Denied
 from verifier.envelope import seal_up
-from verifier.keys import Pin, Trust
+from verifier.keys import Trust
 
 pytestmark = pytest.mark.anyio
 
@@ -40,9 +38,7 @@ async def test_what_a_rule_reads_of_lane_clock_and_gateway_is_what_the_verifier_
         assert [status for status, *_ in answers] == [200, 200, 403]
         denied = await house.last()
         assert (denied.by, denied.code, denied.rule) == ("policy", "not-allowed", "default")
-        await house.scope().close(house.job)
-        await house.scope().wait_for_seal(house.job)
-        report = verify(BytesIO(await house.bundle()), Pin.parse((house.directory / "pin.json").read_bytes()))
+        _, report = await house.audited()
         assert (report.verdict, report.findings) == ("PASS", [])
 
 
