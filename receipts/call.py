@@ -33,7 +33,7 @@ class Known(Struct):
 class Asked(Struct, frozen=True, kw_only=True):
     """A call as it was read: what is decided about, and what would be sent; `slices` joined are the body.
 
-    `reservation` is in tokens, None when the grant limits none.
+    `reservation` is in tokens, None when the grant limits none; `redactions` counts what was replaced in it.
     """
 
     target: Target
@@ -42,6 +42,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     body: ModelBody = ModelBody()
     slices: Sequence[bytes]
     reservation: int | None = None
+    redactions: int = 0
     url: str
     headers: Mapping[str, str]
 
@@ -89,6 +90,7 @@ class Exchange:
         self.code: str | None = None
         self.flags: list[str] = []
         self.labels: list[str] = []
+        self.redactions = 0
         self.screens: list[str] = []
         self.model: str | None = None
         self.stream: Literal["complete", "cut"] | None = None
@@ -131,7 +133,7 @@ class Exchange:
             labels=tuple(self.labels),
             model=self.model,
             recv=self._recv.commitment() if self._received else None,
-            redactions=0,
+            redactions=self.redactions,
             screens=tuple(self.screens),
             seq=seq,
             status=self.status,

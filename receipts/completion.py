@@ -3,6 +3,7 @@
 A stream's events go out as they come; only the last one waits until the receipt is durable.
 """
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import aiohttp
@@ -12,12 +13,13 @@ from msgspec import Meta, Struct
 from receipts.body import encode, read_json
 from receipts.call import Asked, Exchange, Known
 from receipts.delivery import key_header
+from receipts.labelling import Handling, Held, label, require_allowed
 from receipts.models import ModelProvider, ModelRequest, ask, read_request
 from receipts.request import JSON, Answer, Request
 from receipts.sessions import Session
 from receipts.stream import comment, event, events
 from receipts.tokens import BadToken
-from receipts.upstream import Upstream, UpstreamFailed, whole
+from receipts.upstream import PolicyCut, Upstream, UpstreamFailed, whole
 from verifier.encoding import Count, safe_text
 from verifier.leaf import ToolCall, Usage
 from verifier.refused import Refused
@@ -91,15 +93,18 @@ class Completion:
         self._providers = providers
         self._upstream = upstream
         self._asked = ModelRequest({}, stream=False, wants_usage=False)
+        self._handling = Handling(frozenset(), frozenset())
         self._calls: dict[tuple[int, int], ToolCall] = {}
 
     async def read(self, raw: bytes, session: Session, known: Known) -> Asked:
         """Read the request and find its provider."""
         self._asked = read_request(raw, self._operation)
+        self._handling = session.handling
         return ask(self._asked, self._operation, session, known, providers=self._providers, upstream=self._upstream)
 
     async def forward(self, asked: Asked, exchange: Exchange) -> None:
         """Send the request, and relay or keep the answer."""
+        exchange.screens = ["data"]
         async with self._upstream.post(asked.url, asked.headers, b"".join(asked.slices)) as answer:
             if answer.status != OK:
                 await self._rejected(answer, exchange)
@@ -127,30 +132,38 @@ class Completion:
         """Take in a whole answer; it is delivered when its receipt is durable."""
         raw = await whole(answer, MAX_ANSWER)
         exchange.received(raw)
-        read = _read(_parsed(raw))
+        value = _parsed(raw)
+        read = _read(value)
         self._note(read, exchange)
         if read.error is not None:
             raise UpstreamFailed("upstream-answer", "the provider answered with an error")
-        exchange.answer = Answer(OK, raw)
+        labelled = label(value, self._handling)
+        exchange.labels = labelled.labels
+        exchange.redactions += labelled.redactions
+        require_allowed(labelled.labels, self._handling)
+        exchange.answer = Answer(OK, encode(labelled.value) if labelled.redactions else raw)
 
     async def _relay(self, answer: aiohttp.ClientResponse, exchange: Exchange) -> None:
         """Hand out events as they come; the last one is the exchange's tail."""
         exchange.stream = "cut"
+        held = Held(self._handling)
         headers = {"tally-receipt": exchange.call, "tally-call-keys": key_header(exchange.keys)}
         await self._request.start(OK, EVENTS, headers)
         async for raw, content in events(answer):
             exchange.received(raw)
             if content == DONE:
+                for out in held.rest():
+                    await self._request.write(exchange.deliver(out))
                 exchange.stream = "complete"
                 exchange.tail = event(DONE)
                 return
-            out = comment("") if content is None else self._chunk(content, exchange)
-            if out:
+            ready = [comment("")] if content is None else self._chunk(content, exchange, held)
+            for out in ready:
                 await self._request.write(exchange.deliver(out))
         raise UpstreamFailed("broken-stream", "the provider's stream ended too early")
 
-    def _chunk(self, content: bytes, exchange: Exchange) -> bytes:
-        """Read one chunk and write it again, without usage that nobody asked for; empty when nothing is left."""
+    def _chunk(self, content: bytes, exchange: Exchange, held: Held) -> Iterator[bytes]:
+        """Read one chunk and write it again, without usage that nobody asked for; give what may go out."""
         value = _parsed(content)
         read = _read(value)
         self._note(read, exchange)
@@ -159,8 +172,11 @@ class Completion:
         if not self._asked.wants_usage and "usage" in value:
             del value["usage"]
             if read.usage is not None and not read.choices:
-                return b""
-        return event(encode(value))
+                return
+        try:
+            yield from held.add(event(encode(value)), {"choices": value.get("choices")})
+        finally:
+            exchange.labels = sorted(held.labels)
 
     def _note(self, read: _Read, exchange: Exchange) -> None:
         """Take usage, names and tool calls into the exchange."""
@@ -188,8 +204,7 @@ class Completion:
         self._calls[key] = noted = ToolCall(id=safe_text(call.id), name=safe_text(named.name))
         exchange.tool_calls.append(noted)
         if exchange.too_many_tool_calls():
-            exchange.fail("policy_cut", "too-many-tool-calls")
-            raise UpstreamFailed("too-many-tool-calls", "the model asked for more tool calls than a receipt holds")
+            raise PolicyCut("too-many-tool-calls", "the model asked for more tool calls than a receipt holds")
 
 
 def refusal(refused: Refused, receipt: str | None = None) -> Answer:

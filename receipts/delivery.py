@@ -99,7 +99,7 @@ async def _forward(request: Request, path: Path, begun: Begun) -> UpstreamFailed
     try:
         await path.forward(begun.asked, exchange)
     except UpstreamFailed as failure:
-        exchange.fail("upstream_error", failure.code)
+        exchange.fail(failure.outcome, failure.code)
         return failure
     except asyncio.CancelledError:
         if not exchange.stopped:

@@ -13,15 +13,16 @@ import msgspec
 from receipts import mcp_answers, screens
 from receipts.body import encode, read_json, sliced
 from receipts.call import Asked, Exchange, Known
+from receipts.labelling import label, require_allowed
 from receipts.mcp_answers import REVISION, rpc_error, rpc_result
-from receipts.mcp_headers import encoded, require_header, require_params
+from receipts.mcp_headers import encoded, param_headers, require_header, require_params
 from receipts.request import JSON, Answer, Request
 from receipts.sessions import Server, Session, Sessions
 from receipts.stream import events
-from receipts.upstream import Upstream, UpstreamFailed, whole
+from receipts.upstream import PolicyCut, Upstream, UpstreamFailed, whole
 from service.app import VERSION
+from service.signs import signs, strings
 from verifier.admission import tool_target
-from verifier.chain import Terms
 from verifier.encoding import safe_text
 from verifier.leaf import Parent, Target
 from verifier.refused import Refused
@@ -56,7 +57,7 @@ class McpCall:
         self._upstream = upstream
         self._metadata = metadata
         self.id: int | str | None = None
-        self._terms: Terms | None = None
+        self._session: Session | None = None
 
     async def read(self, raw: bytes, session: Session, known: Known) -> Asked | Answer:
         """Read the request; discovery and listing are answered at once."""
@@ -83,38 +84,47 @@ class McpCall:
         require_header(self._request, "mcp-name", name)
         known.parent = self._parent(params["_meta"])
         tool = server.tool(name)
-        known.labels = tool.data_classes
-        headers = require_params(self._request, msgspec.json.decode(tool.input_schema), arguments)
+        schema = msgspec.json.decode(tool.input_schema)
+        require_params(self._request, schema, arguments)
+        labelled = label(arguments, session.handling)
+        arguments = labelled.value
+        decided = tool_target(server.manifest, tool, labelled.labels)
+        known.labels = list(decided.labels)
         server.arguments(tool).check(arguments)
         self._upstream.require_reachable(server.manifest.url)
-        self._terms = session.terms
+        self._session = session
         return Asked(
             target=target,
-            decided=tool_target(server.manifest, tool),
+            decided=decided,
             arguments=arguments,
+            redactions=labelled.redactions,
             slices=sliced(_request(name, arguments), "params", "arguments"),
             url=server.manifest.url,
-            headers={**headers, **self._headers(name)},
+            headers={**param_headers(schema, arguments), **self._headers(name)},
         )
 
     async def forward(self, asked: Asked, exchange: Exchange) -> None:
         """Call the tool, and keep its answer until the receipt is durable."""
-        assert self._terms is not None
-        exchange.screens = screens.run(self._terms)
+        assert self._session is not None
+        terms = self._session.terms
+        exchange.screens = screens.run(terms)
         exchange.labels = list(asked.decided.labels)
         async with self._upstream.post(asked.url, asked.headers, b"".join(asked.slices)) as answer:
             if answer.status in {401, 403} or 300 <= answer.status < 400:  # noqa: PLR2004 - redirects
                 # What the server says about our own credential is not the caller's to read.
                 raise UpstreamFailed("upstream-status", f"the server answered {answer.status}")
-            if not screens.content_type_allowed(answer.content_type, self._terms.content_types):
+            if not screens.content_type_allowed(answer.content_type, terms.content_types):
                 raise UpstreamFailed("content-type", "the server's answer is of a type that the policy does not allow")
-            message = await self._message(answer, self._terms.max_bytes, exchange)
-        body = self._answer(message, exchange)
-        if self._terms.injection != "off":
-            exchange.flags = screens.injection(body)
-        if exchange.flags and self._terms.injection == "block":
-            exchange.fail("policy_cut", "injection")
-            raise UpstreamFailed("injection", "the server's answer hides text from people, which the policy blocks")
+            message = await self._message(answer, terms.max_bytes, exchange)
+        labelled = label(message, self._session.handling)
+        exchange.labels = sorted({*exchange.labels, *labelled.labels})
+        exchange.redactions += labelled.redactions
+        require_allowed(labelled.labels, self._session.handling)
+        body = self._answer(labelled.value, exchange)
+        if terms.injection != "off":
+            exchange.flags = signs(strings(labelled.value))
+        if exchange.flags and terms.injection == "block":
+            raise PolicyCut("injection", "the server's answer means to steer a model, which the policy blocks")
         exchange.answer = Answer(200, body)
 
     def failed(self, failure: UpstreamFailed) -> Answer:
@@ -215,8 +225,7 @@ class McpCall:
         if not isinstance(result, dict):
             raise UpstreamFailed("upstream-answer", "the server's answer holds neither result nor error")
         if result.setdefault("resultType", "complete") != "complete":
-            exchange.fail("policy_cut", "not-allowed")
-            raise UpstreamFailed("not-allowed", "the server asks the client for something, which no rule allows")
+            raise PolicyCut("not-allowed", "the server asks the client for something, which no rule allows")
         if result.get("isError") is True:
             exchange.tool_error = True
         return rpc_result(self.id, result)

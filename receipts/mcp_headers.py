@@ -22,28 +22,37 @@ def require_header(request: Request, name: str, expected: str) -> None:
         raise Refused("header-mismatch", f"the header {name} does not say what the body says", field=name)
 
 
-def require_params(request: Request, schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, str]:
-    """Hold `Mcp-Param-*` against the arguments that the schema marks with `x-mcp-header`; return those to send on.
+def require_params(request: Request, schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> None:
+    """Hold `Mcp-Param-*` against the arguments that the schema marks with `x-mcp-header`.
 
     Raises `Refused` header-mismatch for one that differs, is missing, or that the schema does not know.
     """
-    marked = {
-        f"{_PARAM}{rule['x-mcp-header']}".lower(): name
-        for name, rule in schema.get("properties", {}).items()
-        if isinstance(rule, dict) and isinstance(rule.get("x-mcp-header"), str)
-    }
+    marked = _marked(schema)
     for header in request.header_names():
         if header.startswith(_PARAM) and header not in marked:
             raise Refused(
                 "header-mismatch", "a header names a parameter that the tool's schema does not", field=header[:64]
             )
-    present = {header: _text(arguments[name]) for header, name in marked.items() if arguments.get(name) is not None}
     for header, name in marked.items():
-        if header in present:
-            require_header(request, header, present[header])
+        if arguments.get(name) is not None:
+            require_header(request, header, _text(arguments[name]))
         elif request.header(header) is not None:
             raise Refused("header-mismatch", f"a header for the argument {name}, which the body lacks", field=header)
-    return {header: encoded(value) for header, value in present.items()}
+
+
+def param_headers(schema: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, str]:
+    """Write `Mcp-Param-*` for the arguments as they are sent on."""
+    marked = _marked(schema).items()
+    return {header: encoded(_text(arguments[name])) for header, name in marked if arguments.get(name) is not None}
+
+
+def _marked(schema: Mapping[str, Any]) -> dict[str, str]:
+    """Name the arguments that a schema marks with `x-mcp-header`, by header."""
+    return {
+        f"{_PARAM}{rule['x-mcp-header']}".lower(): name
+        for name, rule in schema.get("properties", {}).items()
+        if isinstance(rule, dict) and isinstance(rule.get("x-mcp-header"), str)
+    }
 
 
 def encoded(text: str) -> str:

@@ -10,6 +10,7 @@ from msgspec import Struct
 
 from receipts.body import encode, read_json, sliced
 from receipts.call import Asked, Known
+from receipts.labelling import label
 from receipts.sessions import Session
 from receipts.upstream import Upstream
 from verifier.conditions import any_glob
@@ -85,29 +86,28 @@ def ask(
     """Turn a request into what is decided about and what would be sent. Raises `Refused`."""
     name, model = _split(request.body["model"], session)
     known.target = target = Target(provider=name, model=model, operation=operation)
-    known.labels = []
     provider = providers.get(name)
     if provider is None or operation not in provider.operations:
         raise Refused("unknown-model", f"this gateway has no {operation} of that provider", field="model")
     url = provider.base_url.rstrip("/") + PATHS[operation]
     upstream.require_reachable(url)
-    body = {**request.body, "model": model}
+    labelled = label({**request.body, "model": model}, session.handling)
+    body = labelled.value
+    known.labels = labelled.labels
+    decided = ModelTarget(name, model, operation, tuple(labelled.labels))
     limited = session.scope.limits.tokens is not None
-    doors = (
-        _chat(body, session, ModelTarget(name, model, operation), limited=limited)
-        if operation == CHAT
-        else _embeddings(body)
-    )
+    doors = _chat(body, session, decided, limited=limited) if operation == CHAT else _embeddings(body)
     if request.stream:
         body["stream_options"] = {**body.get("stream_options", {}), "include_usage": True}
     slices = _slices(body, operation)
     reservation = sum(map(len, slices)) + (doors.max_output_tokens or 0) if limited else None
     return Asked(
         target=target,
-        decided=ModelTarget(name, model, operation),
+        decided=decided,
         body=doors,
         slices=slices,
         reservation=reservation,
+        redactions=labelled.redactions,
         url=url,
         headers={
             "Authorization": f"Bearer {provider.api_key}",

@@ -105,6 +105,7 @@ class Pipeline:
         lane = await self._lanes.of(session.grant, session.chain)
         known.call = lane.next_call()
         exchange = Exchange(lane.key, known.call)
+        exchange.redactions = asked.redactions
         sides = commit(exchange.keys["req"], [known.raw]), commit(exchange.keys["sent"], asked.slices)
         ready = Ready(lane, session, asked, known, *sides)
         lane.token(session.token)

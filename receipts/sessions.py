@@ -11,6 +11,7 @@ from typing import Protocol, TypeVar
 from msgspec import Struct
 
 from receipts.arguments import Arguments
+from receipts.labelling import Handling, handling
 from receipts.tokens import BadToken, bearer, check_time, read_token
 from service.chains import with_ancestors
 from verifier.admission import subject_of
@@ -72,6 +73,7 @@ class Compiled(Struct, frozen=True):
 
     chain: Chain
     terms: Terms
+    handling: Handling
     decide: Decide
 
 
@@ -82,6 +84,7 @@ class Session(Struct, frozen=True):
     grant: Grant
     chain: Chain
     terms: Terms
+    handling: Handling
     decide: Decide
     subject: Subject
 
@@ -149,7 +152,9 @@ class Sessions:
             raise BadToken(refused.code, refused.why) from refused
         _enforceable(grant)
         compiled = await self._policy(grant)
-        return Session(token, grant, compiled.chain, compiled.terms, compiled.decide, subject_of(grant.scope))
+        return Session(
+            token, grant, compiled.chain, compiled.terms, compiled.handling, compiled.decide, subject_of(grant.scope)
+        )
 
     async def _policy(self, grant: Grant) -> Compiled:
         """Open a grant's policy and its ancestors, and compile them once for all their sessions.
@@ -165,7 +170,7 @@ class Sessions:
         if known is None:
             for policy in chain:
                 check_enforceable(policy)
-            known = Compiled(chain, terms(chain), compile_policy(chain))
+            known = Compiled(chain, terms(chain), handling(chain), compile_policy(chain))
             _remember(self._compiled, grant.scope.policy, known, MAX_POLICIES)
         return known
 

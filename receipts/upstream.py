@@ -10,6 +10,7 @@ from contextlib import asynccontextmanager
 from functools import lru_cache
 from io import BytesIO
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from typing import Literal
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -28,7 +29,9 @@ _NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class UpstreamFailed(Exception):  # noqa: N818 - an outcome that the receipt names
-    """The upstream did not answer as it should; `code` goes into the receipt."""
+    """The upstream did not answer as it should; `outcome` and `code` go into the receipt."""
+
+    outcome: Literal["upstream_error", "policy_cut"] = "upstream_error"
 
     def __init__(self, code: str, why: str, status: int = 502) -> None:
         """Name the failure; `status` is what a client of models gets."""
@@ -36,6 +39,12 @@ class UpstreamFailed(Exception):  # noqa: N818 - an outcome that the receipt nam
         self.code = code
         self.why = why
         self.status = status
+
+
+class PolicyCut(UpstreamFailed):
+    """What the upstream answered may not be handed out."""
+
+    outcome = "policy_cut"
 
 
 def networks(names: Sequence[str]) -> tuple[Network, ...]:

@@ -55,6 +55,7 @@ class Calls:
         self._hashes = hashes
         self._tokens = tokens
         self.fold = fold
+        self._narrowed = narrowed
         self._replay = Replay(evidence.policies, evidence.manifests, fold, narrowed)
         self._usual: dict[tuple[Any, ...], Usual] = {}
         self._blocks = terms.injection == "block"  # what a tool returns with hidden text in it
@@ -153,6 +154,7 @@ class Calls:
             self._found.add("no-begin", 7, f"call {leaf.call} ends without having begun", leaf.seq, "call")
             return False
         self.fold.end(leaf)
+        clean = not leaf.labels or leaf.status != "ok" or self._check_labels(leaf)
         whole = leaf.recv is not None and leaf.dlv is not None
         if leaf.status == "ok":
             if not whole:
@@ -170,7 +172,19 @@ class Calls:
             self._found.report.totals.lost += 1
             why = f"call {leaf.call} to {words(opened.target)} began at receipt {opened.seq} and its answer was lost"
             self._found.add("lost-call", 12, why, leaf.seq, "call")
-        return self._simple and whole and leaf.boxes is None and leaf.status == "ok" and not leaf.tool_error
+        return clean and self._simple and whole and leaf.boxes is None and leaf.status == "ok" and not leaf.tool_error
+
+    def _check_labels(self, leaf: End) -> bool:
+        """Hold what an answer was found to hold, and still held, against what the policies let through."""
+        try:
+            denied = self._narrowed.denies(leaf.labels)
+        except Refused as refused:
+            self._found.refuse(refused, 9, leaf.seq)
+            return False
+        if denied:
+            why = f"the policy denies such an answer, and it was handed out: {', '.join(leaf.labels)}"
+            self._found.add("wrong-decision", 9, why, leaf.seq, "labels")
+        return not denied
 
     def deny(self, leaf: Deny, attached: Attached | None = None) -> None:
         """Judge a refusal: what the policy is said to have refused is replayed."""

@@ -209,8 +209,7 @@ def _possible(policy: Policy, call: Call, known: Mapping[str, Any]) -> Iterator[
     if call.token_ttl > policy.token_constraints.cst_max_ttl_seconds:
         yield "token_constraints", "token-ttl"
         return
-    classes = policy.data_classes
-    if any(any_glob(classes.deny, label) or not any_glob(classes.allow, label) for label in call.target.labels):
+    if any(map(policy.data_classes.denies, call.target.labels)):
         yield "data_classes", "data-class"
         return
     if isinstance(call.target, ToolTarget):

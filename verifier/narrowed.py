@@ -10,7 +10,7 @@ from typing import Any
 from msgspec import Struct
 from msgspec.structs import replace
 
-from verifier.conditions import Undisclosed, any_glob, breadth
+from verifier.conditions import Undisclosed, breadth
 from verifier.decision import Call, ModelTarget, Possible, ToolTarget, named_models, named_tools, possible, reads
 from verifier.policy import Chain, DataClasses, Policy
 from verifier.refused import Refused
@@ -78,6 +78,16 @@ class Narrowed:
                 self._size += size
         return answer
 
+    def denies(self, labels: Sequence[str]) -> bool:
+        """Tell whether a policy denies one of these labels; what is too much to be asked was refused before.
+
+        Raises `Refused` too-large for the first that is.
+        """
+        if self._shared < 0:
+            return False
+        self._own = MAX_OWN
+        return any(self._sort(labels))
+
     def _ask(self, call: Call, target: Target, expired: Sequence[bool], denied: Sequence[bool]) -> Possible:
         """Ask the rules that name the target."""
         levels = self._narrow(target)
@@ -102,7 +112,7 @@ class Narrowed:
                 self._pay(self._sorting)
                 if len(self._denied) >= MAX_LABELS:
                     self._denied.clear()
-                denied = self._denied[label] = tuple(_denies(policy.data_classes, label) for policy in self._chain)
+                denied = self._denied[label] = tuple(policy.data_classes.denies(label) for policy in self._chain)
             found = [a or b for a, b in zip(found, denied, strict=True)]
         return tuple(found)
 
@@ -128,10 +138,6 @@ class Narrowed:
         if self._shared < 0:
             why = "the calls, times the globs and conditions of the rules that name them, are too many to be replayed"
             raise Refused("too-large", why, field="rule")
-
-
-def _denies(classes: DataClasses, label: str) -> bool:
-    return any_glob(classes.deny, label) or not any_glob(classes.allow, label)
 
 
 def _naming(policy: Policy) -> int:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta
 
+from verifier.conditions import any_glob
 from verifier.encoding import Count, Digest, Name, SafeText, Text, Time, read
 from verifier.grammar import number
 from verifier.refused import Refused
@@ -45,6 +46,10 @@ class DataClasses(Document, frozen=True, kw_only=True):
     allow: list[LabelGlob]
     deny: list[LabelGlob]
     on_violation: Literal["block", "redact"]
+
+    def denies(self, label: str) -> bool:
+        """Tell whether this denies a label, by name or because nothing allows it."""
+        return any_glob(self.deny, label) or not any_glob(self.allow, label)
 
 
 class ModelEgress(Document, frozen=True, kw_only=True):
@@ -253,7 +258,6 @@ def check_supported(policy: Policy) -> None:
     """Refuse by name what no step can decide or judge yet: never accepted and ignored (specs/policy.md §6)."""
     for unbuilt, name in (
         (policy.budgets.cost_nano_usd is not None or policy.model_egress.prices is not None, "budgets.cost_nano_usd"),
-        (policy.data_classes.on_violation == "redact", "data_classes.on_violation redact"),
     ):
         if unbuilt:
             raise unsupported(name)

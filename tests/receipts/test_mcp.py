@@ -12,6 +12,7 @@ from yarl import URL
 from scope.client import LaneRequest
 from tests.conftest import Serve
 from tests.receipts.gatehouse import CRM_KEY, META, REVISION, Gatehouse, gatehouse, tool_result
+from verifier.report import Report
 from verifier.seal import origin
 
 pytestmark = pytest.mark.anyio
@@ -27,6 +28,11 @@ def code(answer: tuple[int, Any, Any]) -> str:
     """Name the code of a refusal."""
     found: str = answer[2]["error"]["data"]["code"]
     return found
+
+
+def verdict(audited: tuple[bytes, Report]) -> list[str]:
+    """Name what an auditor finds in the job's bundle."""
+    return [each.code for each in audited[1].findings]
 
 
 def request(method: str = "tools/call", **params: Any) -> dict[str, Any]:
@@ -52,7 +58,7 @@ async def test_a_tool_call_that_a_model_asked_for_goes_through_with_two_receipts
     assert (begin.call, end.call) == (headers["tally-receipt"], headers["tally-receipt"])
     assert (begin.rule, begin.parent.call, begin.parent.id) == ("allow-1", model_end.call, "call_0")
     assert (begin.facts.labels, begin.target.tool) == (("customer_provided",), "get_case")
-    assert (end.status, end.screens) == ("ok", ("content-type", "injection", "size"))
+    assert (end.status, end.screens) == ("ok", ("content-type", "data", "injection", "size"))
 
 
 async def test_the_upstream_gets_our_own_request_with_our_own_credential(house: Gatehouse) -> None:
@@ -375,3 +381,52 @@ async def test_hidden_text_is_withheld_where_the_policy_blocks_it(tmp_path: Path
         assert (end.status, end.code, end.flags) == ("policy_cut", "injection", ("tag-text",))
         house.upstream.say(tool_result("hello"))
         assert (await house.rpc())[2]["result"]["content"][0]["text"] == "hello"
+
+
+REDACTING = {
+    "data_classes": {
+        "allow": ["internal", "customer_provided"],
+        "deny": ["secrets", "credentials", "payment_instruments"],
+        "on_violation": "redact",
+    }
+}
+CARD = "4111 1111 1111 1111"
+
+
+async def test_an_argument_that_holds_what_the_policy_denies_is_denied_by_its_label(house: Gatehouse) -> None:
+    await house.asked_for("search_customer")
+    sent = len(house.upstream.requests)
+    assert code(await house.rpc(name="search_customer", arguments={"query": f"card {CARD}"})) == "data-class"
+    denied = await house.last()
+    assert (denied.by, denied.rule, denied.facts.labels) == (
+        "policy", "data_classes", ("customer_provided", "payment_instruments")
+    )  # fmt: skip
+    assert len(house.upstream.requests) == sent
+
+
+async def test_an_answer_that_holds_what_the_policy_denies_is_withheld(house: Gatehouse) -> None:
+    await house.asked_for("get_case", "get_case")
+    house.upstream.say(tool_result(f"paid with {CARD}"))
+    answer = await house.rpc()
+    assert code(answer) == "data-class"
+    assert CARD not in str(answer)
+    end = await house.last()
+    assert (end.status, end.code) == ("policy_cut", "data-class")
+    assert end.labels == ("customer_provided", "payment_instruments")
+    assert verdict(await house.audited()) == []
+
+
+async def test_what_is_denied_is_replaced_both_ways_where_the_policy_says_so(tmp_path: Path, serve: Serve) -> None:
+    async with gatehouse(tmp_path, serve, **REDACTING) as house:
+        await house.asked_for("search_customer", "search_customer")
+        house.upstream.say(tool_result(f"paid with {CARD}", structuredContent={"card": CARD, "n": 1}))
+        _, _, body = await house.rpc(name="search_customer", arguments={"query": f"card {CARD}"})
+        assert body["result"]["content"][0]["text"] == "paid with [redacted:payment_instruments]"
+        assert body["result"]["structuredContent"] == {"card": "[redacted:payment_instruments]", "n": 1}
+        sent = json.loads(house.upstream.requests[-1][1])
+        assert sent["params"]["arguments"] == {"query": "card [redacted:payment_instruments]"}
+        begin, end = (await house.leaves("begin", "end"))[-2:]
+        assert (begin.facts.labels, end.labels, end.redactions) == (("customer_provided",), ("customer_provided",), 3)
+        house.upstream.say(tool_result("ok", structuredContent={"n": 4111111111111111}))
+        assert code(await house.rpc(name="search_customer", arguments={"query": "A"})) == "data-class"
+        assert verdict(await house.audited()) == []

@@ -367,3 +367,48 @@ async def test_past_sixty_denials_a_minute_one_note_stands_for_the_rest(house: G
     await house.scope().close(house.job)
     await house.scope().wait_for_seal(house.job)
     assert [(each.code, each.count) for each in await house.leaves("note")] == [("denials", 10)]
+
+
+CARD = "4111 1111 1111 1111"
+
+
+async def test_a_prompt_that_holds_what_the_policy_denies_is_denied_by_its_label(house: Gatehouse) -> None:
+    assert code(await house.chat(f"my card is {CARD}")) == "data-class"
+    denied = await house.last()
+    assert (denied.by, denied.rule, denied.facts.labels) == ("policy", "data_classes", ("payment_instruments",))
+    assert house.upstream.requests == []
+
+
+async def test_a_models_answer_that_holds_what_the_policy_denies_is_withheld(house: Gatehouse) -> None:
+    house.upstream.say(completion().replace(b'"hi"', f'"use {CARD}"'.encode()))
+    answer = await house.chat()
+    assert (answer[0], code(answer)) == (403, "data-class")
+    assert CARD not in str(answer)
+    end = await house.last()
+    assert (end.status, end.labels) == ("policy_cut", ("payment_instruments",))
+
+
+async def test_a_stream_is_cut_before_what_the_policy_denies(house: Gatehouse) -> None:
+    pieces = ["hello ", "my card is ", "4111 11", "11 1111 ", "1111", " ok"]
+    events = await stream(house, *(chunk({"content": each}) for each in pieces), DONE)
+    assert json.loads(events[-1][6:])["error"]["code"] == "data-class"
+    assert [json.loads(each[6:])["choices"][0]["delta"]["content"] for each in events[:-2]] == pieces[:2]
+    end = await house.last()
+    assert (end.status, end.code, end.stream, end.labels) == (
+        "policy_cut", "data-class", "cut", ("payment_instruments",)
+    )  # fmt: skip
+
+
+async def test_prompts_and_answers_are_replaced_where_the_policy_says_so(tmp_path: Path, serve: Serve) -> None:
+    classes = {"allow": ["*"], "deny": ["payment_instruments"], "on_violation": "redact"}
+    async with gatehouse(tmp_path, serve, data_classes=classes) as house:
+        house.upstream.say(completion().replace(b'"hi"', f'"use {CARD}, my key is AKIAIOSFODNN7EXAMPLE"'.encode()))
+        _, _, body = await house.chat(f"my card is {CARD}")
+        said = body["choices"][0]["message"]["content"]
+        assert said == "use [redacted:payment_instruments], my key is AKIAIOSFODNN7EXAMPLE"
+        sent = json.loads(house.upstream.requests[-1][1])
+        assert sent["messages"][0]["content"] == "my card is [redacted:payment_instruments]"
+        end = await house.last()
+        assert (end.labels, end.redactions) == (("secrets",), 2)
+        _, report = await house.audited()
+        assert report.findings == []

@@ -10,7 +10,7 @@ from tests.vectors.bundles import clients, held, shown
 from tests.vectors.bundles.make import GET_CASE, MODEL
 from tests.vectors.documents import kept as kept_files
 from tests.world import SECOND, World
-from verifier import attached, bundle, leaf, releases
+from verifier import attached, bundle, leaf, narrowed, releases
 from verifier import clients as seen
 from verifier.attached import Attached
 from verifier.audit import verify
@@ -321,3 +321,35 @@ def test_an_answer_with_hidden_text_is_withheld_where_the_policy_blocks_it() -> 
         lane.end("call-2", flags=["tag-text"], status=status, code=None if status == "ok" else "injection")
         lane.close()
         assert codes(judged(world.bundle())) == found, (injection, status)
+
+
+def test_an_answer_that_holds_what_the_policy_denies_is_withheld() -> None:
+    classes = {"data_classes": {"allow": ["internal", "customer_provided", "secrets"], "deny": ["secrets"]}}
+    for labels, status, found in (
+        (["secrets"], "ok", {"wrong-decision"}),
+        (["unheard_of"], "ok", {"wrong-decision"}),
+        (["secrets"], "policy_cut", set()),
+        (["internal"], "ok", set()),
+        ([], "ok", set()),
+    ):
+        world = World(policy=classes)
+        lane = world.lane()
+        lane.model("call-1", "get_case", "get_case")
+        for call in ("call-2", "call-3"):
+            lane.begin(call, GET_CASE)
+            lane.end(call, labels=labels, status=status, code=None if status == "ok" else "data-class")
+        lane.close()
+        assert codes(judged(world.bundle())) == found, (labels, status)
+
+
+def test_labels_that_are_too_many_to_be_asked_are_refused_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(narrowed, "MAX_SHARED", 100)
+    monkeypatch.setattr(narrowed, "MAX_OWN", 100)
+    world = World()
+    lane = world.lane()
+    for call in ("call-1", "call-2"):
+        lane.begin(call, MODEL)
+        lane.end(call, labels=[f"{call[-1]}_{number}".replace("1_", "a_").replace("2_", "b_") for number in range(64)])
+    lane.close()
+    found = [(each.code, each.seq) for each in judged(world.bundle()).findings]
+    assert found == [("too-large", 3)]

@@ -101,7 +101,6 @@ def test_a_draft_that_cannot_be_read_is_refused(raw: bytes, code: str) -> None:
         ({"denied_tools": [RULE | {"limits": {"calls_per_job": 1}}]}, "bad-policy", "denied_tools"),
         ({"budgets": {"cost_nano_usd": 1}}, "unsupported", None),
         ({"model_egress": {"prices": "sha256:" + "0" * 64}}, "unsupported", None),
-        ({"data_classes": {"on_violation": "redact"}}, "unsupported", None),
         ({"allowed_tools": [RULE | {"kind": "local"}]}, "unsupported", None),
         ({"denied_tools": [RULE | {"resources": ["*"]}]}, "unsupported", None),
         ({"allowed_tools": [RULE | {"prompts": ["*"]}]}, "unsupported", None),
