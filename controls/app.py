@@ -20,6 +20,7 @@ STATUSES = {
     "unknown-policy": 404,
     "unknown-server": 404,
     "unknown-manifest": 404,
+    "unknown-prices": 404,
     "no-manifest": 404,
     "stale-serial": 409,
     "wider-policy": 409,

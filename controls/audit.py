@@ -12,6 +12,11 @@ from service.audit import Entry, Line
 from verifier.encoding import canonical
 
 
+async def claim(db: AsyncConnection) -> None:
+    """Keep other writers of the record waiting until this transaction has ended."""
+    await db.execute(select(audit_head).with_for_update())
+
+
 async def append(
     db: AsyncConnection, *, at: int, by: str, act: str, subject: str, digest: str | None = None, **details: Any
 ) -> None:

@@ -18,26 +18,27 @@ import aiohttp
 import msgspec
 from msgspec import Meta, Struct
 
-from verifier.documents import Opened, addressed, open_manifest, open_policy
+from verifier.documents import Opened, addressed, open_manifest, open_policy, open_prices
 from verifier.encoding import SafeText, Time, canonical, digest
 from verifier.envelope import Envelope
 from verifier.keys import Pin, Trust
 from verifier.latest import Latest
 from verifier.manifest import Manifest
 from verifier.policy import Policy
+from verifier.prices import Prices
 from verifier.private import write_private
 from verifier.refused import Refused
 from verifier.rules import Label
 
 T = TypeVar("T")
-D = TypeVar("D", Policy, Manifest)
+D = TypeVar("D", Policy, Manifest, Prices)
 Credential = Callable[[], str]
 
 MAX_ANSWER = 1 << 22
 MAX_KEPT = 256
 MAX_FILES = 4096
 _digest = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
-KIND_OF: dict[Any, str] = {open_policy: "policy", open_manifest: "manifest"}
+KIND_OF: dict[Any, str] = {open_policy: "policy", open_manifest: "manifest", open_prices: "prices"}
 SECOND = 1_000_000
 TIMEOUT = aiohttp.ClientTimeout(total=10)
 
@@ -156,7 +157,7 @@ class Connection:
 
 
 class ControlsClient:
-    """A reader of the registry. Policies and manifests by digest and the key list need no credential."""
+    """A reader of the registry. Policies, manifests and price tables by digest and the key list need no credential."""
 
     def __init__(
         self,
@@ -180,6 +181,10 @@ class ControlsClient:
     async def manifest(self, wanted: str, at: int) -> Document[Manifest]:
         """Fetch a manifest by digest and open it for a time: the grant's. Raises `Refused`, also wrong-digest."""
         return await self._document(f"/manifests/{_part(wanted)}", wanted, open_manifest, at)
+
+    async def prices(self, wanted: str, at: int) -> Document[Prices]:
+        """Fetch a price table by digest and open it for a time: the grant's. Raises `Refused`, also wrong-digest."""
+        return await self._document(f"/prices/{_part(wanted)}", wanted, open_prices, at)
 
     async def approved_manifest(self, server: str, at: int) -> Document[Manifest]:
         """Fetch the manifest that a new job gets. Raises `Refused`: unknown-server, no-manifest, server-not-active."""
@@ -335,6 +340,10 @@ class Publisher:
     async def approve(self, server: str, raw: bytes) -> Document[bytes]:
         """Approve a signed manifest for a server; `value` is its payload, `raw` the stored envelope."""
         return await self._put("manifest", f"/servers/{_part(server)}/manifests", raw)
+
+    async def price(self, raw: bytes) -> Document[bytes]:
+        """Publish a signed price table; `value` is its payload, `raw` the stored envelope."""
+        return await self._put("prices", "/prices", raw)
 
     async def _put(self, kind: str, path: str, raw: bytes, query: str = "") -> Document[bytes]:
         wanted = digest(Envelope.parse(raw, kind).content())

@@ -11,13 +11,13 @@ from contextlib import AbstractAsyncContextManager
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from controls import audit, store
+from controls import audit, pricing, store
 from controls.analysis import compare
 from controls.store import Head, StoredPolicy
 from service.chains import with_ancestors
 from service.clients import Clock
 from service.engine import reading
-from verifier.chain import MAX_CHAIN
+from verifier.chain import MAX_CHAIN, terms
 from verifier.documents import open_draft_policy, open_policy
 from verifier.draft import run_tests
 from verifier.encoding import canonical
@@ -109,7 +109,7 @@ async def publish(
 
     A payload that is published already answers with its frozen envelope, whatever has happened to it since. Raises
     `Refused`: the envelope's and the policy's codes, wrong-digest, policy-not-valid, policy-test-failed, unsupported,
-    stale-serial, wrong-supersedes, published-meanwhile.
+    unknown-prices, stale-serial, wrong-supersedes, published-meanwhile.
     """
     if registry.trust.open(raw, "policy").digest != digest:
         raise Refused("wrong-digest", "the address is not the digest of this policy")
@@ -120,6 +120,8 @@ async def publish(
     for each in chain:
         check_enforceable(each)
         each.in_force(now)
+    if (prices := terms(chain).prices) is not None:
+        await pricing.find(db, prices)
     run_tests(chain)
     signed = Envelope.parse(raw, "policy").signed_by("policy", registry.key)
     envelope = signed.encode()

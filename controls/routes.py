@@ -8,7 +8,7 @@ from litestar import Controller, Response, get, post, put
 from litestar.params import RawBody
 from litestar.types import ControllerRouterHandler
 
-from controls import audit, publish, register, store
+from controls import audit, pricing, publish, register, store
 from controls.asked import Ask, At, Before, By, Here, Named, OfIssuer, OfKey, OfName, Page, Position, Wider, read
 from controls.audit import AuditPage
 from controls.client import PolicyEntry, PolicyPage, PolicyStatus, ServerEntry, ServerPage, ServerRecord, Withdrawal
@@ -163,6 +163,23 @@ async def manifest(digest: At, request: Ask, registry: Here) -> Response[bytes]:
     return _document(request, found.envelope, digest, FOR_EVER)
 
 
+@put("/prices/{digest:str}", tags=["prices"], summary="Publish a signed price table")
+async def publish_prices(digest: At, body: RawBody, caller: By, registry: Here) -> Response[bytes]:
+    """Publish a price table: 201 the first time, 200 with the same bytes after."""
+    caller.require("registrar")
+    async with registry.writing() as db:
+        done = await pricing.publish(db, body, digest, registry.trust, by=caller.client, now=registry.clock())
+    return _stored(done.envelope, done.digest, new=done.new)
+
+
+@get("/prices/{digest:str}", tags=["prices"], summary="A published price table, byte for byte")
+async def prices(digest: At, request: Ask, registry: Here) -> Response[bytes]:
+    """Serve the exact bytes of a price table."""
+    async with registry.reading() as db:
+        found = await pricing.find(db, digest)
+    return _document(request, found, digest, FOR_EVER)
+
+
 @get("/keys", tags=["keys"], summary="The signed key list")
 async def keys(request: Ask, registry: Here) -> Response[bytes]:
     """Serve the key list that this registry believes; whoever reads it opens it with a pin of their own."""
@@ -178,7 +195,9 @@ async def audit_page(caller: By, registry: Here, after: Position = 0, limit: Pag
     return AuditPage(found[:limit], found[limit - 1].entry.position if len(found) > limit else None)
 
 
-ROUTES: list[ControllerRouterHandler] = [Policies, Questions, Servers, manifest, keys, audit_page]
+ROUTES: list[ControllerRouterHandler] = [
+    Policies, Questions, Servers, manifest, publish_prices, prices, keys, audit_page,
+]  # fmt: skip
 
 
 def _document(request: Ask, raw: bytes, digest: str, caching: str) -> Response[bytes]:

@@ -79,6 +79,19 @@ manifests = Table(
     UniqueConstraint("server", "serial"),
 )
 
+prices = Table(
+    "prices",
+    metadata,
+    Column("digest", String(71), primary_key=True),
+    Column("issuer", String(128), nullable=False),
+    Column("name", String(64), nullable=False),
+    Column("serial", BigInteger, nullable=False),
+    Column("envelope", LargeBinary, nullable=False),
+    Column("published_at", BigInteger, nullable=False),
+    Column("published_by", String(128), nullable=False),
+    UniqueConstraint("issuer", "name", "serial"),
+)
+
 # Append-only: triggers refuse every change (migrations/controls/0003_audit.py). `entry` is canonical JSON.
 audit = Table(
     "audit",

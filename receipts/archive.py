@@ -15,11 +15,12 @@ from receipts import store
 from receipts.ledger import Ledger
 from scope.client import ScopeClient
 from service.engine import reading
-from verifier.documents import Opened, addressed, open_grant, open_manifest, open_policy
+from verifier.documents import Opened, addressed, open_grant, open_manifest, open_policy, open_prices
 from verifier.grant import Grant
 from verifier.keys import Trust
 from verifier.manifest import Manifest
 from verifier.policy import Policy
+from verifier.prices import Prices
 from verifier.refused import Refused
 
 T = TypeVar("T")
@@ -62,6 +63,14 @@ class Archive:
         """Return a manifest as it was approved."""
         return (await self._manifest(digest, at))[1]
 
+    async def prices(self, digest: str, at: int) -> Opened[Prices]:
+        """Return a price table."""
+        return (await self._prices(digest, at))[0]
+
+    async def prices_envelope(self, digest: str, at: int) -> bytes:
+        """Return a price table as it was published."""
+        return (await self._prices(digest, at))[1]
+
     async def key_list(self, digest: str) -> bytes:
         """Return a key list: ours, an earlier one, or the one that scope has meanwhile. Raises `Refused`."""
         kept = await self.kept(digest)
@@ -89,6 +98,12 @@ class Archive:
             return (await self._controls.manifest(digest, at)).raw
 
         return await self._document(digest, "manifest", partial(open_manifest, at=at), fetch)
+
+    async def _prices(self, digest: str, at: int) -> tuple[Opened[Prices], bytes]:
+        async def fetch() -> bytes:
+            return (await self._controls.prices(digest, at)).raw
+
+        return await self._document(digest, "prices", partial(open_prices, at=at), fetch)
 
     async def _document(
         self, digest: str, kind: str, opens: Callable[[Trust, bytes], Opened[T]], fetch: Callable[[], Awaitable[bytes]]

@@ -21,12 +21,13 @@ from service.engine import reading
 from verifier import bundle
 from verifier.audit import verify
 from verifier.bundle import Documents, Lane
+from verifier.chain import terms
 from verifier.checkpoint import Checkpoint, sign_head
 from verifier.documents import open_seal
 from verifier.grant import Grant
 from verifier.keys import Trust
 from verifier.merkle import Tree
-from verifier.policy import Policy
+from verifier.policy import Chain, Policy
 from verifier.refused import Refused
 from verifier.seal import Seal, SealedLane
 from verifier.signing import SUITE, KeyPair
@@ -92,27 +93,30 @@ class Bundles:
     async def _documents(self, seal: Seal, raw_seal: bytes) -> Documents:
         grants = await self.grants(seal)
         issued = {digest: grant.issued_at for grant in grants for digest in grant.scope.manifests.values()}
+        chain, policies = await self._policies(seal)
+        prices, first = terms(chain).prices, min((grant.issued_at for grant in grants), default=seal.opened)
         return Documents(
             job=seal.job,
             suite=SUITE,
             keys=await self._archive.key_list(seal.keys),
-            policies=await self._policies(seal),
+            policies=policies,
+            prices=[] if prices is None else [await self._archive.prices_envelope(prices, first)],
             manifests=[await self._archive.manifest_envelope(digest, at) for digest, at in sorted(issued.items())],
             grants=[await self._archive.grant(digest) for digest in seal.grants],
             revocations=await self._scope.revocations(seal.job) if seal.revocations else [],
             seal=raw_seal,
         )
 
-    async def _policies(self, seal: Seal) -> list[bytes]:
-        """Return the job's policy and its ancestors, by digest as a bundle has them."""
+    async def _policies(self, seal: Seal) -> tuple[Chain, list[bytes]]:
+        """Return the job's policy and its ancestors; their envelopes by digest, as a bundle has them."""
         found: dict[str, bytes] = {}
 
         async def fetch(digest: str) -> Policy:
             opened, found[digest] = await self._archive.policy_document(digest, seal.opened)
             return opened.value
 
-        await with_ancestors(await fetch(seal.policy), fetch)
-        return [found[each] for each in sorted(found)]
+        chain = await with_ancestors(await fetch(seal.policy), fetch)
+        return chain, [found[each] for each in sorted(found)]
 
     def _write(self, connection: Connection, file: BinaryIO, documents: Documents, seal: Seal) -> None:
         file.writelines(bundle.write(documents, map(partial(self._lane, connection, seal.job), seal.lanes)))

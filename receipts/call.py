@@ -12,7 +12,7 @@ from receipts.upstream import UpstreamFailed
 from verifier.commitment import SIDES, Side, call_key
 from verifier.conditions import Undisclosed
 from verifier.decision import Call, ModelBody, ModelTarget, Recency, ToolTarget
-from verifier.leaf import MAX_TOOL_CALLS, End, Parent, Status, Target, ToolCall, Usage
+from verifier.leaf import MAX_TOOL_CALLS, End, Parent, Reservation, Status, Target, ToolCall, Usage
 from verifier.refused import Refused
 
 # What 64 tool calls may take of a leaf's 8 KiB.
@@ -33,7 +33,7 @@ class Known(Struct):
 class Asked(Struct, frozen=True, kw_only=True):
     """A call as it was read: what is decided about, and what would be sent; `slices` joined are the body.
 
-    `reservation` is in tokens, None when the grant limits none; `redactions` counts what was replaced in it.
+    `reservation` holds what the grant limits; `redactions` counts what was replaced in it.
     """
 
     target: Target
@@ -41,7 +41,7 @@ class Asked(Struct, frozen=True, kw_only=True):
     arguments: Mapping[str, Any] = {}
     body: ModelBody = ModelBody()
     slices: Sequence[bytes]
-    reservation: int | None = None
+    reservation: Reservation = Reservation()
     redactions: int = 0
     url: str
     headers: Mapping[str, str]

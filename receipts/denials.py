@@ -61,7 +61,7 @@ class Denials:
 
     async def _in_lane(self, refused: Refused, session: Session, known: Known) -> Receipt | None:
         """Write a `deny`. Raises `Refused` when the lane takes none, or the token's time is over."""
-        lane = await self._lanes.of(session.grant, session.chain)
+        lane = await self._lanes.of(session.grant, session.chain, session.prices)
         call = known.call or lane.next_call()
         lane.token(session.token)
         appended = lane.deny(

@@ -15,7 +15,7 @@ from typing import Any
 
 from receipts.ledger import LaneRow, Ledger
 from receipts.log import Appended, Build, Log
-from scope.client import LaneRequest, RegisteredLane, ScopeClient
+from scope.client import LaneRequest, ScopeClient
 from service.app import VERSION
 from service.keystore import Random, make_private_directory, read_private, write_private
 from verifier.conditions import UNDISCLOSED, Undisclosed
@@ -26,6 +26,7 @@ from verifier.grant import Token as Claims
 from verifier.keys import Trust
 from verifier.leaf import End, Leaf, Note, Open, Token
 from verifier.policy import Chain
+from verifier.prices import Prices
 from verifier.refused import Refused
 from verifier.seal import origin
 from verifier.signing import SUITE, KeyPair
@@ -171,7 +172,7 @@ class Lanes:
         self._opening: dict[str, asyncio.Task[Lane]] = {}
         self._open: dict[str, Lane] = {}
 
-    async def of(self, grant: Grant, chain: Chain) -> Lane:
+    async def of(self, grant: Grant, chain: Chain, prices: Prices | None = None) -> Lane:
         """Return the job's lane; the first call of a job registers it, once however many come together.
 
         Raises `Refused`: what scope says (the job is not open), ledger-unavailable, lane-closed.
@@ -181,7 +182,7 @@ class Lanes:
         if lane is None:
             opening = self._opening.get(job)
             if opening is None:
-                opening = self._opening[job] = asyncio.create_task(self._register(grant, chain))
+                opening = self._opening[job] = asyncio.create_task(self._register(grant, chain, prices))
                 opening.add_done_callback(lambda _: self._opening.pop(job))
             lane = await asyncio.shield(opening)
         if lane.closing:
@@ -202,7 +203,7 @@ class Lanes:
         """Go through the open lanes."""
         return iter(list(self._open.values()))
 
-    async def _register(self, grant: Grant, chain: Chain) -> Lane:
+    async def _register(self, grant: Grant, chain: Chain, prices: Prices | None) -> Lane:
         """Make the lane's key, register it with scope, write `open`."""
         job, lane = grant.scope.job, self._random(LANE_BYTES).hex()
         key = self._random(KEY_BYTES)
@@ -223,12 +224,11 @@ class Lanes:
             opened=registered.opened,
             share=canonical(registered.share),
         )
-        return self._begin(row, key, chain, registered)
+        return self._begin(row, key, Fold.of(chain, registered.share, row.opened, prices), alone=registered.alone)
 
-    def _begin(self, row: LaneRow, key: bytes, chain: Chain, registered: RegisteredLane) -> Lane:
-        fold = Fold.of(chain, registered.share, row.opened)
+    def _begin(self, row: LaneRow, key: bytes, fold: Fold, *, alone: bool) -> Lane:
         lane = Lane(row, key, fold, pair=self._pair, ledger=self._ledger, clock=self._clock)
-        lane.alone = registered.alone
+        lane.alone = alone
         self._ledger.add_lane(row)
         said = partial(
             Open,

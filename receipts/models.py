@@ -16,7 +16,7 @@ from receipts.upstream import Upstream
 from verifier.conditions import any_glob
 from verifier.decision import ModelBody, ModelTarget
 from verifier.encoding import safe_text
-from verifier.leaf import Target
+from verifier.leaf import Reservation, Target, Usage
 from verifier.refused import Refused
 
 CHAT, EMBEDDINGS = "chat.completions", "embeddings"
@@ -95,18 +95,22 @@ def ask(
     body = labelled.value
     known.labels = labelled.labels
     decided = ModelTarget(name, model, operation, tuple(labelled.labels))
-    limited = session.scope.limits.tokens is not None
+    limits = session.scope.limits
+    limited = limits.tokens is not None or limits.cost_nano_usd is not None
     doors = _chat(body, session, decided, limited=limited) if operation == CHAT else _embeddings(body)
     if request.stream:
         body["stream_options"] = {**body.get("stream_options", {}), "include_usage": True}
     slices = _slices(body, operation)
-    reservation = sum(map(len, slices)) + (doors.max_output_tokens or 0) if limited else None
+    most = Usage(input=sum(map(len, slices)), output=doors.max_output_tokens or 0)
     return Asked(
         target=target,
         decided=decided,
         body=doors,
         slices=slices,
-        reservation=reservation,
+        reservation=Reservation(
+            cost_nano_usd=None if limits.cost_nano_usd is None else _cost(target, most, session),
+            tokens=None if limits.tokens is None else most.input + most.output,
+        ),
         redactions=labelled.redactions,
         url=url,
         headers={
@@ -114,6 +118,15 @@ def ask(
             "Accept": "text/event-stream" if request.stream else "application/json",
         },
     )
+
+
+def _cost(target: Target, most: Usage, session: Session) -> int:
+    """Compute what a call may cost at most. Raises `Refused` no-price."""
+    cost = None if session.prices is None else session.prices.cost(target, most)
+    if cost is None:
+        why = "what this job's calls may cost is limited, and the policy's price table does not name this model"
+        raise Refused("no-price", why, field="model", hint="Ask the policy's author for a table that names it.")
+    return cost
 
 
 def _split(named: str, session: Session) -> tuple[str, str]:

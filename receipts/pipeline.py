@@ -22,7 +22,7 @@ from verifier.commitment import commit
 from verifier.conditions import UNDISCLOSED, any_glob
 from verifier.decision import Allowed, Decision, Denied
 from verifier.grant import Scope
-from verifier.leaf import Begin, Commitment, Facts, Parent, Reservation, Target
+from verifier.leaf import Begin, Commitment, Facts, Parent, Target
 from verifier.refused import Refused
 
 # Each is hashed under its own salt while everybody else waits: four thousand messages, texts or arguments are 20 ms.
@@ -102,7 +102,7 @@ class Pipeline:
             return asked
         if len(asked.slices) > MAX_SLICES:
             raise Refused("too-large", f"more than {MAX_SLICES // 2} messages, texts or arguments in one call")
-        lane = await self._lanes.of(session.grant, session.chain)
+        lane = await self._lanes.of(session.grant, session.chain, session.prices)
         known.call = lane.next_call()
         exchange = Exchange(lane.key, known.call)
         exchange.redactions = asked.redactions
@@ -133,7 +133,7 @@ class Pipeline:
             manifest=known.manifest,
             parent=known.parent,
             req=ready.req,
-            reservation=Reservation(tokens=asked.reservation),
+            reservation=asked.reservation,
             revocations=self._revocations.sequence,
             rule=decision.rule,
             sent=ready.sent,
@@ -203,7 +203,7 @@ def _ask(ready: Ready, time: int, staleness: int) -> Decision:
     if not isinstance(decision, Allowed) or not _granted(asked.target, session.scope):
         return decision
     rules = (decision.rule, *decision.inherited)
-    return fold.purse.refusal(rules, asked.target, asked.reservation or 0, time, asked.arguments) or decision
+    return fold.purse.refusal(rules, asked.target, asked.reservation, time, asked.arguments) or decision
 
 
 def _granted(target: Target, scope: Scope) -> bool:

@@ -23,6 +23,7 @@ from verifier.grant import Grant, Scope, Token
 from verifier.keys import Trust
 from verifier.manifest import Manifest, Tool
 from verifier.policy import Chain, Policy, check_enforceable
+from verifier.prices import Prices
 from verifier.refused import Refused
 
 MAX_SESSIONS = 4096
@@ -44,6 +45,9 @@ class Documents(Protocol):
 
     async def manifest(self, digest: str, at: int) -> Opened[Manifest]:
         """Return an approved manifest."""
+
+    async def prices(self, digest: str, at: int) -> Opened[Prices]:
+        """Return a price table."""
 
 
 class Server(Struct, frozen=True):
@@ -74,6 +78,7 @@ class Compiled(Struct, frozen=True):
     chain: Chain
     terms: Terms
     handling: Handling
+    prices: Prices | None
     decide: Decide
 
 
@@ -85,6 +90,7 @@ class Session(Struct, frozen=True):
     chain: Chain
     terms: Terms
     handling: Handling
+    prices: Prices | None
     decide: Decide
     subject: Subject
 
@@ -152,8 +158,9 @@ class Sessions:
             raise BadToken(refused.code, refused.why) from refused
         _enforceable(grant)
         compiled = await self._policy(grant)
+        found = compiled
         return Session(
-            token, grant, compiled.chain, compiled.terms, compiled.handling, compiled.decide, subject_of(grant.scope)
+            token, grant, found.chain, found.terms, found.handling, found.prices, found.decide, subject_of(grant.scope)
         )
 
     async def _policy(self, grant: Grant) -> Compiled:
@@ -170,9 +177,14 @@ class Sessions:
         if known is None:
             for policy in chain:
                 check_enforceable(policy)
-            known = Compiled(chain, terms(chain), handling(chain), compile_policy(chain))
+            together = terms(chain)
+            prices = await self._prices(together.prices, grant.issued_at)
+            known = Compiled(chain, together, handling(chain), prices, compile_policy(chain))
             _remember(self._compiled, grant.scope.policy, known, MAX_POLICIES)
         return known
+
+    async def _prices(self, digest: str | None, at: int) -> Prices | None:
+        return None if digest is None else addressed(await self._documents.prices(digest, at), digest).value
 
 
 def _enforceable(grant: Grant) -> None:

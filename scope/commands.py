@@ -44,6 +44,7 @@ def open_job(
     model: Annotated[list[str] | None, typer.Option(help="provider/pattern; once for each. None: all.")] = None,
     calls: Annotated[int | None, typer.Option(min=0, help="At most so many calls.")] = None,
     tokens: Annotated[int | None, typer.Option(min=0, help="At most so many tokens of models.")] = None,
+    cost_nano_usd: Annotated[int | None, typer.Option(min=0, help="At most so many billionths of a dollar.")] = None,
     expires_in: Seconds = None,
     grant: Annotated[Path | None, typer.Option(help="Keep the signed grant here.", dir_okay=False)] = None,
     url: Url,
@@ -56,7 +57,8 @@ def open_job(
     --url http://127.0.0.1:8702 --client orchestrator
     """
     asked: dict[str, Any] = {"agent": agent, "policy": policy, "job_type": job_type, "environment": environment}
-    limits = {name: value for name, value in (("calls", calls), ("tokens", tokens)) if value is not None}
+    asked_limits = (("calls", calls), ("cost_nano_usd", cost_nano_usd), ("tokens", tokens))
+    limits = {name: value for name, value in asked_limits if value is not None}
     asked |= {"limits": limits} | ({"expires_in": expires_in} if expires_in else {})
     if tool or model:
         asked["authorization_details"] = [*map(_tool, tool or ()), *([Models(models=model)] if model else [])]

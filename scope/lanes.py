@@ -20,7 +20,7 @@ from service.engine import reading
 from verifier.checkpoint import Checkpoint
 from verifier.encoding import MAX_INT, canonical, unb64
 from verifier.encoding import read as read_canonical
-from verifier.grant import Budget, Scope
+from verifier.grant import DIVIDED, Budget, Scope
 from verifier.merkle import EMPTY, check_consistency
 from verifier.refused import Refused
 from verifier.seal import origin
@@ -87,7 +87,7 @@ async def _add(db: AsyncConnection, authority: Authority, caller: Caller, job: J
 
 def _spent(purse: Budget) -> Budget:
     """What an earlier lane leaves of a purse that it got whole: nothing that can be divided."""
-    nothing = {name: 0 for name in ("calls", "tokens") if getattr(purse, name) is not None}
+    nothing = {name: 0 for name in DIVIDED if getattr(purse, name) is not None}
     return structs.replace(purse, **nothing)
 
 

@@ -33,6 +33,7 @@ from verifier.grant import Grant, Token
 from verifier.keys import KeyList, Pin
 from verifier.manifest import Manifest
 from verifier.policy import Policy
+from verifier.prices import Prices
 from verifier.revocation import Heartbeat, Revocation
 from verifier.rules import Condition
 from verifier.seal import Seal
@@ -297,6 +298,7 @@ READ: dict[str, Callable[[str], Any]] = {
     "condition": lambda text: Condition(**json.loads(text)),
     "conditions": lambda text: [Condition(**each) for each in json.loads(text)],
     "manifest": lambda text: Manifest.parse(packed(text)),
+    "prices": lambda text: Prices.parse(packed(text)),
     "grant": lambda text: Grant.parse(packed(text)),
     "token": lambda text: Token(**json.loads(text)),
     "receipts": lambda text: [leaf.decode(line.encode()) for line in text.splitlines()],

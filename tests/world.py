@@ -47,6 +47,7 @@ from verifier.leaf import (
 from verifier.manifest import Manifest, Tool
 from verifier.merkle import EMPTY, Tree, inclusion_proof, leaf_hash, root_of
 from verifier.policy import DAY, Policy
+from verifier.prices import Prices
 from verifier.report import Report
 from verifier.revocation import Revocation
 from verifier.revocation import Target as RevocationTarget
@@ -117,7 +118,7 @@ class Lane:
         """Write the first receipts: open, token."""
         world = self.world
         self.tree = Tree()
-        self.fold = Fold.of((world.policy,), world.grant.scope.limits, world.grant.opened)
+        self.fold = Fold.of((world.policy,), world.grant.scope.limits, world.grant.opened, world.prices)
         self.kinds: dict[str, int] = {}
         self.closed = False
         self.write(lambda seq, time: Open(
@@ -235,11 +236,12 @@ class World:
         self, *, policy: dict[str, Any] | None = None,
         scope: dict[str, Any] | None = None, grant: dict[str, Any] | None = None,
         tools: list[Tool] | None = None, keys: list[Key] | None = None, listed: dict[str, Any] | None = None,
-        job: str = "job-1", above: Sequence[dict[str, Any]] = (),
+        job: str = "job-1", above: Sequence[dict[str, Any]] = (), prices: Prices | None = None,
     ) -> None:  # fmt: skip
         self.job, self.jti = job, "token-1"
         self.installed: dict[str, Any] = {
             "policy": policy, "tools": tools, "keys": keys, "listed": listed, "above": above,
+            "prices": prices,
         }  # fmt: skip
         self.iat, self.exp = NOW // SECOND, NOW // SECOND + 300
         self.listed = replace(self._key_list(), **(listed or {}))
@@ -251,6 +253,8 @@ class World:
         self.policy_digest = digest(self.policy_payload)
         self.manifest = self._manifest(tools)
         self.manifest_payload = canonical(self.manifest)
+        self.prices = prices
+        self.prices_payload = None if prices is None else canonical(prices)
         self.grant = self._grant(scope or {}, grant or {})
         self.grant_payload = canonical(self.grant)
         self.grant_digest = digest(self.grant_payload)
@@ -384,6 +388,7 @@ class World:
             approvals=[seal_up("approval", canonical(each), pair(each.approver)) for each in approvals],
             superseded=None if superseded is None else seal_up("seal", canonical(superseded), pair("seal")),
             log=self.log,
+            prices=[] if self.prices_payload is None else [seal_up("prices", self.prices_payload, pair("registry"))],
         )  # fmt: skip
 
     def bundle(self, documents: bundle.Documents | None = None) -> bytes:

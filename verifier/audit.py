@@ -191,7 +191,7 @@ class Audit:
         """Step 9, its end: all lanes and children's shares together stay inside the job's one purse and its limits."""
         children = evidence.seal.children if evidence.seal else []
         limits = evidence.first.scope.limits
-        spent = overdrawn(limits, children, calls=several.calls, tokens=several.tokens)
+        spent = overdrawn(limits, children, several.spent)
         for why in (*spent, *several.over()):
             self.report.add("over-budget", 9, why, place="limits")
 

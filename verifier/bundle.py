@@ -1,7 +1,8 @@
 """The proof bundle `<job>.tally`: JSON Lines in one fixed order, read in one pass (specs/bundle.md).
 
-{"header":{…}} {"keys":…}… {"policy":…}… {"manifest":…}… {"grant":…}… {"revocation":…}… {"approval":…}… {"seal":…}…
-perhaps {"log":…}, then each lane: {"head":{"lane":…,"note":…}} and its raw receipts, one a line, each followed by
+{"header":{…}} {"keys":…}… {"policy":…}… {"prices":…} {"manifest":…}… {"grant":…}…
+{"revocation":…}… {"approval":…}… {"seal":…}… perhaps {"log":…},
+then each lane: {"head":{"lane":…,"note":…}} and its raw receipts, one a line, each followed by
 its disclosures and sealed payloads: {"disclosure":{…}} {"box":{…}}.
 """
 
@@ -15,7 +16,7 @@ from verifier.leaf import MAX_LEAF
 from verifier.refused import Refused
 
 FORMAT: Final = "tallystick-bundle/1"
-ORDER = ("header", "keys", "policy", "manifest", "grant", "revocation", "approval", "seal", "log", "head")
+ORDER = ("header", "keys", "policy", "prices", "manifest", "grant", "revocation", "approval", "seal", "log", "head")
 ATTACHED = ("disclosure", "box")
 MAX_LINE = 1 << 21
 BLOCK = 1 << 17
@@ -146,6 +147,7 @@ class Documents(Struct, frozen=True, kw_only=True):
     approvals: list[bytes] = []
     superseded: bytes | None = None  # an interrupted seal that `seal` supersedes
     log: str | None = None  # a tlog-proof of the seal
+    prices: list[bytes] = []
 
 
 def write(documents: Documents, lanes: Iterable[Lane]) -> Iterator[bytes]:
@@ -155,6 +157,7 @@ def write(documents: Documents, lanes: Iterable[Lane]) -> Iterator[bytes]:
     for kind, raws in (
         ("keys", [*documents.chain, documents.keys]),
         ("policy", documents.policies),
+        ("prices", documents.prices),
         ("manifest", documents.manifests),
         ("grant", documents.grants),
         ("revocation", documents.revocations),

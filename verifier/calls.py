@@ -14,7 +14,7 @@ from verifier.decision import Allowed, Denied, Held
 from verifier.evidence import Evidence
 from verifier.findings import LaneFindings
 from verifier.fold import Fold
-from verifier.leaf import Begin, Deny, End, Hold, Target
+from verifier.leaf import Begin, Deny, End, Hold, Reservation, Target
 from verifier.marks import FOREVER, SECOND
 from verifier.narrowed import Narrowed
 from verifier.refused import Refused
@@ -253,18 +253,33 @@ class Calls:
             sums = self.fold.purse.sums
             return rule in sums and sums.over(rule, _shown(attached)) is not False
         target = leaf.target or Target()
-        spent = [self.fold.purse.refusal((rule,), target, reservation, leaf.time) for reservation in (0, FOREVER)]
+        most = Reservation(tokens=FOREVER, cost_nano_usd=FOREVER)
+        spent = [self.fold.purse.refusal((rule,), target, asked, leaf.time) for asked in (Reservation(), most)]
         return any(each is not None and each.reason == leaf.code for each in spent)
 
     def _check_purse(self, leaf: Begin, attached: Attached | None) -> None:
-        reserved, purse = leaf.reservation.tokens, self.fold.purse
-        if reserved is None and purse.share.tokens is not None and leaf.target.provider is not None:
-            why = "a call of a model that reserves no tokens from a limited share"
-            self._found.add("over-budget", 9, why, leaf.seq, "reservation")
+        purse = self.fold.purse
+        if leaf.target.provider is not None:
+            self._check_reserved(leaf)
         rules = (leaf.rule, *(leaf.inherited or ()))
-        over = purse.refusal(rules, leaf.target, reserved or 0, leaf.time, _shown(attached))
+        over = purse.refusal(rules, leaf.target, leaf.reservation, leaf.time, _shown(attached))
         if over is not None:
             self._found.add("over-budget", 9, f"allowed although {over.reason}", leaf.seq, "reservation")
+
+    def _check_reserved(self, leaf: Begin) -> None:
+        """A call of a model reserves of all that is limited; what it may cost has a price."""
+        purse, reserved = self.fold.purse, leaf.reservation
+        for name, asked, share in (
+            ("cost", reserved.cost_nano_usd, purse.share.cost_nano_usd),
+            ("tokens", reserved.tokens, purse.share.tokens),
+        ):
+            if asked is None and share is not None:
+                why = f"a call of a model that reserves no {name} from a limited share"
+                self._found.add("over-budget", 9, why, leaf.seq, "reservation")
+        priced = purse.prices is not None and purse.prices.of(leaf.target) is not None
+        if purse.share.cost_nano_usd is not None and not priced:
+            why = f"what calls may cost is limited, and no price is known of {words(leaf.target)}"
+            self._found.add("no-price", 9, why, leaf.seq, "target")
 
     def _check_cutoffs(self, leaf: Begin, token: TokenUse) -> None:
         """Hold a call against the revocations: what scope knows of it, and what the gateway says that it had seen."""

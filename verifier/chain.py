@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from verifier.grant import BINDINGS
 from verifier.policy import Approvals, Budgets, Chain, TokenConstraints
+from verifier.refused import Refused
 
 # The strictest first.
 INJECTION = ("block", "flag", "off")
@@ -30,6 +31,7 @@ class Terms(Struct, frozen=True, kw_only=True):
     sealed: bool
     regulated: bool
     tied: bool
+    prices: str | None
     max_bytes: int
     content_types: tuple[list[str], ...]
     injection: Literal["block", "flag", "off"]
@@ -58,10 +60,18 @@ def terms(chain: Chain) -> Terms:
         sealed=any(each.receipts.privacy == "sealed" for each in chain),
         regulated=any(each.regulated for each in chain),
         tied=any(each.model_egress.require_proxy_receipts for each in chain),
+        prices=next((each.model_egress.prices for each in chain if each.model_egress.prices is not None), None),
         max_bytes=min(each.responses.max_bytes for each in chain),
         content_types=tuple(each.responses.content_types for each in chain),
         injection=min((each.responses.injection for each in chain), key=INJECTION.index),
     )
+
+
+def check_prices(chain: Chain) -> None:
+    """Raise `Refused` bad-policy when the levels name several price tables: a cost would mean several things."""
+    if len({each.model_egress.prices for each in chain} - {None}) > 1:
+        why = "a policy and its ancestors name several price tables; costs are counted by one"
+        raise Refused("bad-policy", why, field="prices")
 
 
 def _budgets(several: list[Budgets]) -> Budgets:

@@ -72,6 +72,7 @@ CODES: dict[str, Code] = {
     "bad-manifest": Code(
         _M, "the manifest contradicts itself", "Fix the manifest at the field named and sign it again."
     ),
+    "bad-prices": Code(_M, "the price table contradicts itself", "Fix the table at the price named and sign it again."),
     "bad-grant": Code(_M, "the grant contradicts itself", _ASK),
     "bad-seal": Code(_M, "the seal contradicts itself", _ASK),
     "bad-approval": Code(_M, "the approval contradicts itself", _ASK),
@@ -153,6 +154,9 @@ CODES: dict[str, Code] = {
     "wrong-facts": Code(_F, "the recorded labels lack what the manifest says", _FORGED),
     "over-budget": Code(
         _F, "more than the share allows", "The gateway let a call through that the budget does not cover."
+    ),
+    "no-price": Code(
+        _F, "a model without a price, where costs are limited", "Publish a price table that names the model."
     ),
     "stale-revocations": Code(
         _F, "decided on an older revocation feed than the policy allows", "Check the gateway's connection to scope."

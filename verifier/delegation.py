@@ -6,7 +6,7 @@ A child is never wider, longer or deeper than its parent, and speaks for the sam
 from collections.abc import Iterator, Sequence
 
 from verifier.conditions import any_glob
-from verifier.grant import BINDINGS, LIMITS, Budget, Grant
+from verifier.grant import BINDINGS, DIVIDED, LIMITS, Budget, Grant
 from verifier.seal import Child
 
 # Of one job these are compared with its first grant, and found under codes of their own.
@@ -52,14 +52,14 @@ def beyond(most: Budget, asked: Budget) -> Iterator[str]:
             yield name
 
 
-def overdrawn(purse: Budget, children: Sequence[Child], *, calls: int, tokens: int) -> Iterator[str]:
+def overdrawn(purse: Budget, children: Sequence[Child], spent: Budget) -> Iterator[str]:
     """Say where the children's shares, and what the job's own lanes spent, go beyond the job's purse."""
     shares = [child.share for child in children]
     for child in children:
         for name in beyond(purse, child.share):
             yield f"child job {child.job} got a larger share of {name} than the job has"
-    for name, spent in (("calls", calls), ("tokens", tokens)):
+    for name in DIVIDED:
         most = getattr(purse, name)
-        total = spent + sum(getattr(share, name) or 0 for share in shares)
+        total = getattr(spent, name) + sum(getattr(share, name) or 0 for share in shares)
         if most is not None and total > most:
             yield f"all lanes spent and all child jobs got {total} {name}, the job has {most}"

@@ -13,6 +13,7 @@ from verifier.grant import Grant
 from verifier.keys import Trust
 from verifier.manifest import Manifest
 from verifier.policy import Policy
+from verifier.prices import Prices
 from verifier.refused import Refused
 from verifier.revocation import Heartbeat, Revocation
 from verifier.seal import Seal
@@ -60,6 +61,14 @@ def open_manifest(trust: Trust, raw: bytes, at: int) -> Opened[Manifest]:
     manifest = Manifest.parse(signed.payload)
     trust.signer(signed.kids, "registry", manifest.issuer, at)
     return Opened(manifest, signed.digest, signed.payload)
+
+
+def open_prices(trust: Trust, raw: bytes, at: int) -> Opened[Prices]:
+    """Open a price table signed by a registry key of its issuer. `at` is the grant's time."""
+    signed = trust.open(raw, "prices")
+    prices = Prices.parse(signed.payload)
+    trust.signer(signed.kids, "registry", prices.issuer, at)
+    return Opened(prices, signed.digest, signed.payload)
 
 
 def open_grant(trust: Trust, raw: bytes) -> Opened[Grant]:

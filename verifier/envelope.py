@@ -22,6 +22,7 @@ KINDS: dict[str, tuple[int, bool]] = {
     "keys": (1 << 20, True),
     "policy": (1 << 18, True),
     "manifest": (1 << 20, True),
+    "prices": (1 << 18, True),
     "latest": (1 << 12, False),
     "grant": (1 << 16, True),
     "seal": (1 << 20, True),

@@ -7,7 +7,7 @@ from msgspec import Struct
 from verifier import documents
 from verifier.approval import Approval
 from verifier.bundle import Line
-from verifier.chain import MAX_CHAIN
+from verifier.chain import MAX_CHAIN, check_prices
 from verifier.docket import Docket, values
 from verifier.documents import Opened
 from verifier.family import Family, check_family, check_scopes
@@ -15,6 +15,7 @@ from verifier.grant import Grant
 from verifier.keys import BrokenChain, Pin, Trust
 from verifier.manifest import Manifest
 from verifier.policy import Policy
+from verifier.prices import Prices
 from verifier.refused import Refused
 from verifier.report import Kin, Report
 from verifier.revocation import Revocation
@@ -38,6 +39,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     grants: dict[str, Grant]
     ancestors: dict[str, Grant]
     manifests: dict[str, Manifest]
+    prices: Prices | None
     revocations: list[Revocation]
     approvals: dict[str, Approval]
     seal: Seal | None
@@ -71,6 +73,7 @@ def establish(job: str, trust: Trust, lines: list[Line], report: Report) -> Evid
     admitted = {each for grant in family.own.values() for each in grant.scope.manifests.values()}
     docket.named("manifest", opened, admitted, 3)
     manifests = values(opened)
+    prices = _prices(docket, tuple(chain.values()), first.issued_at)
     revocations = docket.open("revocation", 10, partial(documents.open_revocation, trust))
     approvals = _approvals(docket, wanted)
     check_family(family, chain, job, report)
@@ -85,7 +88,7 @@ def establish(job: str, trust: Trust, lines: list[Line], report: Report) -> Evid
     check_scopes(family, tuple(chain.values()), manifests, seal, report)
     return Evidence(
         job=job, trust=trust, policies=tuple(chain.values()), policy_digest=wanted, first=first,
-        grants=family.own, ancestors=family.ancestors, manifests=manifests,
+        grants=family.own, ancestors=family.ancestors, manifests=manifests, prices=prices,
         revocations=list(values(revocations).values()), approvals=approvals, seal=seal, superseded=superseded,
     )  # fmt: skip
 
@@ -102,6 +105,18 @@ def _chain(docket: Docket, policies: dict[str, Opened[Policy]], wanted: str) -> 
         why = f"a chain of {len(chain)} policies; at most {MAX_CHAIN} are decided together"
         docket.report.add("bad-policy", 3, why, place="parent")
     return dict(list(chain.items())[:MAX_CHAIN])
+
+
+def _prices(docket: Docket, chain: tuple[Policy, ...], at: int) -> Prices | None:
+    """Open the price table that the policies name."""
+    opened = docket.open("prices", 3, partial(documents.open_prices, docket.trust, at=at))
+    wanted = {each.model_egress.prices for each in chain} - {None}
+    docket.named("prices", opened, {each for each in wanted if each is not None}, 3)
+    try:
+        check_prices(chain)
+    except Refused as refused:
+        docket.report.refuse(refused, 3)
+    return next((each.value for name, each in opened.items() if name in wanted), None)
 
 
 def _approvals(docket: Docket, policy: str) -> dict[str, Approval]:

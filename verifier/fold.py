@@ -14,9 +14,10 @@ from msgspec import Struct
 from verifier.chain import terms
 from verifier.conditions import UNDISCLOSED
 from verifier.decision import Denied, Recency, reads
-from verifier.grant import Budget
-from verifier.leaf import MAX_TOOL_CALLS, Begin, Deny, End, Leaf, Note, Parent, Target
+from verifier.grant import LIMITS, Budget
+from verifier.leaf import MAX_TOOL_CALLS, Begin, Deny, End, Leaf, Note, Parent, Reservation, Target
 from verifier.policy import Chain, rule_name
+from verifier.prices import Prices
 from verifier.sums import Sums
 
 Number = int | Decimal
@@ -32,12 +33,17 @@ _SEPARATORS = ("__", ".", "/")
 class Purse:
     """The lane's share and what is left of it; `opened` in microseconds is when the job opened."""
 
-    def __init__(self, chain: Chain, share: Budget, opened: int) -> None:
-        """Start with nothing spent; a budget is the lowest of the chain, a rule's limit is its own."""
+    def __init__(self, chain: Chain, share: Budget, opened: int, prices: Prices | None = None) -> None:
+        """Start with nothing spent; a budget is the lowest of the chain, a rule's limit is its own.
+
+        `prices` is the table that the chain names.
+        """
         self.share = share
         self.opened = opened
         self.calls = 0
         self.tokens = 0  # spent by ended calls and reserved by open and lost ones
+        self.cost = 0  # likewise
+        self.prices = prices
         self._per_rule: dict[str, int] = {}
         self._tools: dict[str, int] = {}
         limits = {
@@ -61,18 +67,20 @@ class Purse:
         self._recent_all = None if lane is None else deque[int](maxlen=lane)
 
     def refusal(
-        self, rules: Sequence[str], target: Target, reservation: int, time: int, arguments: Any = UNDISCLOSED
+        self, rules: Sequence[str], target: Target, asked: Reservation, time: int, arguments: Any = UNDISCLOSED
     ) -> Denied | None:
         """Say why one more call is not covered, or None: by the rule whose limit it is, else by the policy's own.
 
-        `rules` are those that allow, one of each level; `reservation` is in tokens. What is not disclosed of the
+        `rules` are those that allow, one of each level; `asked` is what it would reserve. What is not disclosed of the
         arguments is over no sum.
         """
         share = self.share
         tool = f"{target.server}/{target.tool}"
+        tokens, cost = self.tokens + (asked.tokens or 0), self.cost + (asked.cost_nano_usd or 0)
         checks = (
             ("budget-calls", share.calls is not None and self.calls >= share.calls),
-            ("budget-tokens", share.tokens is not None and self.tokens + reservation > share.tokens),
+            ("budget-tokens", share.tokens is not None and tokens > share.tokens),
+            ("budget-cost", share.cost_nano_usd is not None and cost > share.cost_nano_usd),
             ("budget-time", share.wall_seconds is not None and time - self.opened > share.wall_seconds * SECOND),
             ("budget-tool", tool in self._per_tool and self._tools.get(tool, 0) >= self._per_tool[tool]),
             ("budget-rate", self._recent_all is not None and _full(self._recent_all, time)),
@@ -95,13 +103,14 @@ class Purse:
         share = self.share
         return bool(
             self._recent_all is not None or self._per_tool or self._rule_calls or self._recent or self.sums
-            or (share.calls, share.tokens, share.wall_seconds) != (None, None, None)
+            or any(getattr(share, name) is not None for name in LIMITS)
         )  # fmt: skip
 
     def begin(self, leaf: Begin, arguments: Any = UNDISCLOSED) -> None:
         """Count a call, reserve its tokens, add its arguments up as far as they are known."""
         self.calls += 1
         self.tokens += leaf.reservation.tokens or 0
+        self.cost += leaf.reservation.cost_nano_usd or 0
         if self._recent_all is not None:
             self._recent_all.append(leaf.time)
         for rule in (leaf.rule, *(leaf.inherited or ())):
@@ -129,29 +138,38 @@ class Purse:
             yield f"calls by tool {tool}", calls, self._per_tool[tool]
         yield from self.sums.counted()
 
-    def end(self, reserved: int, leaf: End) -> None:
-        """Replace a reservation by what was used; a call without usage costs its reservation."""
-        if leaf.usage is not None and leaf.status != "lost":
-            self.tokens += leaf.usage.input + leaf.usage.output - reserved
+    def end(self, call: "Opened", leaf: End) -> None:
+        """Replace a reservation by what was used; a call without usage, or without a price, costs its reservation."""
+        if leaf.usage is None or leaf.status == "lost":
+            return
+        self.tokens += leaf.usage.input + leaf.usage.output - (call.reserved.tokens or 0)
+        cost = None if self.prices is None else self.prices.cost(call.target, leaf.usage)
+        if cost is not None:
+            self.cost += cost - (call.reserved.cost_nano_usd or 0)
 
 
 Asked = tuple[str, str]  # a model's tool call: the id of the model call, its own id in the answer
 
 
 class Several:
-    """What the lanes of one job add up to: calls, tokens, and those that `calls_per_job` and `per_tool` limit."""
+    """What the lanes of one job add up to: what they spent, and what `calls_per_job`, `per_tool`, `sums` limit."""
 
     def __init__(self) -> None:
         """Start with no lane."""
-        self.calls = self.tokens = 0
+        self.spent = Budget(calls=0, cost_nano_usd=0, tokens=0)
         self._counted: dict[str, tuple[Number, Number, Number]] = {}  # in all, the most in one lane, the limit
 
     def add(self, purse: Purse) -> None:
         """Take in a lane that ended."""
-        self.calls, self.tokens = self.calls + purse.calls, self.tokens + purse.tokens
+        before = self.spent
+        self.spent = Budget(
+            calls=(before.calls or 0) + purse.calls,
+            cost_nano_usd=(before.cost_nano_usd or 0) + purse.cost,
+            tokens=(before.tokens or 0) + purse.tokens,
+        )
         for name, calls, most in purse.counted():
-            before, highest, _ = self._counted.get(name, (0, 0, most))
-            self._counted[name] = (before + calls, max(highest, calls), most)
+            earlier, highest, _ = self._counted.get(name, (0, 0, most))
+            self._counted[name] = (earlier + calls, max(highest, calls), most)
 
     def over(self) -> Iterator[str]:
         """Say where all lanes together had more than the limit, though none of them had alone."""
@@ -299,7 +317,7 @@ class Opened(Struct, frozen=True, gc=False):
     seq: int
     target: Target
     parent: Asked | None
-    reserved: int = 0
+    reserved: Reservation = Reservation()
 
 
 class Fold:
@@ -314,9 +332,9 @@ class Fold:
         self.open_calls: dict[str, Opened] = {}
 
     @classmethod
-    def of(cls, chain: Chain, share: Budget, opened: int) -> "Fold":
-        """Start a lane under a chain of policies."""
-        return cls(Purse(chain, share, opened), recent=reads(chain, "recent"))
+    def of(cls, chain: Chain, share: Budget, opened: int, prices: Prices | None = None) -> "Fold":
+        """Start a lane under a chain of policies and the price table that they name."""
+        return cls(Purse(chain, share, opened, prices), recent=reads(chain, "recent"))
 
     def add(self, leaf: Leaf, arguments: Any = UNDISCLOSED) -> None:
         """Take in the next leaf; of a call with the arguments that are known."""
@@ -332,7 +350,7 @@ class Fold:
         if self._limited:
             self.purse.begin(leaf, arguments)
         parent = None if leaf.parent is None else (leaf.parent.call, leaf.parent.id)
-        self.open_calls[leaf.call] = Opened(leaf.seq, leaf.target, parent, leaf.reservation.tokens or 0)
+        self.open_calls[leaf.call] = Opened(leaf.seq, leaf.target, parent, leaf.reservation)
         if leaf.parent is not None and leaf.target.tool is not None:  # only a tool call answers a model's
             self.model_calls.use(leaf.parent)
 
@@ -342,7 +360,7 @@ class Fold:
         if call is None:
             return
         if self._limited:
-            self.purse.end(call.reserved, leaf)
+            self.purse.end(call, leaf)
         if leaf.tool_calls and call.target.provider is not None:
             self.model_calls.asked(leaf)
         if (leaf.tool_error or leaf.status == "upstream_error") and call.parent is not None and call.target.tool:

@@ -17,13 +17,16 @@ ToolName = Annotated[str, Meta(pattern=r"^mcp:[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[A
 Claim = Annotated[str, Meta(max_length=256)] | Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT)] | bool
 # How a token is bound to its holder, the weakest first.
 BINDINGS = ("none", "dpop", "mtls")
-LIMITS = ("calls", "tokens", "wall_seconds")
+# What a purse divides among lanes and child jobs; time passes for all of them alike.
+DIVIDED = ("calls", "cost_nano_usd", "tokens")
+LIMITS = (*DIVIDED, "wall_seconds")
 
 
 class Budget(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """The purse of a root job, or a lane's share of it; absent is no limit."""
 
     calls: Count | None = None
+    cost_nano_usd: Count | None = None
     tokens: Count | None = None
     wall_seconds: Count | None = None
 

@@ -26,6 +26,7 @@ HYBRID_USES = frozenset({"policy", "registry", "grant", "seal", "gateway", "appr
 USE_OF = {
     "policy": "policy",
     "manifest": "registry",
+    "prices": "registry",
     "grant": "grant",
     "seal": "seal",
     "approval": "approver",

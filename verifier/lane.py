@@ -15,7 +15,7 @@ from verifier.evidence import Evidence
 from verifier.findings import LaneFindings
 from verifier.fold import Fold
 from verifier.forms import Forms, Known
-from verifier.grant import Budget
+from verifier.grant import LIMITS, Budget
 from verifier.heads import Rebuilt, check_head
 from verifier.kept import Kept
 from verifier.leaf import Begin, Close, Deny, End, Hold, Leaf, Note, Open, Token
@@ -55,7 +55,7 @@ class LaneCheck:
         self._terms = terms(evidence.policies)
         granted = evidence.first.scope.limits
         share = self.sealed.share if self.sealed else granted
-        self.fold = Fold.of(evidence.policies, share, evidence.first.opened)
+        self.fold = Fold.of(evidence.policies, share, evidence.first.opened, evidence.prices)
         self._hashes = Hashes()
         self._tokens = Tokens(evidence, self.sealed, self.found)
         self.calls = Calls(
@@ -335,7 +335,7 @@ class LaneCheck:
 
     def _check_share(self, share: Budget, granted: Budget) -> None:
         """A lane's share is never more than the grant's purse."""
-        for name in ("calls", "tokens", "wall_seconds"):
+        for name in LIMITS:
             most, got = getattr(granted, name), getattr(share, name)
             if most is not None and (got is None or got > most):
                 self.found.add("over-budget", 9, f"the lane's share of {name} is more than the grant's", place="share")

@@ -68,6 +68,7 @@ class Parent(_Part, frozen=True, kw_only=True):
 class Reservation(_Part, frozen=True, kw_only=True):
     """What the call sets aside from the purse until its end says what it used."""
 
+    cost_nano_usd: Count | None = None
     tokens: Count | None = None
 
 

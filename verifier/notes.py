@@ -20,7 +20,7 @@ from verifier.refused import Refused
 from verifier.reveal import HEAD, places
 from verifier.signing import PublicPair
 
-ENVELOPES = frozenset({"keys", "policy", "manifest", "grant", "revocation", "approval", "seal"})
+ENVELOPES = frozenset({"keys", "policy", "prices", "manifest", "grant", "revocation", "approval", "seal"})
 MAX_PROOFS = 1000
 
 

@@ -192,7 +192,7 @@ class Policy(Document, frozen=True, kw_only=True):
         """
         policy = read(payload, cls, limit=MAX_POLICY)
         check_consistent(policy)
-        check_sums(policy)
+        check_limits(policy)
         check_supported(policy)
         return policy
 
@@ -244,8 +244,11 @@ def check_consistent(policy: Policy) -> None:
         raise Refused("bad-policy", "payloads sealed to nobody: name an auditor", field="receipts")
 
 
-def check_sums(policy: Policy) -> None:
-    """Refuse a limit on a sum that is no number from nothing up."""
+def check_limits(policy: Policy) -> None:
+    """Refuse a limit that nobody could count by: a sum that is no number from nothing up, a cost without prices."""
+    if policy.budgets.cost_nano_usd is not None and policy.model_egress.prices is None:
+        why = "a budget of cost is counted by a price table: model_egress.prices names it"
+        raise Refused("bad-policy", why, field="budgets")
     for rule in policy.allowed_tools:
         sums = None if rule.limits is None else rule.limits.sums
         for path, most in (sums or {}).items():
@@ -256,11 +259,6 @@ def check_sums(policy: Policy) -> None:
 
 def check_supported(policy: Policy) -> None:
     """Refuse by name what no step can decide or judge yet: never accepted and ignored (specs/policy.md §6)."""
-    for unbuilt, name in (
-        (policy.budgets.cost_nano_usd is not None or policy.model_egress.prices is not None, "budgets.cost_nano_usd"),
-    ):
-        if unbuilt:
-            raise unsupported(name)
     for rule in (*policy.allowed_tools, *policy.denied_tools):
         for unbuilt, name in (
             (rule.kind == "local", "kind local"),

@@ -27,6 +27,8 @@ def wider(old: Chain, new: Chain) -> Iterator[str]:
         yield from _more(f"token_constraints.{name}", getattr(one, name), getattr(other, name))
     yield from _weaker("token_constraints.binding", BINDINGS[::-1], one.binding, other.binding)
     yield from _screens(old, new, before, after)
+    if before.prices not in {None, after.prices}:
+        yield "model_egress.prices: costs are counted by another table"
     yield from _people(before.approvals, after.approvals)
     for name, lost in (
         ("regulated", before.regulated and not after.regulated),

@@ -1,8 +1,8 @@
-"""`tally policy`, `tally server`, `tally manifest`, `tally keys`: what authors, registrars and root holders do."""
+"""`tally policy`, `server`, `manifest`, `prices`, `keys`, `audit`: what authors, registrars and root holders do."""
 
 import typer
 
-from controls.commands import analysis, audit, authoring, keys, manifest, policy, server
+from controls.commands import analysis, audit, authoring, keys, manifest, policy, prices, server
 
 app = typer.Typer(no_args_is_help=True)
 __all__ = ["analysis", "app", "policy"]  # the commands of these two join the group of `authoring`
@@ -10,6 +10,7 @@ for name, group in (
     ("policy", authoring.app),
     ("server", server.app),
     ("manifest", manifest.app),
+    ("prices", prices.app),
     ("keys", keys.app),
     ("audit", audit.app),
 ):

@@ -27,18 +27,20 @@ from receipts.request import Answer, Request
 from receipts.revocations import Revocations
 from receipts.sessions import Session, Sessions
 from receipts.upstream import Upstream, networks
-from scope.client import RegisteredLane, ScopeClient
+from scope.client import ScopeClient
 from tests.bench.installation import Message
 from tests.bench.upstream import RESULT, completion
 from tests.world import GATEWAY, NOW, SCOPE, SECOND, World, pair
-from verifier.documents import Opened, open_manifest, open_policy
+from verifier.documents import Opened, open_manifest, open_policy, open_prices
 from verifier.encoding import canonical
 from verifier.envelope import seal_up
+from verifier.fold import Fold
 from verifier.grant import Budget, Token, authorization_details
 from verifier.keys import Trust
 from verifier.leaf import ToolCall
 from verifier.manifest import Manifest
 from verifier.policy import Policy
+from verifier.prices import Prices
 from verifier.seal import origin
 
 LATER = NOW + 2 * SECOND
@@ -66,6 +68,11 @@ class Shelf:
         """Return the manifest."""
         del digest
         return open_manifest(self._trust, self._documents.manifests[0], at)
+
+    async def prices(self, digest: str, at: int) -> Opened[Prices]:
+        """Return the price table, of which there is none."""
+        del digest
+        return open_prices(self._trust, self._documents.prices[0], at)
 
 
 class Paper(Ledger):
@@ -181,7 +188,7 @@ class Counter:
             lane=LANE, job=world.job, policy=world.policy_digest, origin=origin(GATEWAY, world.job, LANE),
             kid=pair("gateway").kid, opened=NOW, share=canonical(Budget()),
         )  # fmt: skip
-        lanes._begin(row, bytes(32), (world.policy,), RegisteredLane(share=Budget(), opened=row.opened, alone=True))
+        lanes._begin(row, bytes(32), Fold.of((world.policy,), Budget(), row.opened), alone=True)
         denials = Denials(lanes, self.revocations, structlog.get_logger())
         return Pipeline(self.sessions, self.revocations, lanes, denials=denials, clock=clock, max_body=1 << 20)
 

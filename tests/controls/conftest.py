@@ -21,6 +21,7 @@ from verifier.encoding import canonical, digest
 from verifier.envelope import Envelope, seal_up
 from verifier.keys import Pin, Trust
 from verifier.manifest import Manifest, Tool
+from verifier.prices import Price, Prices
 from verifier.signing import KeyPair
 
 ISSUER = "http://127.0.0.1:8701"
@@ -109,7 +110,13 @@ class World:
         fields = {"issuer": REGISTRAR, "server": "crm-mcp", "issued_at": START, "url": CRM, "tools": [TOOL], **changes}
         return seal_up("manifest", canonical(Manifest(serial=serial, **fields)), *(keys or (self.registrar,)))
 
+    def prices(self, *keys: KeyPair, serial: int = 1, **changes: Any) -> bytes:
+        """Write a price table and sign it: by the registrar unless other keys are given."""
+        fields = {"issuer": REGISTRAR, "name": "list", "issued_at": START, "prices": [PRICE], **changes}
+        return seal_up("prices", canonical(Prices(serial=serial, **fields)), *(keys or (self.registrar,)))
 
+
+PRICE = Price(provider="openai", models=["*"], operations=["*"], input=1, output=2)
 TOOL = Tool(
     name="get_case",
     description="Read one support case.",

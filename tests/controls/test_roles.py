@@ -23,6 +23,8 @@ MATRIX: dict[tuple[str, str], set[str | None]] = {
     ("PUT", "/servers/{name}/manifests/{digest}"): {"registrar"},
     ("GET", "/servers/{name}/manifest"): {*ANY},
     ("GET", "/manifests/{digest}"): {*PUBLIC},
+    ("PUT", "/prices/{digest}"): {"registrar"},
+    ("GET", "/prices/{digest}"): {*PUBLIC},
     ("GET", "/keys"): {*PUBLIC},
     ("GET", "/audit"): {"auditor"},
     ("GET", "/livez"): {*PUBLIC},

@@ -35,6 +35,7 @@ from verifier.envelope import seal_up
 from verifier.keys import Pin
 from verifier.leaf import Leaf
 from verifier.manifest import Manifest, Tool
+from verifier.prices import Prices
 from verifier.report import Report
 from verifier.signing import KeyPair, PublicPair
 
@@ -133,6 +134,11 @@ class Gatehouse:
         self.policy = (await author.publish(seal_up("policy", built, self.key("author", "policy")))).digest
         if serial == 1:
             await self._offer(crm)
+
+    async def price(self, table: Prices) -> None:
+        """Publish a price table."""
+        registrar = Publisher(self.session, self.urls.controls, self._credential("registrar", self.urls.controls))
+        await registrar.price(seal_up("prices", canonical(table), self.key("registrar", "registry")))
 
     async def _offer(self, crm: str) -> None:
         registrar = Publisher(self.session, self.urls.controls, self._credential("registrar", self.urls.controls))
@@ -279,7 +285,7 @@ def completion(*tools: str) -> bytes:
 
 @asynccontextmanager
 async def gatehouse(
-    tmp_path: Path, serve: Serve, *, crm: str = "", model: str = "", **policy: Any
+    tmp_path: Path, serve: Serve, *, crm: str = "", model: str = "", prices: Prices | None = None, **policy: Any
 ) -> AsyncIterator[Gatehouse]:
     """Run everything, with the example policy published and a job open."""
     listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in ("controls", "scope", "receipts")}
@@ -297,6 +303,8 @@ async def gatehouse(
                 app: Any = module.create(directory / name / "settings.toml", clock=clock)
                 house.stops[name] = await serve_on(app, listeners[name])
                 if name == "scope":
+                    if prices is not None:
+                        await house.price(prices)
                     await house.publish(crm or f"{address}/mcp", **policy)
             await house.ready()
             await house.open()

@@ -11,8 +11,9 @@ import pytest
 from tests.conftest import Serve
 from tests.receipts.gatehouse import MODEL_KEY, PROVIDER, Gatehouse, completion, gatehouse
 from verifier.checkpoint import Proof
-from verifier.encoding import unb64
-from verifier.leaf import Target, ToolCall
+from verifier.encoding import canonical, digest, unb64
+from verifier.leaf import Reservation, Target, ToolCall
+from verifier.prices import Price, Prices
 
 pytestmark = pytest.mark.anyio
 EVENTS = "text/event-stream"
@@ -412,3 +413,43 @@ async def test_prompts_and_answers_are_replaced_where_the_policy_says_so(tmp_pat
         assert (end.labels, end.redactions) == (("secrets",), 2)
         _, report = await house.audited()
         assert report.findings == []
+
+
+def table(models: str = "small-*") -> Prices:
+    """Price some models: two dollars a million tokens read, eight a million written."""
+    price = Price(provider=PROVIDER, models=[models], operations=["*"], input=2_000_000_000, output=8_000_000_000)
+    return Prices(issuer="example.registrar", name="list", serial=1, issued_at=1, prices=[price])
+
+
+def within(cost: int, prices: Prices) -> dict[str, Any]:
+    """Limit what a job may cost."""
+    egress = {"require_proxy_receipts": True, "provider": PROVIDER, "prices": digest(canonical(prices))}
+    return {"prices": prices, "budgets": {"cost_nano_usd": cost}, "model_egress": egress}
+
+
+async def test_a_budget_of_cost_reserves_before_and_counts_the_providers_figures_after(
+    tmp_path: Path, serve: Serve
+) -> None:
+    async with gatehouse(tmp_path, serve, **within(1_000_000, table())) as house:
+        house.upstream.say(completion())
+        assert (await house.chat(max_tokens=50))[0] == 200
+        begin, _ = await house.leaves("begin", "end")
+        body = len(house.upstream.requests[-1][1])
+        assert begin.reservation == Reservation(cost_nano_usd=(body * 2 + 50 * 8) * 1000)
+        for _ in range(6):  # each costs 3 x 2 + 2 x 8 thousands of a million, and reserves some six hundred
+            assert (await house.chat(max_tokens=50))[0] == 200
+        refused = await house.chat(max_tokens=100)
+        assert (refused[0], code(refused)) == (403, "budget-cost")
+        denied = await house.last()
+        assert (denied.by, denied.rule) == ("policy", "model-1")
+        raw, report = await house.audited()
+        assert report.findings == []
+        assert raw.count(b'{"prices":') == 1
+
+
+async def test_a_model_without_a_price_is_refused_where_costs_are_limited(tmp_path: Path, serve: Serve) -> None:
+    async with gatehouse(tmp_path, serve, **within(1_000_000, table("large-*"))) as house:
+        refused = await house.chat()
+        assert (refused[0], code(refused)) == (403, "no-price")
+        assert house.upstream.requests == []
+        assert (await house.last()).by == "gateway"

@@ -16,6 +16,7 @@ from verifier.grant import Token, authorization_details
 from verifier.keys import Trust
 from verifier.manifest import Manifest
 from verifier.policy import Policy
+from verifier.prices import Prices
 
 pytestmark = pytest.mark.anyio
 
@@ -34,6 +35,9 @@ class Shelf:
 
     async def manifest(self, digest: str, _: int) -> Opened[Manifest]:
         return Opened(self.world.manifest, digest, self.world.manifest_payload)
+
+    async def prices(self, digest: str, _: int) -> Opened[Prices]:
+        raise AssertionError(f"nobody asked for {digest}")
 
 
 def sessions(world: World) -> tuple[Sessions, str]:

@@ -31,6 +31,7 @@ from verifier.keys import Pin, Trust
 from verifier.leaf import Commitment
 from verifier.manifest import Manifest
 from verifier.policy import Policy
+from verifier.prices import Prices
 from verifier.refused import Refused
 from verifier.report import Finding, Report
 from verifier.revocation import Revocation
@@ -170,6 +171,7 @@ class BoxCase(Struct, frozen=True, forbid_unknown_fields=True):
 READERS: dict[str, Callable[[Case], object]] = {
     "policies": lambda case: Policy.parse(case.raw),
     "drafts": lambda case: run_tests((build(read_draft(case.raw), issuer=GATEWAY, now=NOW),)),
+    "prices": lambda case: Prices.parse(case.raw),
     "manifests": lambda case: Manifest.parse(case.raw),
     "grants": lambda case: Grant.parse(case.raw),
     "seals": lambda case: Seal.parse(case.raw),

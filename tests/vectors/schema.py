@@ -16,6 +16,7 @@ from verifier.keys import KeyList, Pin
 from verifier.latest import Latest
 from verifier.manifest import Manifest
 from verifier.policy import Policy
+from verifier.prices import Prices
 from verifier.report import Report
 from verifier.revocation import Heartbeat, Revocation
 from verifier.seal import Seal
@@ -27,6 +28,7 @@ TYPES: dict[str, type[Struct]] = {
     "pin": Pin,
     "policy": Policy,
     "manifest": Manifest,
+    "prices": Prices,
     "latest": Latest,
     "grant": Grant,
     "token": Token,

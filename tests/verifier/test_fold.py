@@ -19,7 +19,7 @@ STORY = [leaf.decode(raw) for raw in World().story().lanes[0].raws]
 BEGIN = next(each for each in STORY if isinstance(each, Begin))
 END = next(each for each in STORY if isinstance(each, End))
 TOOL, MODEL = Target(server="crm", tool="get"), Target(provider="p", model="m", operation="chat.completions")
-NO_LIMIT = Budget()
+NO_LIMIT, NOTHING = Budget(), Reservation()
 
 
 def purse(share: Budget = NO_LIMIT, **draft: Any) -> Purse:
@@ -54,9 +54,9 @@ def test_a_limit_of_two_calls_covers_two_calls(spend: Purse, code: str) -> None:
     fold = Fold(spend)
     assert spend.limited
     for number in range(2):
-        assert spend.refusal(("allow-1",), TOOL, 0, NOW) is None
+        assert spend.refusal(("allow-1",), TOOL, NOTHING, NOW) is None
         fold.add(begin(call=f"call-{number}"))
-    assert spend.refusal(("allow-1",), TOOL, 0, NOW) == Denied("allow-1", code)
+    assert spend.refusal(("allow-1",), TOOL, NOTHING, NOW) == Denied("allow-1", code)
 
 
 @pytest.mark.parametrize(
@@ -71,32 +71,32 @@ def test_a_limit_of_two_calls_covers_two_calls(spend: Purse, code: str) -> None:
     ],
 )
 def test_a_limit_of_nothing_covers_nothing(spend: Purse, code: str) -> None:
-    assert spend.refusal(("allow-1",), TOOL, 1, NOW) == Denied("allow-1", code)
+    assert spend.refusal(("allow-1",), TOOL, Reservation(tokens=1), NOW) == Denied("allow-1", code)
 
 
 def test_a_purse_without_limits_counts_nothing_and_refuses_nothing() -> None:
     spend = purse()
     assert not spend.limited
-    assert spend.refusal(("allow-1",), TOOL, 2**62, 2**62) is None
+    assert spend.refusal(("allow-1",), TOOL, Reservation(tokens=2**62), 2**62) is None
 
 
 def test_a_limit_of_another_rule_or_tool_is_not_this_ones() -> None:
     spend = purse(limits={"calls_per_job": 1, "calls_per_minute": 1}, budgets={"per_tool": {"crm/put": 1}})
     spend.begin(replace(begin(), rule="other"))
-    assert spend.refusal(("allow-1",), TOOL, 0, NOW) is None
+    assert spend.refusal(("allow-1",), TOOL, NOTHING, NOW) is None
 
 
 @pytest.mark.parametrize("spend", [purse(limits={"calls_per_minute": 1}), purse(budgets={"calls_per_minute": 1})])
 def test_a_rate_is_over_any_minute(spend: Purse) -> None:
     spend.begin(begin())
-    assert spend.refusal(("allow-1",), TOOL, 0, NOW + 60 * SECOND - 1)
-    assert spend.refusal(("allow-1",), TOOL, 0, NOW + 60 * SECOND) is None
+    assert spend.refusal(("allow-1",), TOOL, NOTHING, NOW + 60 * SECOND - 1)
+    assert spend.refusal(("allow-1",), TOOL, NOTHING, NOW + 60 * SECOND) is None
 
 
 def test_time_is_spent_from_the_opening_of_the_job() -> None:
     spend = purse(Budget(wall_seconds=10))
-    assert spend.refusal(("allow-1",), TOOL, 0, NOW + 10 * SECOND) is None
-    assert spend.refusal(("allow-1",), TOOL, 0, NOW + 10 * SECOND + 1) == Denied("allow-1", "budget-time")
+    assert spend.refusal(("allow-1",), TOOL, NOTHING, NOW + 10 * SECOND) is None
+    assert spend.refusal(("allow-1",), TOOL, NOTHING, NOW + 10 * SECOND + 1) == Denied("allow-1", "budget-time")
 
 
 @pytest.mark.parametrize(
@@ -111,10 +111,12 @@ def test_time_is_spent_from_the_opening_of_the_job() -> None:
 def test_a_reservation_is_replaced_by_what_was_used(changes: dict[str, Any], left: int) -> None:
     fold = Fold(purse(Budget(tokens=100)))
     fold.add(begin(MODEL, reservation=Reservation(tokens=50)))
-    assert fold.purse.refusal(("model-1",), MODEL, 51, NOW) == Denied("model-1", "budget-tokens")
+    assert fold.purse.refusal(("model-1",), MODEL, Reservation(tokens=51), NOW) == Denied("model-1", "budget-tokens")
     fold.add(end(**changes))
-    assert fold.purse.refusal(("model-1",), MODEL, left, NOW) is None
-    assert fold.purse.refusal(("model-1",), MODEL, left + 1, NOW) == Denied("model-1", "budget-tokens")
+    assert fold.purse.refusal(("model-1",), MODEL, Reservation(tokens=left), NOW) is None
+    assert fold.purse.refusal(("model-1",), MODEL, Reservation(tokens=left + 1), NOW) == Denied(
+        "model-1", "budget-tokens"
+    )
 
 
 def test_what_a_purse_says_is_what_it_spent_whatever_the_order_of_ends() -> None:
@@ -249,9 +251,9 @@ def test_what_a_rule_of_an_ancestor_allowed_counts_for_its_limit_too() -> None:
     assert spend.limited
     spend.begin(begin(inherited=["1/allow-1"]))
     spend.begin(begin(inherited=["1/allow-2"]))
-    assert spend.refusal(("allow-1", "1/allow-1"), TOOL, 0, NOW) == Denied("1/allow-1", "limit-calls")
-    assert spend.refusal(("allow-1", "1/allow-2"), TOOL, 0, NOW) == Denied("1/allow-2", "limit-rate")
-    assert spend.refusal(("allow-1",), TOOL, 0, NOW) is None
+    assert spend.refusal(("allow-1", "1/allow-1"), TOOL, NOTHING, NOW) == Denied("1/allow-1", "limit-calls")
+    assert spend.refusal(("allow-1", "1/allow-2"), TOOL, NOTHING, NOW) == Denied("1/allow-2", "limit-rate")
+    assert spend.refusal(("allow-1",), TOOL, NOTHING, NOW) is None
 
 
 def test_a_budget_is_the_lowest_of_the_chain() -> None:
@@ -259,9 +261,9 @@ def test_a_budget_is_the_lowest_of_the_chain() -> None:
     chain = tuple(build({"policy_name": "p", "budgets": each}, issuer="t", now=NOW) for each in budgets)
     spend = Fold.of(chain, NO_LIMIT, NOW).purse
     spend.begin(begin())
-    assert spend.refusal(("allow-1",), TOOL, 0, NOW) == Denied("allow-1", "budget-tool")
+    assert spend.refusal(("allow-1",), TOOL, NOTHING, NOW) == Denied("allow-1", "budget-tool")
     spend.begin(begin())
-    assert spend.refusal(("allow-1",), MODEL, 0, NOW) == Denied("allow-1", "budget-rate")
+    assert spend.refusal(("allow-1",), MODEL, NOTHING, NOW) == Denied("allow-1", "budget-rate")
 
 
 DENY = Deny(by="gateway", call="call-9", code="no-model-call", jti="j", revocations=0, seq=0, staleness=0, time=NOW)

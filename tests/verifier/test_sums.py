@@ -15,13 +15,13 @@ from verifier.conditions import UNDISCLOSED, Partial
 from verifier.draft import build
 from verifier.fold import Purse, Several
 from verifier.grant import Budget
-from verifier.leaf import Target
+from verifier.leaf import Reservation, Target
 from verifier.policy import Chain
 from verifier.sums import Sums
 
 NOW = 1_790_000_000_000_000
 RULE: dict[str, Any] = {"id": "transfers", "kind": "mcp", "server": "bank", "tools": ["transfer"]}
-BANK = Target(server="bank", tool="transfer")
+BANK, NOTHING = Target(server="bank", tool="transfer"), Reservation()
 
 
 def chain(**sums: str) -> Chain:
@@ -77,8 +77,8 @@ def test_the_purse_counts_what_a_job_adds_up_over_all_lanes() -> None:
     for purse in lanes:
         assert purse.limited
         assert purse.counts_in_job("transfers", BANK) == "limit-sum"
-        assert purse.refusal(("transfers",), BANK, 0, NOW, {"amount": 6}).reason == "limit-sum"  # type: ignore[union-attr]
-        assert purse.refusal(("transfers",), BANK, 0, NOW) is None
+        assert purse.refusal(("transfers",), BANK, NOTHING, NOW, {"amount": 6}).reason == "limit-sum"  # type: ignore[union-attr]
+        assert purse.refusal(("transfers",), BANK, NOTHING, NOW) is None
         purse.sums.add("transfers", {"amount": 3})
         several.add(purse)
     said = "all lanes together made 6 amount of rule transfers, at most 5 are allowed in a job"

@@ -20,6 +20,7 @@ _FACTS = {
     "header": ("job", "suite"),
     "signed keys": ("issuer", "version", "keys#", "expires"),
     "signed policy": ("policy_name", "serial", "issuer", "valid_until"),
+    "signed prices": ("name", "serial", "prices#", "issuer"),
     "signed manifest": ("server", "serial", "tools#", "issuer"),
     "signed grant": ("scope.job", "scope.agent", "scope.tools#", "scope.models#", "expires"),
     "signed revocation": ("sequence", "target.kind", "target.value", "time", "reason"),

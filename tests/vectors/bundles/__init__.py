@@ -6,6 +6,7 @@ from tests.vectors.bundles import (
     carrier,
     clients,
     completeness,
+    costs,
     decisions,
     delegation,
     facts,
@@ -43,6 +44,7 @@ MADE = (
     | receipts.MADE
     | bindings.MADE
     | decisions.MADE
+    | costs.MADE
     | facts.MADE
     | times.MADE
     | completeness.MADE

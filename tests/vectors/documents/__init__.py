@@ -7,6 +7,7 @@ FOLDERS: dict[str, Made] = {
     "policies": policies.POLICIES,
     "drafts": policies.DRAFTS,
     "manifests": jobs.MANIFESTS,
+    "prices": jobs.PRICES,
     "grants": jobs.GRANTS,
     "seals": jobs.SEALS,
     "revocations": jobs.REVOCATIONS,

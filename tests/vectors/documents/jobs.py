@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tests.vectors.bundles.approvals import approval
+from tests.vectors.bundles.costs import TABLE
 from tests.vectors.case import PASS
 from tests.vectors.documents.make import ZERO, Make, bend, rows
 from tests.world import NOW, World
@@ -31,6 +32,30 @@ def revocation(**changes: Any) -> Make:
     """Bend a revocation of the job."""
     return bend(lambda world: canonical(world.revoke("job", world.job, NOW)), lambda it: it.update(changes))
 
+
+def prices(**changes: Any) -> Make:
+    """Bend the first price of a table."""
+    return bend(lambda _: canonical(TABLE), lambda it: it["prices"][0].update(changes))
+
+
+PRICES = rows(
+    ("honest", PASS, "one price of a provider's models", lambda: canonical(TABLE)),
+    (
+        "empty",
+        "MALFORMED bad-value",
+        "no price at all",
+        bend(lambda _: canonical(TABLE), lambda it: it.update(prices=[])),
+    ),
+    ("no-model", "MALFORMED bad-prices", "a price of no model", prices(models=[])),
+    ("no-operation", "MALFORMED bad-prices", "a price of no operation that there is", prices(operations=["paint"])),
+    ("negative", "MALFORMED bad-value", "a price below nothing", prices(input=-1)),
+    (
+        "fraction",
+        "MALFORMED not-json",
+        "a price that is no integer",
+        lambda: canonical(TABLE).replace(b"2000000000", b"0.5"),
+    ),
+)
 
 MANIFESTS = rows(
     ("honest", PASS, "four tools of a server", lambda: World().manifest_payload),

@@ -135,7 +135,18 @@ POLICIES = rows(
     ),
     ("binding", PASS, "bound tokens", policy(lambda it: it["token_constraints"].update(binding="dpop"))),
     ("delegation", PASS, "delegation", policy(lambda it: it["token_constraints"].update(max_delegation_depth=1))),
-    ("cost", "MALFORMED unsupported", "budgets of cost", policy(lambda it: it["budgets"].update(cost_nano_usd=1))),
+    (
+        "cost",
+        "MALFORMED bad-policy",
+        "a budget of cost without prices",
+        policy(lambda it: it["budgets"].update(cost_nano_usd=1)),
+    ),
+    (
+        "cost-priced",
+        PASS,
+        "a budget of cost, and the table that it is counted by",
+        policy(lambda it: (it["budgets"].update(cost_nano_usd=1), it["model_egress"].update(prices=ZERO))),
+    ),
     ("injection-block", PASS, "blocking of injections", policy(lambda it: it["responses"].update(injection="block"))),
     (
         "redact",
