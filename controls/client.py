@@ -52,21 +52,24 @@ class Withdrawal(Struct, frozen=True, forbid_unknown_fields=True):
     reason: Line
 
 
-class ServerRecord(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ServerRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """What an organisation says of a server: what for, whose, where, with which data, and when it is looked at again.
 
+    `local` names tools that the agent's runtime runs itself, which have no `url`; `provenance` is where the server's
+    code comes from.
     `data_classes` are the most that a tool's manifest entry may carry. `suspended` and `retired` servers have no
     manifest for new jobs.
     """
 
     purpose: Line
     owner: SafeText
-    url: ServerUrl
-    transport: Literal["streamable-http"]
+    url: ServerUrl | None = None
+    transport: Literal["streamable-http", "local"]
     data_classes: Annotated[list[Label], Meta(max_length=64)]
     last_review: Time
     next_review: Time
     status: Literal["active", "suspended", "retired"]
+    provenance: Line | None = None
 
 
 class PolicyStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):

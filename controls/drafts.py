@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Raw, Struct
 
 from verifier.encoding import Name, canonical, parse, reject_duplicates
-from verifier.manifest import MAX_MANIFEST, Manifest, Tool
+from verifier.manifest import MAX_MANIFEST, Manifest, Prompt, Resource, Tool
 from verifier.refused import Refused
 from verifier.rules import Label, ToolClass
 
@@ -35,12 +35,35 @@ class ToolDraft(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     annotations: Raw = ABSENT
 
 
+class ResourceDraft(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Resources as their reviewer sees them: a glob over URIs."""
+
+    uri: str
+    sensitivity: str
+    data_classes: list[Label]
+    description: str
+    title: str | None = None
+
+
+class PromptDraft(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A prompt as its reviewer sees it; without a schema it takes no arguments."""
+
+    name: str
+    sensitivity: str
+    data_classes: list[Label]
+    description: str
+    title: str | None = None
+    input_schema: Raw = Raw(b'{"type":"object","properties":{}}')
+
+
 class ManifestDraft(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A server and the tools of it that may be used at all."""
+    """A server and what of it may be used at all; without a `url`, tools that the runtime runs itself."""
 
     server: Name
-    url: str
-    tools: Annotated[list[ToolDraft], Meta(max_length=1000)]
+    url: str | None = None
+    tools: Annotated[list[ToolDraft], Meta(max_length=1000)] = []
+    resources: Annotated[list[ResourceDraft], Meta(max_length=1000)] = []
+    prompts: Annotated[list[PromptDraft], Meta(max_length=1000)] = []
 
 
 class ListedTool(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -86,7 +109,11 @@ def build_manifest(
 ) -> Manifest:
     """Write a manifest out and read it back as everybody will. Raises `Refused`, unknown-tool for one not listed."""
     tools = [_tool(each, _listed(each, listing)) for each in sorted(draft.tools, key=lambda tool: tool.name)]
-    manifest = Manifest(issuer=issuer, server=draft.server, serial=serial, issued_at=now, url=draft.url, tools=tools)
+    manifest = Manifest(
+        issuer=issuer, server=draft.server, serial=serial, issued_at=now, url=draft.url, tools=tools,
+        resources=sorted((_resource(each) for each in draft.resources), key=lambda each: each.uri),
+        prompts=sorted((_prompt(each) for each in draft.prompts), key=lambda each: each.name),
+    )  # fmt: skip
     return Manifest.parse(canonical(manifest))
 
 
@@ -118,6 +145,21 @@ def _tool(tool: ToolDraft, listed: ListedTool | None) -> Tool:
         data_classes=sorted(set(tool.data_classes)),
         approval="none",
     )
+
+
+def _resource(given: ResourceDraft) -> Resource:
+    return Resource(
+        uri=given.uri, title=given.title, description=given.description, sensitivity=given.sensitivity,
+        data_classes=sorted(set(given.data_classes)), approval="none",
+    )  # fmt: skip
+
+
+def _prompt(given: PromptDraft) -> Prompt:
+    return Prompt(
+        name=given.name, title=given.title, description=given.description,
+        input_schema=_text(given.input_schema) or "{}", sensitivity=given.sensitivity,
+        data_classes=sorted(set(given.data_classes)), approval="none",
+    )  # fmt: skip
 
 
 def _text(schema: Raw) -> str | None:

@@ -7,7 +7,7 @@ from msgspec import Struct
 
 from verifier.conditions import any_glob, glob_matches
 from verifier.policy import DAY, Policy
-from verifier.rules import ModelRule, ToolRule
+from verifier.rules import KINDS, ModelRule, ToolRule
 
 # Tools that run whatever they are told: by name, as servers call them.
 EXECUTORS = (
@@ -86,8 +86,8 @@ def _unreachable(policy: Policy) -> Iterator[Found]:
 
 def _denied(policy: Policy) -> Iterator[Found]:
     for place, rule in enumerate(policy.denied_tools):
-        if not rule.tools or not rule.classes:
-            why = f"rule {rule.id} names no tool, or no class: it denies nothing"
+        if not (rule.tools or rule.resources or rule.prompts or rule.server_requests) or not rule.classes:
+            why = f"rule {rule.id} names nothing, or no class: it denies nothing"
             yield Found("empty-rule", "warning", f"denied_tools[{place}]", why, "Name what it denies, or drop it.")
 
 
@@ -113,8 +113,8 @@ def _about_all(wide: ToolRule, rule: ToolRule) -> bool:
         wide.kind == rule.kind
         and set(rule.classes) <= set(wide.classes)
         and _covers([wide.server], [rule.server])
-        and bool(rule.tools)
-        and _covers(wide.tools, rule.tools)
+        and bool(rule.tools or rule.resources or rule.prompts)
+        and all(_covers(wide.names(kind), rule.names(kind)) for kind in KINDS)
     )
 
 

@@ -38,6 +38,8 @@ async def register(
     """Register a server or replace its record; says whether it is new. Raises `Refused` bad-server."""
     if record.next_review <= record.last_review:
         raise Refused("bad-server", "the next review comes after the last", field="next_review")
+    if (record.transport == "local") != (record.url is None):
+        raise Refused("bad-server", "a server has a url, and tools that the runtime runs itself have none", field="url")
     if record.data_classes != sorted(set(record.data_classes)):
         raise Refused("bad-server", "data classes are sorted, none twice", field="data_classes")
     known = await store.server(db, name, claim=True)
@@ -111,7 +113,7 @@ async def approved(db: AsyncConnection, name: str) -> StoredManifest:
     if server.record.status != "active":
         raise Refused("server-not-active", f"server {name} is {server.record.status}")
     newest = await store.newest_manifest(db, server.server)
-    if newest is None or newest.url != server.record.url:
+    if newest is None or newest.url != (server.record.url or ""):
         raise Refused("no-manifest", f"no manifest is approved for {name} at its present address")
     return newest
 
@@ -128,9 +130,13 @@ def _check_fits(manifest: Manifest, server: Registered) -> None:
         raise Refused("wrong-server", f"the manifest is one of {manifest.server}", field="server")
     if manifest.url != server.record.url:
         raise Refused("wrong-url", "the manifest's address is not the registered one", field="url")
-    for tool in manifest.tools:
-        if extra := sorted(set(tool.data_classes) - set(server.record.data_classes)):
-            why = f"tool {tool.name} carries {', '.join(extra)}, for which the server is not registered"
+    for name, classes in (
+        *((each.name, each.data_classes) for each in manifest.tools),
+        *((each.name, each.data_classes) for each in manifest.prompts),
+        *((each.uri, each.data_classes) for each in manifest.resources),
+    ):
+        if extra := sorted(set(classes) - set(server.record.data_classes)):
+            why = f"{name} carries {', '.join(extra)}, for which the server is not registered"
             raise Refused("unregistered-data-class", why, field="data_classes")
 
 
@@ -139,7 +145,7 @@ def _stored(manifest: Manifest, digest: str, raw: bytes, by: str, now: int) -> S
         digest=digest,
         server=manifest.server,
         serial=manifest.serial,
-        url=manifest.url,
+        url=manifest.url or "",
         envelope=raw,
         approved_at=now,
         approved_by=by,

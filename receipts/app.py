@@ -38,7 +38,7 @@ from service.keystore import Random
 from service.settings import load
 from verifier.refused import Refused
 
-GATEWAY = ("/v1/", "/mcp/", "/.well-known/oauth-protected-resource/")
+GATEWAY = ("/v1/", "/mcp/", "/authorize", "/.well-known/oauth-protected-resource/")
 STATUSES = {
     "unknown-call": 404,
     "unknown-job": 404,

@@ -11,7 +11,6 @@ from typing import Any, NoReturn
 import jsonschema_rs
 import msgspec
 
-from verifier.manifest import Tool
 from verifier.refused import Refused
 
 # Whatever no schema describes: scalars, and arrays and objects without any property.
@@ -36,15 +35,15 @@ _closed_place = re.compile(
 
 
 class Arguments:
-    """The compiled schema of one tool."""
+    """The compiled schema of one tool's, or one prompt's, arguments."""
 
-    def __init__(self, tool: Tool) -> None:
+    def __init__(self, name: str, text: str) -> None:
         """Compile both readings. Raises `Refused` bad-schema: no address is ever fetched, no pattern backtracks."""
-        schema = msgspec.json.decode(tool.input_schema, type=dict[str, Any])
+        schema = msgspec.json.decode(text, type=dict[str, Any])
         schema.pop("$schema", None)
         closed = _close(schema, at_instance=True)
         closed["$defs"] = {**closed.get("$defs", {}), _CLOSED: _NOTHING_NAMED}
-        self._schema, self._closed = _compiled(tool, schema), _compiled(tool, closed)
+        self._schema, self._closed = _compiled(name, schema), _compiled(name, closed)
 
     def check(self, arguments: Mapping[str, Any]) -> None:
         """Check one call. Raises `Refused`: bad-arguments, unknown-argument; no value is said."""
@@ -53,15 +52,13 @@ class Arguments:
                 _explain(code, next(validator.iter_errors(arguments)))
 
 
-def _compiled(tool: Tool, schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
+def _compiled(name: str, schema: dict[str, Any]) -> jsonschema_rs.Draft202012Validator:
     try:
         return jsonschema_rs.Draft202012Validator(
             schema, retriever=_fetch_nothing, pattern_options=jsonschema_rs.RegexOptions()
         )
     except (jsonschema_rs.ValidationError, jsonschema_rs.ReferencingError, ValueError) as error:
-        raise Refused(
-            "bad-schema", f"the schema of {tool.name} cannot be used", hint="Approve a new manifest."
-        ) from error
+        raise Refused("bad-schema", f"the schema of {name} cannot be used", hint="Approve a new manifest.") from error
 
 
 def _fetch_nothing(address: str) -> NoReturn:

@@ -91,6 +91,8 @@ class Exchange:
         self.flags: list[str] = []
         self.labels: list[str] = []
         self.redactions = 0
+        self.rules: tuple[str, ...] = ()  # that allowed the call, one of each level
+        self.server_requests: list[str] = []
         self.screens: list[str] = []
         self.model: str | None = None
         self.stream: Literal["complete", "cut"] | None = None
@@ -136,6 +138,7 @@ class Exchange:
             redactions=self.redactions,
             screens=tuple(self.screens),
             seq=seq,
+            server_requests=tuple(self.server_requests) or None,
             status=self.status,
             stream=self.stream,
             time=time,

@@ -1,16 +1,19 @@
-"""The gateway's own paths on the bare ASGI interface: `/v1/*` for models, `/mcp/*` for tools (specs/http.md §3, §4)."""
+"""The gateway's own paths on the bare ASGI interface: `/v1/*`, `/mcp/*`, `/authorize` (specs/http.md §3, §4, §5)."""
 
+import re
 from collections.abc import Callable
 from urllib.parse import quote
 
 from litestar.types import HTTPScope, Receive, Send
 
-from receipts import completion, mcp_answers
+from receipts import completion, local, mcp_answers
 from receipts.call import Path
 from receipts.completion import Completion
 from receipts.denials import Denials
 from receipts.identity import Identity
+from receipts.inputs import Inputs
 from receipts.lanes import Lanes
+from receipts.local import Local
 from receipts.mcp import McpCall
 from receipts.models import CHAT, EMBEDDINGS, ModelProvider
 from receipts.pipeline import Pipeline
@@ -22,7 +25,8 @@ from receipts.upstream import Upstream, networks
 from service.problems import Log as EventLog
 from verifier.refused import Refused
 
-MCP, MODELS = "/mcp/", "/v1/"
+MCP, MODELS, AUTHORIZE = "/mcp/", "/v1/", "/authorize"
+_result = re.compile(r"/authorize/([A-Za-z0-9_-]{1,64})/result").fullmatch
 WELL_KNOWN = "/.well-known/oauth-protected-resource"
 OPERATIONS = {"/v1/chat/completions": CHAT, "/v1/embeddings": EMBEDDINGS}
 
@@ -54,6 +58,9 @@ class Gateway:
             )
             for name, each in settings.models.items()
         }
+        self._local = Local(self._pipeline, sessions, settings.max_request)
+        self._inputs = Inputs()
+        self._clock = clock
         self._server_keys = identity.server_keys
         self._issuer = settings.issuer
         self._scope_url = settings.scope_url
@@ -83,6 +90,10 @@ class Gateway:
         elif path.startswith(WELL_KNOWN + MCP) and request.method == "GET":
             name = path.removeprefix(WELL_KNOWN + MCP)
             await request.answer(mcp_answers.protected_resource(self._issuer, self._scope_url, name))
+        elif path == AUTHORIZE and request.method == "POST":
+            await self._local.authorize(request)
+        elif (found := _result(path)) is not None and request.method == "POST":
+            await self._local.result(request, found.group(1))
         elif path == "/v1/models" and request.method == "GET":
             await self._models(request)
         elif path in OPERATIONS and request.method == "POST":
@@ -95,7 +106,14 @@ class Gateway:
             await request.answer(Answer(405, b"", {"allow": "POST"}))
             return
         call: Path = McpCall(
-            name, request, self._sessions, self._upstream, keys=self._server_keys, metadata=self._metadata(name)
+            name,
+            request,
+            self._sessions,
+            self._upstream,
+            keys=self._server_keys,
+            metadata=self._metadata(name),
+            waiting=self._inputs,
+            clock=self._clock,
         )
         if (origin := request.header("origin")) is not None and origin != self._issuer:
             # A page in a browser must not speak to a gateway on its reader's own machine (MCP, Streamable HTTP §2).
@@ -128,7 +146,7 @@ class Gateway:
         if request.path.startswith(MCP):
             metadata = self._metadata(request.path.removeprefix(MCP))
             return lambda refused: mcp_answers.refusal(None, refused, metadata, None)
-        return completion.refusal
+        return local.refusal if request.path.startswith(AUTHORIZE) else completion.refusal
 
     def _metadata(self, name: str) -> str:
         """Write where RFC 9728's document of a server lies; the name is the caller's, and goes into a header."""

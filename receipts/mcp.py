@@ -1,35 +1,35 @@
 """The MCP path: Streamable HTTP of revision 2026-07-28, stateless, JSON answers (specs/http.md §4).
 
-`server/discover` and `tools/list` are answered from the approved manifest and the grant; `tools/call` is sent on as a
-request of our own. Whatever else there is in MCP is not let through.
+Discovery and lists are answered from the approved manifest and the grant; calls of tools, resources and prompts are
+sent on as requests of our own. Whatever else there is in MCP is not let through.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import aiohttp
-import msgspec
+from msgspec.structs import replace
 
-from receipts import mcp_answers, screens
-from receipts.body import encode, read_json, sliced
+from receipts import inputs, mcp_answers, mcp_calls, screens
+from receipts.body import encode, read_json
 from receipts.call import Asked, Exchange, Known
+from receipts.inputs import Inputs
 from receipts.labelling import label, require_allowed
 from receipts.mcp_answers import REVISION, rpc_error, rpc_result
-from receipts.mcp_headers import encoded, param_headers, require_header, require_params
+from receipts.mcp_calls import EVENTS, META, METHODS, ServerCall
+from receipts.mcp_headers import require_header
 from receipts.request import JSON, Answer, Request
 from receipts.sessions import Server, Session, Sessions
 from receipts.stream import events
 from receipts.upstream import PolicyCut, Upstream, UpstreamFailed, whole
-from service.app import VERSION
 from service.signs import signs, strings
-from verifier.admission import tool_target
+from verifier.admission import find_target
+from verifier.decision import may_ask
 from verifier.encoding import safe_text
 from verifier.leaf import Parent, Target
 from verifier.refused import Refused
 
-META = "io.modelcontextprotocol/"
 PARENT = "tallystick/parent"
-EVENTS = "text/event-stream"
 MAX_ID = 128
 
 
@@ -45,10 +45,13 @@ class McpCall:
         *,
         keys: Mapping[str, str],
         metadata: str,
+        waiting: Inputs,
+        clock: Callable[[], int],
     ) -> None:
         """Take the request before its body.
 
-        `keys` are the upstreams' own credentials by server; `metadata` is where RFC 9728's document lies.
+        `keys` are the upstreams' own credentials by server; `metadata` is where RFC 9728's document lies; `waiting`
+        are the states that servers gave to be brought back.
         """
         self._name = name
         self._request = request
@@ -57,7 +60,10 @@ class McpCall:
         self._upstream = upstream
         self._metadata = metadata
         self.id: int | str | None = None
+        self._inputs = waiting
+        self._clock = clock
         self._session: Session | None = None
+        self._called: ServerCall | None = None
 
     async def read(self, raw: bytes, session: Session, known: Known) -> Asked | Answer:
         """Read the request; discovery and listing are answered at once."""
@@ -69,38 +75,35 @@ class McpCall:
         server = await self._sessions.server(session, self._name)
         known.manifest = server.digest
         if method == "server/discover":
-            return mcp_answers.discover(self.id, self._name)
-        if method == "tools/list":
-            return mcp_answers.tools_list(self.id, server, session.scope)
-        if method != "tools/call":
-            raise Refused("not-allowed", "no rule allows a method other than tools/call", field="method")
-        return self._call(params, server, session, known)
+            return mcp_answers.discover(self.id, server.manifest)
+        if method in mcp_answers.LISTS:
+            return mcp_answers.listed(self.id, method, server, session.scope)
+        if method not in METHODS:
+            raise Refused("not-allowed", "no rule allows this method", field="method")
+        return self._call(method, params, server, session, known)
 
-    def _call(self, params: dict[str, Any], server: Server, session: Session, known: Known) -> Asked:
-        name, arguments = params.get("name"), params.get("arguments", {})
-        if not isinstance(name, str) or not isinstance(arguments, dict):
-            raise Refused("bad-params", "params hold a name and an object of arguments")
-        known.target = target = Target(server=self._name, tool=safe_text(name))
-        require_header(self._request, "mcp-name", name)
+    def _call(self, method: str, params: dict[str, Any], server: Server, session: Session, known: Known) -> Asked:
+        name, target = mcp_calls.aimed(method, params, self._name)
+        known.target = target
         known.parent = self._parent(params["_meta"])
-        tool = server.tool(name)
-        schema = msgspec.json.decode(tool.input_schema)
-        require_params(self._request, schema, arguments)
-        labelled = label(arguments, session.handling)
-        arguments = labelled.value
-        decided = tool_target(server.manifest, tool, labelled.labels)
-        known.labels = list(decided.labels)
-        server.arguments(tool).check(arguments)
-        self._upstream.require_reachable(server.manifest.url)
-        self._session = session
+        if (reviewed := find_target(server.manifest, METHODS[method][0], name)) is not None:
+            known.labels = list(reviewed.labels)
+        call = mcp_calls.read(self._request, method, params, server, session.handling)
+        known.labels = list(call.target.labels)
+        call = replace(call, more=self._inputs.resume(session.scope.job, call, params, self._clock()))
+        url = server.manifest.url or ""
+        self._upstream.require_reachable(url)
+        self._session, self._called = session, call
+        usable = [each for policy in session.chain for rule in policy.allowed_tools for each in rule.server_requests]
+        declared = params["_meta"][META + "clientCapabilities"]
         return Asked(
             target=target,
-            decided=decided,
-            arguments=arguments,
-            redactions=labelled.redactions,
-            slices=sliced(_request(name, arguments), "params", "arguments"),
-            url=server.manifest.url,
-            headers={**param_headers(schema, arguments), **self._headers(name)},
+            decided=call.target,
+            arguments=call.arguments,
+            redactions=call.redactions,
+            slices=call.slices(inputs.capabilities(declared, usable)),
+            url=url,
+            headers=call.headers(self._keys.get(self._name)),
         )
 
     async def forward(self, asked: Asked, exchange: Exchange) -> None:
@@ -126,6 +129,18 @@ class McpCall:
         if exchange.flags and terms.injection == "block":
             raise PolicyCut("injection", "the server's answer means to steer a model, which the policy blocks")
         exchange.answer = Answer(200, body)
+
+    def _ask_client(self, result: dict[str, Any], exchange: Exchange) -> dict[str, Any]:
+        """Let a server ask its client for what every rule that allowed the call names. Raises `PolicyCut`."""
+        assert self._session is not None
+        assert self._called is not None
+        methods, state = inputs.asked(result)
+        for method in methods:
+            if not may_ask(self._session.chain, exchange.rules, self._name, method):
+                raise PolicyCut("not-allowed", f"the server asks its client for {method}, which no rule allows")
+        exchange.server_requests = methods
+        name = self._inputs.keep(self._session.scope.job, self._called, state, self._clock())
+        return {**result, "requestState": name}
 
     def failed(self, failure: UpstreamFailed) -> Answer:
         """Say as a JSON-RPC error that no answer came."""
@@ -187,17 +202,6 @@ class McpCall:
             raise Refused("bad-parent", "a parent's call is the id of a receipt", field=PARENT)
         return Parent(call=named["call"], id=safe_text(named["id"]))
 
-    def _headers(self, name: str) -> dict[str, str]:
-        """Write the upstream's headers: its own credential, never the caller's."""
-        key = self._keys.get(self._name)
-        return {
-            "Accept": f"{JSON}, {EVENTS}",
-            "MCP-Protocol-Version": REVISION,
-            "Mcp-Method": "tools/call",
-            "Mcp-Name": encoded(name),
-            **({"Authorization": f"Bearer {key}"} if key is not None else {}),
-        }
-
     async def _message(self, answer: aiohttp.ClientResponse, limit: int, exchange: Exchange) -> dict[str, Any]:
         """Read the one response of an answer, be it JSON or a stream of events."""
         if answer.content_type == EVENTS:
@@ -224,26 +228,14 @@ class McpCall:
             return encode({"jsonrpc": "2.0", "id": self.id, "error": error})
         if not isinstance(result, dict):
             raise UpstreamFailed("upstream-answer", "the server's answer holds neither result nor error")
-        if result.setdefault("resultType", "complete") != "complete":
-            raise PolicyCut("not-allowed", "the server asks the client for something, which no rule allows")
+        kind = result.setdefault("resultType", "complete")
+        if kind == "input_required":
+            result = self._ask_client(result, exchange)
+        elif kind != "complete":
+            raise UpstreamFailed("upstream-answer", "the server's answer is of a kind that the gateway does not know")
         if result.get("isError") is True:
             exchange.tool_error = True
         return rpc_result(self.id, result)
-
-
-def _request(name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-    """Write our own request: nothing of the caller's `_meta` goes on."""
-    meta = {
-        META + "protocolVersion": REVISION,
-        META + "clientInfo": {"name": "tallystick", "version": VERSION},
-        META + "clientCapabilities": {},
-    }
-    return {
-        "jsonrpc": "2.0",
-        "id": 1,
-        "method": "tools/call",
-        "params": {"_meta": meta, "name": name, "arguments": arguments},
-    }
 
 
 def _id(value: Any) -> int | str:

@@ -8,7 +8,9 @@ from receipts.request import Answer
 from receipts.sessions import Server
 from receipts.tokens import BadToken
 from service.app import VERSION
+from verifier.admission import grants, prompt_target, resource_target, tool_target
 from verifier.grant import Scope
+from verifier.manifest import Manifest, Prompt, Resource, Tool
 from verifier.refused import Refused
 
 REVISION = "2026-07-28"
@@ -18,13 +20,18 @@ DENIED, BAD_TOKEN, UNAVAILABLE = -31001, -31002, -31003
 FORM = {
     **dict.fromkeys(("not-json", "not-utf8", "duplicate-key", "bad-number", "too-deep"), (400, -32700)),
     **dict.fromkeys(("bad-request", "bad-encoding"), (400, -32600)), "too-large": (413, -32600),
-    **dict.fromkeys(("bad-params", "bad-parent"), (400, -32602)),
+    **dict.fromkeys(("bad-params", "bad-parent", "unknown-state"), (400, -32602)),
     **dict.fromkeys(("header-mismatch", "duplicate-header"), (400, -32020)), "unsupported-version": (400, -32022),
     "internal-error": (500, -32603),
 }  # fmt: skip
 METHOD_NOT_FOUND = (404, -32601)
 NOT_OURS = frozenset({"stale-revocations", "ledger-unavailable", "scope-unavailable", "controls-unavailable"})
 
+# Each method that lists, and the member of its result.
+LISTS = {
+    "tools/list": "tools", "prompts/list": "prompts", "resources/list": "resources",
+    "resources/templates/list": "resourceTemplates",
+}  # fmt: skip
 Ident = int | str | None
 
 
@@ -56,17 +63,28 @@ def refusal(ident: Ident, refused: Refused, metadata: str, receipt: str | None) 
     return rpc_error(ident, refused.code, refused.why, receipt=receipt, said=_said(refused), **hint)
 
 
-def discover(ident: Ident, name: str) -> Answer:
-    """Answer `server/discover`: tools, and nothing else."""
-    return _complete(ident, {"supportedVersions": [REVISION], "capabilities": {"tools": {}}}, name)
+def discover(ident: Ident, manifest: Manifest) -> Answer:
+    """Answer `server/discover` with what the manifest has."""
+    has = {"tools": True, "resources": bool(manifest.resources), "prompts": bool(manifest.prompts)}
+    capabilities: dict[str, Any] = {name: {} for name, there in has.items() if there}
+    return _complete(ident, {"supportedVersions": [REVISION], "capabilities": capabilities}, manifest.server)
 
 
-def tools_list(ident: Ident, server: Server, scope: Scope) -> Answer:
-    """Answer `tools/list` with what manifest and grant both name, as the manifest describes it."""
-    granted = {tool.removeprefix("mcp:") for tool in scope.tools}
-    name = server.manifest.server
-    tools = [_described(server, tool.name) for tool in server.manifest.tools if f"{name}/{tool.name}" in granted]
-    return _complete(ident, {"tools": tools}, name)
+def listed(ident: Ident, method: str, server: Server, scope: Scope) -> Answer:
+    """Answer a list with what manifest and grant both name, as the manifest describes it."""
+    manifest = server.manifest
+    found: dict[str, list[dict[str, Any]]] = {
+        "tools/list": [_tool(each) for each in manifest.tools if grants(scope, tool_target(manifest, each))],
+        "prompts/list": [_prompt(each) for each in manifest.prompts if grants(scope, prompt_target(manifest, each))],
+        "resources/list": [_resource(each) for each in _granted(manifest, scope) if "*" not in each.uri],
+        "resources/templates/list": [],
+    }
+    return _complete(ident, {LISTS[method]: found[method]}, manifest.server)
+
+
+def _granted(manifest: Manifest, scope: Scope) -> list[Resource]:
+    """Give the resources of a manifest that a grant names one by one, or all of."""
+    return [each for each in manifest.resources if grants(scope, resource_target(manifest, each, each.uri))]
 
 
 def protected_resource(gateway: str, scope_url: str, server: str) -> Answer:
@@ -87,8 +105,7 @@ def _complete(ident: Ident, result: dict[str, Any], name: str) -> Answer:
     return Answer(200, rpc_result(ident, {**result, **common, "_meta": info}))
 
 
-def _described(server: Server, name: str) -> dict[str, Any]:
-    tool = server.tool(name)
+def _tool(tool: Tool) -> dict[str, Any]:
     given = {"outputSchema": tool.output_schema, "annotations": tool.annotations}
     return {
         "name": tool.name,
@@ -97,6 +114,17 @@ def _described(server: Server, name: str) -> dict[str, Any]:
         "inputSchema": msgspec.Raw(tool.input_schema.encode()),
         **{key: msgspec.Raw(text.encode()) for key, text in given.items() if text is not None},
     }
+
+
+def _resource(resource: Resource) -> dict[str, Any]:
+    return {"uri": resource.uri, "name": resource.title or resource.uri, "description": resource.description}
+
+
+def _prompt(prompt: Prompt) -> dict[str, Any]:
+    schema = msgspec.json.decode(prompt.input_schema)
+    needed = set(schema.get("required", ()))
+    arguments = [{"name": name, "required": name in needed} for name in schema.get("properties", {})]
+    return {"name": prompt.name, "description": prompt.description, "arguments": arguments}
 
 
 def _said(refused: Refused) -> tuple[int, int]:

@@ -18,9 +18,10 @@ from receipts.request import Answer, Request
 from receipts.revocations import Revocations
 from receipts.sessions import Session, Sessions
 from receipts.tokens import check_time
+from verifier.admission import grants
 from verifier.commitment import commit
 from verifier.conditions import UNDISCLOSED, any_glob
-from verifier.decision import Allowed, Decision, Denied
+from verifier.decision import Allowed, Decision, Denied, ModelTarget, ToolTarget
 from verifier.grant import Scope
 from verifier.leaf import Begin, Commitment, Facts, Parent, Target
 from verifier.refused import Refused
@@ -73,6 +74,16 @@ class Pipeline:
 
     async def run(self, request: Request, path: Path) -> None:
         """Take one call from its first byte to its last."""
+        begun = await self.begin(request, path)
+        if begun is None:
+            return
+        try:
+            await finish(request, path, begun)
+        finally:
+            begun.lane.calls.pop(begun.exchange.call, None)
+
+    async def begin(self, request: Request, path: Path) -> Begun | None:
+        """Judge a call and record its `begin`; None when it was refused, or answered at once."""
         known, session = Known(), None
         try:
             session = await self._sessions.open(request.header("authorization"))
@@ -81,14 +92,11 @@ class Pipeline:
             receipt = await self._denials.record(refused, session, known, request)
             answer = path.refusal(refused, receipt.call if receipt else None)
             await request.answer(with_receipt(answer, receipt) if receipt else answer)
-            return
+            return None
         if isinstance(begun, Answer):
             await request.answer(begun)
-            return
-        try:
-            await finish(request, path, begun)
-        finally:
-            begun.lane.calls.pop(begun.exchange.call, None)
+            return None
+        return begun
 
     async def _begin(self, request: Request, path: Path, session: Session, known: Known) -> Begun | Answer:
         """Read, judge and record a call. Raises `Refused` when it may not be sent."""
@@ -110,6 +118,8 @@ class Pipeline:
         ready = Ready(lane, session, asked, known, *sides)
         lane.token(session.token)
         appended = lane.append(partial(self._judge, ready), asked.arguments)
+        if isinstance(appended.leaf, Begin):
+            exchange.rules = (appended.leaf.rule, *(appended.leaf.inherited or ()))
         cut = lane.calls[exchange.call] = Cut()
         try:
             await lane.durable(appended)
@@ -131,6 +141,7 @@ class Pipeline:
             inherited=decision.inherited or None,
             jti=session.token.jti,
             manifest=known.manifest,
+            observed="runtime" if isinstance(asked.decided, ToolTarget) and asked.decided.kind == "local" else None,
             parent=known.parent,
             req=ready.req,
             reservation=asked.reservation,
@@ -181,7 +192,7 @@ def _decide(ready: Ready, time: int, staleness: int) -> Allowed:
             "approval-needed",
             f"rule {decision.rule} holds this call for a person (tier {decision.tier}), whom this gateway cannot ask",
         )
-    if not _granted(ready.asked.target, ready.session.scope):
+    if not _granted(ready.asked.target, ready.asked.decided, ready.session.scope):
         raise Refused(
             "not-granted", "the policy allows this, the grant does not name it", hint="Open a job whose scope names it."
         )
@@ -200,13 +211,13 @@ def _ask(ready: Ready, time: int, staleness: int) -> Decision:
     session, asked, fold = ready.session, ready.asked, ready.lane.fold
     recent = UNDISCLOSED if fold.recent is None else fold.recent.at(time, asked.target)
     decision = session.decide(asked.to_decide(session, time, recent, staleness))
-    if not isinstance(decision, Allowed) or not _granted(asked.target, session.scope):
+    if not isinstance(decision, Allowed) or not _granted(asked.target, asked.decided, session.scope):
         return decision
     rules = (decision.rule, *decision.inherited)
     return fold.purse.refusal(rules, asked.target, asked.reservation, time, asked.arguments) or decision
 
 
-def _granted(target: Target, scope: Scope) -> bool:
-    if target.tool is not None:
-        return f"mcp:{target.server}/{target.tool}" in scope.tools
+def _granted(target: Target, decided: ToolTarget | ModelTarget, scope: Scope) -> bool:
+    if isinstance(decided, ToolTarget):
+        return grants(scope, decided)
     return any_glob(scope.models, f"{target.provider}/{target.model}")

@@ -121,7 +121,7 @@ class Revocations:
         """Raise `Refused` revoked when the server, tool or model is."""
         named = {
             "server": target.server,
-            "tool": f"{target.server}/{target.tool}",
+            "tool": target.place,
             "model": f"{target.provider}/{target.model}",
         }
         for kind in self._revoked.keys() & named.keys():

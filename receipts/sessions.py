@@ -21,7 +21,7 @@ from verifier.decision import Subject
 from verifier.documents import Opened, addressed, open_grant
 from verifier.grant import Grant, Scope, Token
 from verifier.keys import Trust
-from verifier.manifest import Manifest, Tool
+from verifier.manifest import Manifest
 from verifier.policy import Chain, Policy, check_enforceable
 from verifier.prices import Prices
 from verifier.refused import Refused
@@ -57,18 +57,11 @@ class Server(Struct, frozen=True):
     digest: str
     compiled: dict[str, Arguments]
 
-    def tool(self, name: str) -> Tool:
-        """Find a tool. Raises `Refused` unknown-tool."""
-        tool = self.manifest.tool(name)
-        if tool is None:
-            raise Refused("unknown-tool", "the approved manifest names no such tool", field="name")
-        return tool
-
-    def arguments(self, tool: Tool) -> Arguments:
-        """Return the tool's compiled schema. Raises `Refused` bad-schema."""
-        compiled = self.compiled.get(tool.name)
+    def arguments(self, name: str, schema: str) -> Arguments:
+        """Return what is named's compiled schema. Raises `Refused` bad-schema."""
+        compiled = self.compiled.get(name)
         if compiled is None:
-            compiled = self.compiled[tool.name] = Arguments(tool)
+            compiled = self.compiled[name] = Arguments(name, schema)
         return compiled
 
 

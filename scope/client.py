@@ -30,6 +30,7 @@ TOKEN_EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a name of RFC 8693
 
 ToolPart = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/-]{1,128}\Z")]
+ResourcePart = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/*-]{1,128}\Z")]
 State = Literal["open", "closing", "sealed"]
 Reason = Literal["complete", "expired", "revoked"]
 Kid = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -53,11 +54,51 @@ class Tools(_Request, frozen=True, kw_only=True, tag="tally_mcp", tag_field="typ
     server: Name
     tools: Annotated[list[ToolPart], Meta(min_length=1, max_length=1000)]
 
+    def names(self) -> list[str]:
+        """Name each as a grant does."""
+        return [f"mcp:{self.server}/{each}" for each in self.tools]
+
+
+class LocalTools(_Request, frozen=True, kw_only=True, tag="tally_local", tag_field="type"):
+    """Tools that the runtime runs itself, by their exact names."""
+
+    server: Name
+    tools: Annotated[list[ToolPart], Meta(min_length=1, max_length=1000)]
+
+    def names(self) -> list[str]:
+        """Name each as a grant does."""
+        return [f"local:{self.server}/{each}" for each in self.tools]
+
+
+class Resources(_Request, frozen=True, kw_only=True, tag="tally_resource", tag_field="type"):
+    """Resources of one MCP server, by globs over their URIs."""
+
+    server: Name
+    resources: Annotated[list[ResourcePart], Meta(min_length=1, max_length=1000)]
+
+    def names(self) -> list[str]:
+        """Name each as a grant does."""
+        return [f"resource:{self.server}/{each}" for each in self.resources]
+
+
+class Prompts(_Request, frozen=True, kw_only=True, tag="tally_prompt", tag_field="type"):
+    """Prompts of one MCP server, by their exact names."""
+
+    server: Name
+    prompts: Annotated[list[ToolPart], Meta(min_length=1, max_length=1000)]
+
+    def names(self) -> list[str]:
+        """Name each as a grant does."""
+        return [f"prompt:{self.server}/{each}" for each in self.prompts]
+
 
 class Models(_Request, frozen=True, kw_only=True, tag="tally_model", tag_field="type"):
     """Models as `provider/pattern` (RFC 9396)."""
 
     models: Annotated[list[Glob], Meta(min_length=1, max_length=256)]
+
+
+Detail = Tools | LocalTools | Resources | Prompts | Models
 
 
 class JobRequest(_Request, frozen=True, kw_only=True):
@@ -70,7 +111,7 @@ class JobRequest(_Request, frozen=True, kw_only=True):
     policy: Digest
     job_type: SafeText
     environment: SafeText
-    authorization_details: Annotated[list[Tools | Models], Meta(max_length=256)] | None = None
+    authorization_details: Annotated[list[Detail], Meta(max_length=256)] | None = None
     limits: Budget = Budget()
     expires_in: ExpiresIn | None = None
 

@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from controls.client import Document
 from scope import store
 from scope.authority import SECOND, Authority
-from scope.client import JobLane, JobPage, JobRequest, JobStatus, Models, OpenedJob, Tools
+from scope.client import Detail, JobLane, JobPage, JobRequest, JobStatus, Models, OpenedJob
 from scope.store import Job
 from service.chains import with_ancestors
 from service.clients import Caller
@@ -27,7 +27,7 @@ from verifier.conditions import glob_matches
 from verifier.decision import Subject
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
-from verifier.grant import LIMITS, Budget, Grant, Scope
+from verifier.grant import LIMITS, Budget, Grant, Scope, server_of
 from verifier.manifest import Manifest
 from verifier.policy import Chain, Policy, check_enforceable
 from verifier.refused import Refused
@@ -132,7 +132,7 @@ async def _plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Pla
     else:
         tools, models = _asked(wanted.authorization_details)
         manifests, unavailable = await _named(authority, tools, now), []
-    used = {server: each.digest for server, each in manifests.items() if server in {_server(tool) for tool in tools}}
+    used = {server: each.digest for server, each in manifests.items() if server in {server_of(tool) for tool in tools}}
     scope = _scope(authority, wanted, subject, chain, manifests=used, tools=tools, models=models)
     within(scope, chain, _values(manifests))
     return Planned(scope, chain, wanted.expires_in, unavailable)
@@ -177,16 +177,16 @@ def _scope(
     )
 
 
-def _asked(details: Sequence[Tools | Models]) -> tuple[list[str], list[str]]:
+def _asked(details: Sequence[Detail]) -> tuple[list[str], list[str]]:
     """Read RFC 9396 authorization details as sorted sets of tools and models."""
-    tools = {f"mcp:{each.server}/{tool}" for each in details if isinstance(each, Tools) for tool in each.tools}
+    tools = {name for each in details if not isinstance(each, Models) for name in each.names()}
     models = {model for each in details if isinstance(each, Models) for model in each.models}
     return sorted(tools), sorted(models)
 
 
 async def _named(authority: Authority, tools: list[str], now: int) -> Manifests:
     """Fetch the manifests of servers that were asked for by name; one that cannot be had is a refusal."""
-    servers = sorted({_server(tool) for tool in tools})
+    servers = sorted({server_of(tool) for tool in tools})
     found = await asyncio.gather(*(authority.registry.approved_manifest(server, now) for server in servers))
     return dict(zip(servers, found, strict=True))
 
@@ -274,10 +274,6 @@ async def _status(db: AsyncConnection, job: Job) -> JobStatus:
 
 def _values(manifests: Manifests) -> dict[str, Manifest]:
     return {server: each.value for server, each in manifests.items()}
-
-
-def _server(tool: str) -> str:
-    return tool.removeprefix("mcp:").partition("/")[0]
 
 
 def _unknown() -> Refused:

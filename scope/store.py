@@ -137,7 +137,7 @@ async def is_revoked(db: AsyncConnection, targets: Iterable[tuple[str, str]]) ->
 
 async def revoked_tools(db: AsyncConnection, tools: Sequence[str]) -> list[str]:
     """Find which of some tools, as a grant names them, were revoked by name or with their server."""
-    names = {tool: tool.removeprefix("mcp:") for tool in tools}
+    names = {tool: tool.partition(":")[2] for tool in tools}
     values = {*names.values(), *(name.partition("/")[0] for name in names.values())}
     wanted = select(revocations.c.value).where(revocations.c.kind.in_(["server", "tool"]))
     found = set((await db.execute(wanted.where(revocations.c.value.in_(sorted(values))))).scalars())

@@ -150,7 +150,7 @@ class Lane:
         made = Begin(
             call=call, facts=Facts(labels=self.world.labels(target)), jti=self.world.jti,
             manifest=manifest, parent=parent, req=self.commit(call, "req"), reservation=Reservation(),
-            revocations=0, rule="allow-1" if target.tool else "model-1",
+            revocations=0, rule="allow-1" if target.server else "model-1",
             sent=self.commit(call, "sent"), seq=seq, staleness=1000, target=target, time=0,
         )  # fmt: skip
         return self.write(lambda seq, time: replace(made, seq=seq, time=time, **changes))
@@ -237,11 +237,12 @@ class World:
         scope: dict[str, Any] | None = None, grant: dict[str, Any] | None = None,
         tools: list[Tool] | None = None, keys: list[Key] | None = None, listed: dict[str, Any] | None = None,
         job: str = "job-1", above: Sequence[dict[str, Any]] = (), prices: Prices | None = None,
+        manifest: dict[str, Any] | None = None,
     ) -> None:  # fmt: skip
         self.job, self.jti = job, "token-1"
         self.installed: dict[str, Any] = {
             "policy": policy, "tools": tools, "keys": keys, "listed": listed, "above": above,
-            "prices": prices,
+            "prices": prices, "manifest": manifest,
         }  # fmt: skip
         self.iat, self.exp = NOW // SECOND, NOW // SECOND + 300
         self.listed = replace(self._key_list(), **(listed or {}))
@@ -251,7 +252,7 @@ class World:
         self.chain = self._chain([policy or {}, *above])
         self.policy, self.policy_payload = self.chain[0], canonical(self.chain[0])
         self.policy_digest = digest(self.policy_payload)
-        self.manifest = self._manifest(tools)
+        self.manifest = replace(self._manifest(tools), **(manifest or {}))
         self.manifest_payload = canonical(self.manifest)
         self.prices = prices
         self.prices_payload = None if prices is None else canonical(prices)

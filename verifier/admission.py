@@ -10,9 +10,10 @@ from verifier.conditions import UNDISCLOSED, any_glob, glob_matches
 from verifier.decision import Call, Subject, ToolTarget, possible
 from verifier.encoding import canonical
 from verifier.grant import LIMITS, Scope
-from verifier.manifest import Manifest, Tool
+from verifier.manifest import Manifest, Prompt, Resource, Tool
 from verifier.policy import Chain, Policy
 from verifier.refused import Refused
+from verifier.rules import TargetKind
 
 # How many globs and conditions the tools of all grants may be compared with: some seconds.
 MAX_ASKED = 1 << 22
@@ -40,10 +41,10 @@ def _strangers(chain: Chain, agent: str, job_type: str, environment: str) -> Ite
 def expand(chain: Chain, manifests: Mapping[str, Manifest], subject: Subject) -> tuple[list[str], list[str], list[str]]:
     """Return all that the policy allows: tools (exact names), models (patterns), servers that have no manifest yet."""
     tools = sorted(
-        f"mcp:{server}/{tool.name}"
-        for server, manifest in manifests.items()
-        for tool in manifest.tools
-        if may(chain, subject, manifest, tool)
+        f"{target.kind}:{target.server}/{target.tool}"
+        for manifest in manifests.values()
+        for target in _offered(manifest, chain)
+        if may(chain, subject, target)
     )
     patterns = {
         f"{rule.provider}/{glob}" for policy in chain for rule in policy.model_egress.models for glob in rule.models
@@ -54,9 +55,25 @@ def expand(chain: Chain, manifests: Mapping[str, Manifest], subject: Subject) ->
     return tools, models, unavailable
 
 
-def may(chain: Chain, subject: Subject, manifest: Manifest, tool: Tool) -> bool:
-    """Tell whether some arguments at some time could be allowed or held."""
-    call = Call(subject=subject, target=tool_target(manifest, tool), token_ttl=0, time=UNDISCLOSED)
+def _offered(manifest: Manifest, chain: Chain) -> Iterator[ToolTarget]:
+    """Give all that a grant may name of a server: of resources the globs that manifest and rules name."""
+    for tool in manifest.tools:
+        yield tool_target(manifest, tool)
+    for prompt in manifest.prompts:
+        yield prompt_target(manifest, prompt)
+    globs = {each.uri for each in manifest.resources}
+    globs |= {glob for policy in chain for rule in policy.allowed_tools for glob in rule.resources}
+    for glob in sorted(globs if manifest.resources else ()):
+        if (resource := manifest.resource(glob)) is not None:
+            yield resource_target(manifest, resource, glob)
+
+
+def may(chain: Chain, subject: Subject, target: ToolTarget) -> bool:
+    """Tell whether some arguments at some time could be allowed or held.
+
+    A glob over resources is asked as the text that it is: what matches that matches all that the glob does.
+    """
+    call = Call(subject=subject, target=target, token_ttl=0, time=UNDISCLOSED)
     return all(level.allows for level in possible(chain, call).levels)
 
 
@@ -72,9 +89,47 @@ def _covered(chain: Chain, pattern: str) -> bool:
 def tool_target(manifest: Manifest, tool: Tool, labels: Iterable[str] = ()) -> ToolTarget:
     """Describe a tool for a decision by its manifest, with what detectors added to its labels."""
     every = tuple(sorted({*tool.data_classes, *labels}))
+    kind: TargetKind = "mcp" if manifest.url is not None else "local"
     return ToolTarget(
-        manifest.server, tool.name, tool.tool_class, tool.sensitivity, manifest.host, every, tool.approval
+        manifest.server, tool.name, tool.tool_class, tool.sensitivity, manifest.host, every, tool.approval, kind
     )
+
+
+def resource_target(manifest: Manifest, resource: Resource, uri: str, labels: Iterable[str] = ()) -> ToolTarget:
+    """Describe a resource for a decision: it is read."""
+    every = tuple(sorted({*resource.data_classes, *labels}))
+    return ToolTarget(
+        manifest.server, uri, "read", resource.sensitivity, manifest.host, every, resource.approval, "resource"
+    )
+
+
+def prompt_target(manifest: Manifest, prompt: Prompt, labels: Iterable[str] = ()) -> ToolTarget:
+    """Describe a prompt for a decision: it is read."""
+    every = tuple(sorted({*prompt.data_classes, *labels}))
+    return ToolTarget(
+        manifest.server, prompt.name, "read", prompt.sensitivity, manifest.host, every, prompt.approval, "prompt"
+    )
+
+
+def find_target(manifest: Manifest, kind: str, name: str, labels: Iterable[str] = ()) -> ToolTarget | None:
+    """Find what a receipt or a grant names: a tool (`mcp`, `local` or just `tool`), a `resource`, a `prompt`."""
+    if kind == "resource":
+        resource = manifest.resource(name)
+        return None if resource is None else resource_target(manifest, resource, name, labels)
+    if kind == "prompt":
+        prompt = manifest.prompt(name)
+        return None if prompt is None else prompt_target(manifest, prompt, labels)
+    tool = manifest.tool(name)
+    found = None if tool is None else tool_target(manifest, tool, labels)
+    return found if found is not None and kind in {"tool", found.kind} else None
+
+
+def grants(scope: Scope, target: ToolTarget) -> bool:
+    """Tell whether a scope names a target; resources by the globs that it names."""
+    if target.kind != "resource":
+        return f"{target.kind}:{target.server}/{target.tool}" in scope.tools
+    prefix = f"resource:{target.server}/"
+    return any_glob([tool.removeprefix(prefix) for tool in scope.tools if tool.startswith(prefix)], target.tool)
 
 
 def subject_of(scope: Scope) -> Subject:
@@ -110,23 +165,26 @@ class Asked:
         self._chain = chain
         self._cost = max(1, sum(map(_parts, chain)))  # of one question
         self._left = MAX_ASKED
-        self._known: dict[tuple[bytes, int, str], bool] = {}
+        self._known: dict[tuple[bytes, ToolTarget], bool] = {}
 
-    def may(self, subject: Subject, manifest: Manifest, tool: Tool) -> bool:
+    def may(self, subject: Subject, target: ToolTarget) -> bool:
         """Ask as `may` does, each thing once. Raises `Refused` too-large."""
-        key = canonical(subject), id(manifest), tool.name
+        key = canonical(subject), target
         if key not in self._known:
             self._left -= self._cost
             if self._left < 0:
                 why = "the tools of all grants, times the globs and conditions of all rules, are too many to be asked"
                 raise Refused("too-large", why, field="tools")
-            self._known[key] = may(self._chain, subject, manifest, tool)
+            self._known[key] = may(self._chain, subject, target)
         return self._known[key]
 
 
 def _parts(policy: Policy) -> int:
     """Count what a policy may have to compare for one tool."""
-    return sum(len(rule.tools) + len(rule.when) + 1 for rule in (*policy.denied_tools, *policy.allowed_tools))
+    return sum(
+        len(rule.tools) + len(rule.resources) + len(rule.prompts) + len(rule.when) + 1
+        for rule in (*policy.denied_tools, *policy.allowed_tools)
+    )
 
 
 def outside(
@@ -152,10 +210,12 @@ def _tools(scope: Scope, manifests: Mapping[str, Manifest], asked: Asked) -> Ite
     """Give every tool that the policies never allow. Raises `Refused` too-large."""
     subject = subject_of(scope)
     for name in scope.tools:
-        server, _, tool_name = name.removeprefix("mcp:").partition("/")
+        kind, _, rest = name.partition(":")
+        server, _, tool_name = rest.partition("/")
         manifest = manifests.get(server)
-        tool = None if manifest is None else manifest.tool(tool_name)
         if manifest is None:
             yield Refused("unknown-server", f"no approved manifest of server {server!r}", field="tools")
-        elif tool is None or not asked.may(subject, manifest, tool):
+            continue
+        target = find_target(manifest, kind, tool_name)
+        if target is None or not asked.may(subject, target):
             yield Refused("scope-too-wide", f"the policy does not allow {name}", field="tools")

@@ -10,10 +10,10 @@ from verifier.chain import Terms
 from verifier.clients import Clients, Hashes
 from verifier.conditions import UNDISCLOSED
 from verifier.cutoffs import Cutoffs
-from verifier.decision import Allowed, Denied, Held
+from verifier.decision import Allowed, Denied, Held, may_ask
 from verifier.evidence import Evidence
 from verifier.findings import LaneFindings
-from verifier.fold import Fold
+from verifier.fold import Fold, Opened
 from verifier.leaf import Begin, Deny, End, Hold, Reservation, Target
 from verifier.marks import FOREVER, SECOND
 from verifier.narrowed import Narrowed
@@ -56,6 +56,7 @@ class Calls:
         self._tokens = tokens
         self.fold = fold
         self._narrowed = narrowed
+        self._chain = evidence.policies
         self._replay = Replay(evidence.policies, evidence.manifests, fold, narrowed)
         self._usual: dict[tuple[Any, ...], Usual] = {}
         self._blocks = terms.injection == "block"  # what a tool returns with hidden text in it
@@ -80,6 +81,7 @@ class Calls:
             and leaf.inherited is None
             and leaf.approvals is None
             and leaf.boxes is None
+            and leaf.observed is None
             and call not in fold.open_calls
         ):
             usual.times += 1
@@ -109,6 +111,8 @@ class Calls:
         if leaf.staleness > self.stale:
             why = "decided on an older revocation feed than the policy allows"
             self._found.add("stale-revocations", 10, why, leaf.seq, "staleness")
+        if leaf.observed is not None:
+            self._check_observed(leaf)
         self._check_boxes(leaf, attached, self.wanting)
         token = self._tokens.use(leaf)
         if token is None:
@@ -127,8 +131,16 @@ class Calls:
         if good and judged.lasting and self._simple and not self.cutoffs and not token.counted:
             self._remember(leaf, Usual(leaf.target, token, judged))
 
+    def _check_observed(self, leaf: Begin) -> None:
+        """A call that only the runtime saw is counted, and is no evidence for a regulated job."""
+        report = self._found.report
+        report.totals.observed += 1
+        if report.regulated:
+            why = f"call {leaf.call} to {words(leaf.target)} was run and observed by the runtime alone"
+            self._found.add("observed-by-runtime", 12, why, leaf.seq, "observed")
+
     def _remember(self, leaf: Begin, usual: Usual) -> None:
-        if leaf.hold is None and leaf.inherited is None and len(self._usual) < MAX_USUAL:
+        if leaf.hold is None and leaf.inherited is None and leaf.observed is None and len(self._usual) < MAX_USUAL:
             self._usual.setdefault(_alike(leaf), usual)
 
     def _check_allowed(self, leaf: Begin, judged: Judged) -> bool:
@@ -155,13 +167,16 @@ class Calls:
             return False
         self.fold.end(leaf)
         clean = not leaf.labels or leaf.status != "ok" or self._check_labels(leaf)
+        if leaf.server_requests is not None:
+            clean = False
+            self._check_requests(leaf, opened)
         whole = leaf.recv is not None and leaf.dlv is not None
         if leaf.status == "ok":
             if not whole:
                 why = "a call that went well has no commitment of its answer"
                 self._found.add("bad-end", 7, why, leaf.seq, "recv")
             extra = bool(leaf.tool_calls) and opened.target.provider is None
-            if self._blocks and leaf.flags and opened.target.tool is not None:
+            if self._blocks and leaf.flags and opened.target.named is not None:
                 why = f"the policy withholds such an answer, and it was handed out: {', '.join(leaf.flags)}"
                 self._found.add("wrong-decision", 9, why, leaf.seq, "flags")
         else:
@@ -185,6 +200,14 @@ class Calls:
             why = f"the policy denies such an answer, and it was handed out: {', '.join(leaf.labels)}"
             self._found.add("wrong-decision", 9, why, leaf.seq, "labels")
         return not denied
+
+    def _check_requests(self, leaf: End, opened: Opened) -> None:
+        """What a server asks the client for is named by every rule that allowed its call."""
+        server = opened.target.server or ""
+        refused = [each for each in leaf.server_requests or () if not may_ask(self._chain, opened.rules, server, each)]
+        if refused:
+            why = f"no rule of this call lets the server ask for {', '.join(refused)}"
+            self._found.add("wrong-decision", 9, why, leaf.seq, "server_requests")
 
     def deny(self, leaf: Deny, attached: Attached | None = None) -> None:
         """Judge a refusal: what the policy is said to have refused is replayed."""
@@ -306,4 +329,4 @@ def _alike(leaf: Begin) -> tuple[Any, ...]:
 
 def words(target: Target) -> str:
     """Name a target for people."""
-    return f"{target.server}/{target.tool}" if target.server else f"{target.provider}/{target.model}"
+    return target.place or f"{target.provider}/{target.model}"

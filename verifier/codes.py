@@ -199,6 +199,9 @@ CODES: dict[str, Code] = {
     "missing-child": Code(
         _I, "a child job's bundle was not given", "Verify the parent together with all its children's bundles."
     ),
+    "observed-by-runtime": Code(
+        _F, "a regulated job's call that only the runtime saw", "Let the tool run behind the gateway."
+    ),
     "counter-gap": Code(
         _I, "a client's counter is missing", "Ask the client what it sent, and the gateway what it did with it."
     ),

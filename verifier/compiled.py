@@ -85,7 +85,7 @@ class _Level:
                 denials.append((none_false(self._tests(rule.when)), Denied(self._prefix + rule.id, "denied-tool")))
                 if not rule.when:
                     return _first(denials, denials[-1][1])
-        if not _one(self._policy.egress.hosts, target.host):
+        if target.kind != "local" and not _one(self._policy.egress.hosts, target.host):
             return _first(denials, Denied(self._prefix + "egress", "egress-host"))
         found: list[tuple[Predicate, Decision]] = [*denials]
         for rule in self._policy.allowed_tools:
@@ -147,12 +147,13 @@ def _always(decision: Decision) -> Decide:
 
 
 def _about(rule: ToolRule, target: ToolTarget) -> bool:
-    return (
-        rule.kind == "mcp"
-        and target.tool_class in rule.classes
-        and _one([rule.server], target.server)
-        and _one(rule.tools, target.tool)
-    )
+    if target.kind == "resource":
+        names = rule.resources
+    elif target.kind == "prompt":
+        names = rule.prompts
+    else:
+        names = rule.tools if rule.kind == target.kind else []
+    return target.tool_class in rule.classes and _one([rule.server], target.server) and _one(names, target.tool)
 
 
 def _one(globs: Sequence[str], text: str) -> bool:

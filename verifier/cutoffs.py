@@ -74,7 +74,7 @@ class Cutoffs:
         for name in (
             ("jti", leaf.jti),
             ("server", target.server or ""),
-            ("tool", f"{target.server}/{target.tool}"),
+            ("tool", target.place),
             ("model", f"{target.provider}/{target.model}"),
         ):
             cutoff = cutoff.lowest(self._by_target.get(name))

@@ -4,7 +4,7 @@
 does not match if it allows and matches if it denies. Of a policy and its ancestors every one must allow.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import product
 from typing import Any, Literal
 
@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from verifier.conditions import UNDISCLOSED, Partial, Truth, Undisclosed, any_glob, glob_matches, holds
 from verifier.policy import Chain, Policy, rule_name
-from verifier.rules import TIERS, ModelRule, Scalar, Tier, ToolRule
+from verifier.rules import TIERS, ModelRule, Scalar, TargetKind, Tier, ToolRule
 
 DEFAULT = "default"
 
@@ -33,7 +33,10 @@ class Subject(Struct, frozen=True):
 
 
 class ToolTarget(Struct, frozen=True):
-    """A tool as the approved manifest describes it; `labels` are the manifest's and the detectors'."""
+    """A tool as the approved manifest describes it; `labels` are the manifest's and the detectors'.
+
+    Of another `kind`, `tool` is the name of what the runtime runs itself, of a prompt, or a resource's URI.
+    """
 
     server: str
     tool: str
@@ -42,6 +45,7 @@ class ToolTarget(Struct, frozen=True):
     host: str
     labels: tuple[str, ...] = ()
     approval: Tier = "none"
+    kind: TargetKind = "mcp"
 
 
 class ModelTarget(Struct, frozen=True):
@@ -226,7 +230,7 @@ def _tool(policy: Policy, target: ToolTarget, known: Mapping[str, Any]) -> Itera
                 yield rule.id, "denied-tool"
             if truth in (Truth.TRUE, Truth.MISSING):
                 return
-    if not any_glob(policy.egress.hosts, target.host):
+    if target.kind != "local" and not any_glob(policy.egress.hosts, target.host):
         yield "egress", "egress-host"
         return
     for rule in policy.allowed_tools:
@@ -260,10 +264,29 @@ def _names_model(rule: ModelRule, target: ModelTarget) -> bool:
 def _names(rule: ToolRule, target: ToolTarget) -> bool:
     """Tell whether a rule is about this tool at all."""
     return (
-        rule.kind == "mcp"
-        and target.tool_class in rule.classes
+        target.tool_class in rule.classes
         and glob_matches(rule.server, target.server)
-        and any_glob(rule.tools, target.tool)
+        and any_glob(rule.names(target.kind), target.tool)
+    )
+
+
+def may_ask(chain: Chain, rules: Sequence[str], server: str, method: str) -> bool:
+    """Tell whether a server may ask the client for something: by every rule that allowed its call, and none denies it.
+
+    `rules` are those of the call's `begin`, one of each level; conditions of a rule that denies are not looked at.
+    """
+    return len(rules) == len(chain) and all(
+        _may_ask(policy, rule_name(level, ""), name, server, method)
+        for level, (policy, name) in enumerate(zip(chain, rules, strict=True))
+    )
+
+
+def _may_ask(policy: Policy, level: str, named: str, server: str, method: str) -> bool:
+    denied = any(
+        glob_matches(rule.server, server) and any_glob(rule.server_requests, method) for rule in policy.denied_tools
+    )
+    return not denied and any(
+        level + rule.id == named and any_glob(rule.server_requests, method) for rule in policy.allowed_tools
     )
 
 

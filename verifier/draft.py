@@ -21,7 +21,7 @@ from verifier.decision import (
 from verifier.encoding import canonical, reject_duplicates
 from verifier.policy import DAY, MAX_POLICY, Chain, Policy, PolicyTest, TestFacts
 from verifier.refused import Refused
-from verifier.rules import OPERATIONS
+from verifier.rules import OPERATIONS, TargetKind
 
 VALID_DAYS = 90
 _ANY: list[str] = ["*"]
@@ -159,7 +159,10 @@ def call_of(test: PolicyTest) -> Call:
     common: dict[str, Any] = {"subject": subject, "token_ttl": 0, "time": facts.time or 0, "staleness": 0}
     seen = facts.recent_calls or 0, facts.recent_denials or 0
     if call.tool is not None and call.server is not None:
-        tool, recent = _tool(call.server, call.tool, facts), Recency(*seen, facts.first_use is not False)
+        tool, recent = (
+            _tool(call.server, call.tool, call.kind or "mcp", facts),
+            Recency(*seen, facts.first_use is not False),
+        )
         return Call(target=tool, arguments=_arguments(call.arguments), recent=recent, **common)
     if call.provider is None or call.model is None:
         raise Refused(
@@ -170,7 +173,7 @@ def call_of(test: PolicyTest) -> Call:
     return Call(target=target, body=body, recent=Recency(*seen), **common)
 
 
-def _tool(server: str, tool: str, facts: TestFacts) -> ToolTarget:
+def _tool(server: str, tool: str, kind: TargetKind, facts: TestFacts) -> ToolTarget:
     return ToolTarget(
         server,
         tool,
@@ -179,6 +182,7 @@ def _tool(server: str, tool: str, facts: TestFacts) -> ToolTarget:
         facts.host or "unstated",
         tuple(sorted(facts.labels or ())),
         facts.approval or "none",
+        kind,
     )
 
 

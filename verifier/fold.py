@@ -75,7 +75,7 @@ class Purse:
         arguments is over no sum.
         """
         share = self.share
-        tool = f"{target.server}/{target.tool}"
+        tool = _tool(target)
         tokens, cost = self.tokens + (asked.tokens or 0), self.cost + (asked.cost_nano_usd or 0)
         checks = (
             ("budget-calls", share.calls is not None and self.calls >= share.calls),
@@ -119,7 +119,7 @@ class Purse:
             if rule in self._rule_calls:
                 self._per_rule[rule] = self._per_rule.get(rule, 0) + 1
             self.sums.add(rule, arguments)
-        if self._per_tool and (tool := f"{leaf.target.server}/{leaf.target.tool}") in self._per_tool:
+        if self._per_tool and (tool := _tool(leaf.target)) in self._per_tool:
             self._tools[tool] = self._tools.get(tool, 0) + 1
 
     def counts_in_job(self, rule: str, target: Target) -> str | None:
@@ -128,7 +128,7 @@ class Purse:
             return "limit-calls"
         if rule in self.sums:
             return "limit-sum"
-        return "budget-tool" if f"{target.server}/{target.tool}" in self._per_tool else None
+        return "budget-tool" if _tool(target) in self._per_tool else None
 
     def counted(self) -> Iterator[tuple[str, Number, Number]]:
         """Give what has a limit for the whole job, not for a lane: of which rule or tool, how much, the limit."""
@@ -261,15 +261,15 @@ class Recent:
         """Start with nothing seen."""
         self._calls = _Tally()
         self._denials = _Tally()
-        self._tools: OrderedDict[tuple[str | None, str], int] = OrderedDict()  # the second of the last call
+        self._tools: OrderedDict[tuple[str | None, str, str], int] = OrderedDict()  # the second of the last call
 
     def add(self, leaf: Leaf) -> None:
         """Take in any leaf: calls that began, denials, and the denials that one note stands for."""
         if isinstance(leaf, Begin):
             second = leaf.time // SECOND
             self._calls.add(second, 1)
-            if leaf.target.tool is not None:
-                tool = (leaf.target.server, leaf.target.tool)
+            if (named := leaf.target.named) is not None:
+                tool = (leaf.target.server, *named)
                 self._tools[tool] = second
                 self._tools.move_to_end(tool)
                 if len(self._tools) > MAX_RECENT_TOOLS:
@@ -283,8 +283,8 @@ class Recent:
         """Say what conditions may read of it at a time, for a call of this target."""
         second = time // SECOND
         first_use = None
-        if target.tool is not None:
-            first_use = self._tools.get((target.server, target.tool), -RECENT_SECONDS) <= second - RECENT_SECONDS
+        if (named := target.named) is not None:
+            first_use = self._tools.get((target.server, *named), -RECENT_SECONDS) <= second - RECENT_SECONDS
         return Recency(self._calls.count(second), self._denials.count(second), first_use)
 
 
@@ -318,6 +318,7 @@ class Opened(Struct, frozen=True, gc=False):
     target: Target
     parent: Asked | None
     reserved: Reservation = Reservation()
+    rules: tuple[str, ...] = ()
 
 
 class Fold:
@@ -350,7 +351,9 @@ class Fold:
         if self._limited:
             self.purse.begin(leaf, arguments)
         parent = None if leaf.parent is None else (leaf.parent.call, leaf.parent.id)
-        self.open_calls[leaf.call] = Opened(leaf.seq, leaf.target, parent, leaf.reservation)
+        self.open_calls[leaf.call] = Opened(
+            leaf.seq, leaf.target, parent, leaf.reservation, (leaf.rule, *(leaf.inherited or ()))
+        )
         if leaf.parent is not None and leaf.target.tool is not None:  # only a tool call answers a model's
             self.model_calls.use(leaf.parent)
 
@@ -365,6 +368,11 @@ class Fold:
             self.model_calls.asked(leaf)
         if (leaf.tool_error or leaf.status == "upstream_error") and call.parent is not None and call.target.tool:
             self.model_calls.put_back(call.parent)
+
+
+def _tool(target: Target) -> str:
+    """Name a tool as `per_tool` does; a model, a resource and a prompt have no such name."""
+    return f"{target.server}/{target.tool}" if target.tool is not None else ""
 
 
 def matches(asked: str, tool: str) -> bool:

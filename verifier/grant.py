@@ -12,7 +12,14 @@ from verifier.refused import Refused
 
 MAX_GRANT = 1 << 16
 MAX_DEPTH = 4
-ToolName = Annotated[str, Meta(pattern=r"^mcp:[A-Za-z0-9][A-Za-z0-9_.-]{0,63}/[A-Za-z0-9_.:/-]{1,128}\Z")]
+# `<kind>:<server>/<name>`; a resource's name may be a glob.
+_SERVER = "[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"
+ToolName = Annotated[
+    str,
+    Meta(
+        pattern=rf"^((mcp|local|prompt):{_SERVER}/[A-Za-z0-9_.:/-]{{1,128}}|resource:{_SERVER}/[A-Za-z0-9_.:/*-]{{1,128}})\Z"
+    ),
+]
 
 Claim = Annotated[str, Meta(max_length=256)] | Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT)] | bool
 # How a token is bound to its holder, the weakest first.
@@ -84,7 +91,7 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
         for name, values in (("tools", scope.tools), ("models", scope.models)):
             if values != sorted(set(values)):
                 raise Refused("bad-grant", f"{name} are sorted, none twice", field=name)
-        if {tool.removeprefix("mcp:").split("/")[0] for tool in scope.tools} - set(scope.manifests):
+        if {server_of(tool) for tool in scope.tools} - set(scope.manifests):
             raise Refused("bad-grant", "a tool of a server whose manifest the grant does not name", field="manifests")
         if scope.claims is not None and scope.user is None:
             raise Refused("bad-grant", "claims of a user whom the grant does not name", field="claims")
@@ -124,15 +131,25 @@ class Token(Struct, frozen=True, kw_only=True, omit_defaults=True):
             raise Refused("wrong-grant", "the token lives longer than its grant")
 
 
+# The type of authorization details for each kind of target, and the member that lists names.
+DETAILS = {
+    "mcp": ("tally_mcp", "tools"), "local": ("tally_local", "tools"),
+    "resource": ("tally_resource", "resources"), "prompt": ("tally_prompt", "prompts"),
+}  # fmt: skip
+
+
+def server_of(tool: str) -> str:
+    """Name the server of an entry of `tools`."""
+    return tool.partition(":")[2].partition("/")[0]
+
+
 def authorization_details(scope: Scope) -> list[dict[str, Any]]:
-    """Describe a scope as RFC 9396 asks: one entry a server, one for the models."""
-    servers = sorted({tool.removeprefix("mcp:").split("/", 1)[0] for tool in scope.tools})
-    details: list[dict[str, Any]] = [
-        {
-            "type": "tally_mcp",
-            "server": server,
-            "tools": [t.split("/", 1)[1] for t in scope.tools if t.startswith(f"mcp:{server}/")],
-        }
-        for server in servers
-    ]
+    """Describe a scope as RFC 9396 asks: one entry a server and kind, one for the models."""
+    details: list[dict[str, Any]] = []
+    for kind, (named, member) in DETAILS.items():
+        servers = sorted({server_of(tool) for tool in scope.tools if tool.startswith(f"{kind}:")})
+        for server in servers:
+            prefix = f"{kind}:{server}/"
+            names = [tool.removeprefix(prefix) for tool in scope.tools if tool.startswith(prefix)]
+            details.append({"type": named, "server": server, member: names})
     return [*details, {"type": "tally_model", "models": scope.models}] if scope.models else details

@@ -43,13 +43,28 @@ class Commitment(_Part, frozen=True, kw_only=True):
 
 
 class Target(_Part, frozen=True, kw_only=True):
-    """What a call is aimed at: `server` and `tool`, or `provider`, `model` and `operation`."""
+    """What a call is aimed at: `server` and a `tool`, `resource` or `prompt`; `provider`, `model`, `operation`."""
 
     model: SafeText | None = None
     operation: SafeText | None = None
+    prompt: SafeText | None = None
     provider: SafeText | None = None
+    resource: SafeText | None = None
     server: SafeText | None = None
     tool: SafeText | None = None
+
+    @property
+    def named(self) -> tuple[str, str] | None:
+        """Name what is asked of a server: of which kind, and its name; None of a model."""
+        for kind, name in (("tool", self.tool), ("resource", self.resource), ("prompt", self.prompt)):
+            if name is not None:
+                return kind, name
+        return None
+
+    @property
+    def place(self) -> str:
+        """Name what is asked of a server as `server/name`; nothing of a model."""
+        return "" if self.named is None else f"{self.server}/{self.named[1]}"
 
 
 class Facts(_Part, frozen=True, kw_only=True, rename={"labels": "data.labels"}):
@@ -148,7 +163,8 @@ class Begin(_Leaf, frozen=True, kw_only=True, tag="begin"):
     """Durable before anything is sent upstream. `staleness`: microseconds since the last fresh revocation heartbeat.
 
     A released call names its `hold` by leaf hash and the `approvals` that released it by digest; `inherited` holds the
-    rules of the policy's ancestors that allowed it too, nearest first. `boxes` commits to the sealed payloads behind a
+    rules of the policy's ancestors that allowed it too, nearest first. `observed` stands where the runtime runs the
+    tool itself: for what became of it the gateway has its word alone. `boxes` commits to the sealed payloads behind a
     receipt of any kind: `n` documents, each a leaf of the tree (specs/disclosures.md §4).
     """
 
@@ -162,6 +178,7 @@ class Begin(_Leaf, frozen=True, kw_only=True, tag="begin"):
     inherited: Inherited | None = None
     jti: Id
     manifest: Digest | None = None
+    observed: Literal["runtime"] | None = None
     parent: Parent | None = None
     req: Commitment
     reservation: Reservation
@@ -175,7 +192,10 @@ class Begin(_Leaf, frozen=True, kw_only=True, tag="begin"):
 
 
 class End(_Leaf, frozen=True, kw_only=True, tag="end"):
-    """Exactly one per begin. A lost call has no answer: no `recv`, no `dlv`."""
+    """Exactly one per begin. A lost call has no answer: no `recv`, no `dlv`.
+
+    `server_requests` are the methods of what a server asks its client for before it answers.
+    """
 
     boxes: Commitment | None = None
     call: Id
@@ -188,6 +208,7 @@ class End(_Leaf, frozen=True, kw_only=True, tag="end"):
     redactions: Count
     screens: tuple[Code, ...]
     seq: Count
+    server_requests: Annotated[tuple[Code, ...], Meta(min_length=1, max_length=16)] | None = None
     status: Status
     stream: Literal["complete", "cut"] | None = None
     time: Time

@@ -143,9 +143,10 @@ class Narrowed:
 def _naming(policy: Policy) -> int:
     """Count the comparisons that find the rules of one target."""
     models = policy.model_egress.models
-    return sum(2 + len(rule.tools) for rule in (*policy.denied_tools, *policy.allowed_tools)) + sum(
-        1 + len(rule.models) + len(rule.operations) for rule in models
-    )
+    return sum(
+        2 + len(rule.tools) + len(rule.resources) + len(rule.prompts)
+        for rule in (*policy.denied_tools, *policy.allowed_tools)
+    ) + sum(1 + len(rule.models) + len(rule.operations) for rule in models)
 
 
 def _level(policy: Policy, target: Target) -> _Level:

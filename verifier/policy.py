@@ -21,6 +21,7 @@ from verifier.rules import (
     LabelGlob,
     ModelRule,
     Scalar,
+    TargetKind,
     Tier,
     ToolClass,
     ToolRule,
@@ -113,11 +114,15 @@ class Approvals(Document, frozen=True, kw_only=True):
 
 
 class TestCall(Document, frozen=True, kw_only=True):
-    """The call of a policy's own test: a tool (`arguments` is JSON text) or a model."""
+    """The call of a policy's own test: a tool (`arguments` is JSON text) or a model.
+
+    `kind` says what `tool` names, where that is no tool of a server.
+    """
 
     __test__ = False
 
     server: Name | None = None
+    kind: TargetKind | None = None
     tool: SafeText | None = None
     arguments: Text | None = None
     provider: Name | None = None
@@ -192,6 +197,7 @@ class Policy(Document, frozen=True, kw_only=True):
         """
         policy = read(payload, cls, limit=MAX_POLICY)
         check_consistent(policy)
+        check_kinds(policy)
         check_limits(policy)
         check_supported(policy)
         return policy
@@ -244,6 +250,14 @@ def check_consistent(policy: Policy) -> None:
         raise Refused("bad-policy", "payloads sealed to nobody: name an auditor", field="receipts")
 
 
+def check_kinds(policy: Policy) -> None:
+    """Refuse a rule over tools of the runtime that names what only a server has."""
+    for rule in (*policy.allowed_tools, *policy.denied_tools):
+        if rule.kind == "local" and (rule.resources or rule.prompts or rule.server_requests):
+            why = f"{rule.id} is about tools that the runtime runs itself: these have no resources, prompts or requests"
+            raise Refused("bad-policy", why, field="kind")
+
+
 def check_limits(policy: Policy) -> None:
     """Refuse a limit that nobody could count by: a sum that is no number from nothing up, a cost without prices."""
     if policy.budgets.cost_nano_usd is not None and policy.model_egress.prices is None:
@@ -259,13 +273,6 @@ def check_limits(policy: Policy) -> None:
 
 def check_supported(policy: Policy) -> None:
     """Refuse by name what no step can decide or judge yet: never accepted and ignored (specs/policy.md §6)."""
-    for rule in (*policy.allowed_tools, *policy.denied_tools):
-        for unbuilt, name in (
-            (rule.kind == "local", "kind local"),
-            (bool(rule.resources or rule.prompts or rule.server_requests), "resources, prompts or server_requests"),
-        ):
-            if unbuilt:
-                raise unsupported(f"{name} in rule {rule.id}")
     for conditions in policy.conditions():
         check_conditions(conditions)
 

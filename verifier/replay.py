@@ -8,8 +8,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from msgspec import Struct
+from msgspec.structs import replace
 
-from verifier.admission import subject_of, tool_target
+from verifier.admission import find_target, grants, subject_of
 from verifier.conditions import UNDISCLOSED, Partial, Undisclosed, any_glob
 from verifier.decision import Allowed, Call, Held, ModelTarget, Possible, ToolTarget, reads
 from verifier.fold import Fold
@@ -70,7 +71,15 @@ class Replay:
         labels: tuple[str, ...] = leaf.facts.labels if leaf.facts else ()
         target = leaf.target or Target()
         lasting = self._fixed and arguments is UNDISCLOSED
-        key = (leaf.kind == "deny", token.grant_digest, token.exp - token.iat, target, leaf.manifest, labels)
+        key = (
+            leaf.kind == "deny",
+            token.grant_digest,
+            token.exp - token.iat,
+            target,
+            leaf.manifest,
+            labels,
+            _observed(leaf),
+        )
         judged = self._memo.get(key) if lasting else None
         if judged is None:
             rebuilt = self._rebuild(leaf, target, token.grant, labels)
@@ -78,7 +87,7 @@ class Replay:
             found = self._narrowed.possible(call, token.grant_digest if lasting else None)
             if found is None:
                 return None
-            tool = rebuilt.tool if isinstance(rebuilt, ToolTarget) else None
+            tool = rebuilt.tool if isinstance(rebuilt, ToolTarget) and rebuilt.kind in {"mcp", "local"} else None
             size = sum(len(level.allows) + len(level.denies) for level in found.levels)
             kept = lasting and len(self._memo) < MAX_MEMO and self._answers + size <= MAX_ANSWERS
             judged = Judged(found, found.full, kept, tool, labels)
@@ -107,29 +116,37 @@ class Replay:
         """Rebuild a target from grant and manifest; an allowed one must lie inside the grant."""
         if list(labels) != sorted(set(labels)):
             raise Refused("wrong-facts", "labels are sorted, none twice", field="facts")
-        if target.provider and target.model and target.operation and not (target.server or target.tool):
+        if target.provider and target.model and target.operation and not (target.server or target.named):
             named = f"{target.provider}/{target.model}"
             if leaf.kind != "deny" and not any_glob(grant.scope.models, named):
                 raise Refused("wrong-target", "the grant does not name this model", field="target")
             if leaf.manifest is not None:
                 raise Refused("wrong-manifest", "a model has no manifest", field="manifest")
             return ModelTarget(target.provider, target.model, target.operation, tuple(labels))
-        if not target.server or not target.tool or target.provider or target.model or target.operation:
-            raise Refused(
-                "wrong-target", "a target is server and tool, or provider, model and operation", field="target"
-            )
-        return self._tool(leaf, target.server, target.tool, grant, labels)
+        given = [each for each in (target.tool, target.resource, target.prompt) if each]
+        if not target.server or len(given) != 1 or target.provider or target.model or target.operation:
+            why = "a target is a server and its tool, resource or prompt, or provider, model and operation"
+            raise Refused("wrong-target", why, field="target")
+        return self._tool(leaf, target, target.server, grant, labels)
 
     def _tool(
-        self, leaf: Begin | Deny | Hold, server: str, name: str, grant: Grant, labels: tuple[str, ...]
+        self, leaf: Begin | Deny | Hold, target: Target, server: str, grant: Grant, labels: tuple[str, ...]
     ) -> ToolTarget:
         pinned = grant.scope.manifests.get(server)
         manifest = self._manifests.get(pinned or "")
         if pinned is None or pinned != leaf.manifest or manifest is None:
             raise Refused("wrong-manifest", "not the manifest that the grant pins for this server", field="manifest")
-        tool = manifest.tool(name)
-        if tool is None or (leaf.kind != "deny" and f"mcp:{server}/{name}" not in grant.scope.tools):
+        assert target.named is not None, "the caller has looked"
+        found = find_target(manifest, *target.named)
+        if found is None or (leaf.kind != "deny" and not grants(grant.scope, found)):
             raise Refused("wrong-target", "manifest or grant does not name this tool", field="target")
-        if not set(tool.data_classes) <= set(labels):
+        if not set(found.labels) <= set(labels):
             raise Refused("wrong-facts", "the labels lack what the manifest says of the tool", field="facts")
-        return tool_target(manifest, tool, labels)
+        if isinstance(leaf, Begin) and (leaf.observed == "runtime") != (found.kind == "local"):
+            why = "what the runtime runs itself is observed by the runtime, and nothing else is"
+            raise Refused("wrong-facts", why, field="observed")
+        return replace(found, labels=labels)
+
+
+def _observed(leaf: Begin | Deny | Hold) -> str | None:
+    return leaf.observed if isinstance(leaf, Begin) else None

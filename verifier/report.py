@@ -44,6 +44,7 @@ class Totals(Struct, kw_only=True):
     denials: int = 0
     holds: int = 0
     lost: int = 0
+    observed: int = 0
     disclosed: int = 0
     sealed: int = 0
     replayed: int = 0

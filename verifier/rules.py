@@ -12,6 +12,9 @@ from verifier import grammar
 from verifier.encoding import MAX_INT, Count, Glob, Name, SafeText
 from verifier.refused import Refused
 
+# What a call of a server is aimed at: a tool of it, a tool that the runtime runs itself, a resource, a prompt.
+TargetKind = Literal["mcp", "local", "resource", "prompt"]
+KINDS: tuple[TargetKind, ...] = ("mcp", "local", "resource", "prompt")
 ToolClass = Literal["read", "write", "destructive", "external"]
 Tier = Literal["none", "confirm", "human"]
 TIERS: tuple[Tier, ...] = ("none", "confirm", "human")
@@ -62,6 +65,12 @@ class ToolRule(Document, frozen=True, kw_only=True):
     when: Annotated[list[Condition], Meta(max_length=32)]
     approval: Tier
     limits: Limits | None = None
+
+    def names(self, kind: TargetKind) -> list[str]:
+        """Give the globs over names of one kind of target: none when the rule is not about that kind."""
+        if self.kind == "local":
+            return self.tools if kind == "local" else []
+        return {"mcp": self.tools, "local": [], "resource": self.resources, "prompt": self.prompts}[kind]
 
 
 class ModelRule(Document, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from controls.analysis.patterns import Term, all_of, any_of, globs
 from controls.analysis.truths import Truths
 from controls.analysis.values import Symbols
 from verifier.policy import Chain, Policy, rule_name
-from verifier.rules import TIERS, ModelRule, ToolRule
+from verifier.rules import KINDS, TIERS, ModelRule, ToolRule
 
 HOSTED = 3  # hosted tools that one request of a counterexample may ask for
 
@@ -64,7 +64,7 @@ class Reading:
         if self.symbols.model:
             return self._classes(policy), self._models(policy.model_egress.models)
         denied = any_of(z3.And(self._names(rule), self.truths.none_false(rule.when)) for rule in policy.denied_tools)
-        hosts = z3.InRe(self.symbols.host, globs(policy.egress.hosts))
+        hosts = z3.Or(self.symbols.kind == "local", z3.InRe(self.symbols.host, globs(policy.egress.hosts)))
         base = z3.And(self._classes(policy), z3.Not(denied), hosts)
         matching = {rule.id: z3.And(self._names(rule), self.truths.every(rule.when)) for rule in policy.allowed_tools}
         tiers = {rule.id: TIERS.index(rule.approval) for rule in policy.allowed_tools}
@@ -97,11 +97,14 @@ class Reading:
 
     def _names(self, rule: ToolRule) -> Term:
         symbols = self.symbols
-        if rule.kind != "mcp":
-            return z3.BoolVal(False)
+        name = symbols.value("tool.name").text
         return z3.And(
             z3.InRe(symbols.value("tool.server").text, globs([rule.server])),
-            z3.InRe(symbols.value("tool.name").text, globs(rule.tools)),
+            any_of(
+                z3.And(symbols.kind == kind, z3.InRe(name, globs(rule.names(kind))))
+                for kind in KINDS
+                if rule.names(kind)
+            ),
             any_of(symbols.value("tool.class").text == each for each in rule.classes),
         )
 

@@ -75,7 +75,7 @@ def _level(policy: Policy, level: int, call: Call, known: Mapping[str, Any]) -> 
         return
     for tool_rule in policy.denied_tools:
         yield _rule(named(tool_rule.id), "deny", tool_rule, _other_tool(tool_rule, target), known)
-    if not any_glob(policy.egress.hosts, target.host):
+    if target.kind != "local" and not any_glob(policy.egress.hosts, target.host):
         yield Considered(named("egress"), "deny", True, f"host {target.host} is not named")
     for tool_rule in policy.allowed_tools:
         effect = "allow" if tool_rule.approval == "none" else f"hold ({tool_rule.approval})"
@@ -102,11 +102,11 @@ def _asked(condition: Condition, known: Mapping[str, Any]) -> Asked:
 
 def _other_tool(rule: ToolRule, target: ToolTarget) -> str:
     """Say why a rule is not about this tool; empty when it is."""
-    if rule.kind != "mcp":
-        return f"it is about {rule.kind} tools"
+    if not rule.names(target.kind):
+        return f"it names no target of kind {target.kind}"
     if not glob_matches(rule.server, target.server):
         return f"it is about server {rule.server}"
-    if not any_glob(rule.tools, target.tool):
+    if not any_glob(rule.names(target.kind), target.tool):
         return f"it does not name tool {target.tool}"
     return "" if target.tool_class in rule.classes else f"it is not about tools of class {target.tool_class}"
 

@@ -10,6 +10,7 @@ from controls.analysis.patterns import globs
 from verifier.chain import INJECTION, Terms, terms
 from verifier.grant import BINDINGS
 from verifier.policy import Approvals, Chain
+from verifier.rules import ToolRule
 
 VIOLATION = ("block", "redact")
 
@@ -27,6 +28,7 @@ def wider(old: Chain, new: Chain) -> Iterator[str]:
         yield from _more(f"token_constraints.{name}", getattr(one, name), getattr(other, name))
     yield from _weaker("token_constraints.binding", BINDINGS[::-1], one.binding, other.binding)
     yield from _screens(old, new, before, after)
+    yield from _requests(old, new)
     if before.prices not in {None, after.prices}:
         yield "model_egress.prices: costs are counted by another table"
     yield from _people(before.approvals, after.approvals)
@@ -49,6 +51,23 @@ def _screens(old: Chain, new: Chain, before: Terms, after: Terms) -> Iterator[st
     yield from _weaker("data_classes.on_violation", VIOLATION, *strictest)
     if (found := _outside(before.content_types, after.content_types)) is not None:
         yield f"responses.content_types: {found} is let through"
+
+
+def _requests(old: Chain, new: Chain) -> Iterator[str]:
+    """What servers may ask the client for: only what a rule over the same names let them ask for before."""
+    known = [rule for policy in old for rule in policy.allowed_tools]
+    for rule in (rule for policy in new for rule in policy.allowed_tools if rule.server_requests):
+        alike = [each for each in known if _aimed(each) == _aimed(rule)]
+        if not any(set(rule.server_requests) <= set(each.server_requests) for each in alike):
+            yield f"rule {rule.id}: servers may ask the client for {', '.join(rule.server_requests)}"
+    denied = {(rule.server, each) for policy in old for rule in policy.denied_tools for each in rule.server_requests}
+    still = {(rule.server, each) for policy in new for rule in policy.denied_tools for each in rule.server_requests}
+    for server, each in sorted(denied - still):
+        yield f"denied_tools: servers {server} may ask the client for {each}"
+
+
+def _aimed(rule: ToolRule) -> tuple[object, ...]:
+    return rule.kind, rule.server, rule.tools, rule.resources, rule.prompts
 
 
 def _people(before: Approvals, after: Approvals) -> Iterator[str]:

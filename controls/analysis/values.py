@@ -49,6 +49,7 @@ class Symbols:
     def __init__(self, *, model: bool) -> None:
         """Begin with what every call has."""
         self.model = model
+        self.kind = z3.String("target.kind")
         self.facts: list[Term] = []
         self.nice: list[Term] = []  # what makes a counterexample easy to read
         self._values: dict[str, Value] = {}
@@ -64,6 +65,11 @@ class Symbols:
         self.hosted: list[tuple[Term, Term]] = []  # a hosted tool: whether it is asked for, and its name
         self.remote_content, self.provider_state = z3.Bool("body.remote"), z3.Bool("body.state")
         self.tool_class = self.value("tool.class").text if not model else z3.StringVal("")
+        self.facts.append(any_of(self.kind == each for each in ("mcp", "local", "resource", "prompt")))
+        if not model:
+            read = any_of(self.kind == each for each in ("resource", "prompt"))
+            self.facts.append(z3.Implies(read, self.tool_class == "read"))
+            self.nice.append(self.kind == "mcp")
         for attr in ("agent.id", "job.type", "job.environment"):
             self.value(attr)
 

@@ -110,7 +110,7 @@ def _calls(model: Any, symbols: Symbols, policies: Chain) -> Iterator[Call]:
         return
     tool = ToolTarget(
         value.of("tool.server"), value.of("tool.name"), value.of("tool.class"), value.of("tool.sensitivity") or "any",
-        value.text(symbols.host), tuple(sorted(labels)),
+        value.text(symbols.host), tuple(sorted(labels)), kind=value.text(symbols.kind),  # type: ignore[arg-type]
     )  # fmt: skip
     recent = Recency(*seen, value.of("recent.first_use") or False)
     for arguments in value.arguments(policies):
@@ -205,7 +205,7 @@ def _words(call: Call, symbols: Symbols, policies: Chain) -> str:
         f"{target.server}/{target.tool}" if isinstance(target, ToolTarget) else f"{target.provider}/{target.model}"
     ]
     if isinstance(target, ToolTarget):
-        parts.append(f"({target.tool_class})")
+        parts.append(f"({target.tool_class})" if target.kind == "mcp" else f"({target.kind}, {target.tool_class})")
         if isinstance(call.arguments, dict) and call.arguments:
             parts.append("with " + _listed(call.arguments))
         if any(policy.egress.hosts != ["*"] for policy in policies):

@@ -19,7 +19,9 @@ QUARTER = timedelta(days=90)
 def register_server(
     name: Annotated[str, typer.Argument(help="The name that policies use.")],
     *,
-    server_url: Annotated[str, typer.Option(help="Where the gateway reaches it.")],
+    server_url: Annotated[
+        str | None, typer.Option(help="Where the gateway reaches it; none of tools that the runtime runs itself.")
+    ] = None,
     purpose: Annotated[str, typer.Option(help="What it is for, in a sentence.")],
     owner: Annotated[str, typer.Option(help="The team that answers for it.")],
     data_class: Annotated[list[str], typer.Option(help="A class of data that its tools may carry; once for each.")],
@@ -29,6 +31,7 @@ def register_server(
         datetime | None, typer.Option(formats=["%Y-%m-%d"], help="A date; by default a quarter from now.")
     ] = None,
     status: Annotated[str, typer.Option(help="active, suspended or retired")] = "active",
+    provenance: Annotated[str | None, typer.Option(help="Where its code comes from, in a sentence.")] = None,
     as_json: Json = False,
 ) -> None:
     """Register an MCP server, reviewed now, or replace its record; a server that is not registered cannot be reached.
@@ -41,17 +44,18 @@ def register_server(
     fields = {
         "purpose": purpose,
         "owner": owner,
-        "url": server_url,
-        "transport": "streamable-http",
+        "transport": "streamable-http" if server_url else "local",
         "data_classes": sorted(set(data_class)),
         "last_review": now(),
         "next_review": int(due.timestamp()) * 1_000_000,
         "status": status,
+        **({"url": server_url} if server_url else {}),
+        **({"provenance": provenance} if provenance else {}),
     }
     record = parse(canonical(fields), ServerRecord, limit=1 << 14)
     entry = as_client(url, client, lambda publisher: publisher.register(name, record))
     say(
         as_json,
         msgspec.to_builtins(entry),
-        f"registered {entry.name} at {entry.record.url}, next review {due:%Y-%m-%d}",
+        f"registered {entry.name} at {entry.record.url or 'the runtime itself'}, next review {due:%Y-%m-%d}",
     )

@@ -14,6 +14,7 @@ import httpx2
 import msgspec
 from mcp import Client
 from mcp.client.streamable_http import streamable_http_client
+from msgspec import structs
 from openai import AsyncOpenAI
 
 import controls.app
@@ -112,6 +113,7 @@ class Gatehouse:
         self.directory, self.urls, self.session, self.clock, self.upstream = directory, urls, session, clock, upstream
         self.gateway = urls.receipts
         self.policy = self.job = self.token = ""
+        self.offered = False
         self.stops: dict[str, Callable[[], Awaitable[None]]] = {}
         self.gateway_key: PublicPair = self.key("receipts", "gateway").public
 
@@ -128,19 +130,24 @@ class Gatehouse:
     async def publish(self, crm: str, serial: int = 1, **policy: Any) -> None:
         """Publish the example policy, perhaps changed, and the manifest of the CRM at this URL."""
         draft = read_draft(MINIMAL.read_bytes())
-        draft |= {name: {**draft.get(name, {}), **value} for name, value in policy.items()}
+        changes = {name: value for name, value in policy.items() if not isinstance(value, dict)}
+        draft |= {
+            name: {**draft.get(name, {}), **value} for name, value in policy.items() if name not in changes
+        } | changes
         built = canonical(build(draft, issuer="example.author", now=self.clock() - SECOND, serial=serial))
         author = Publisher(self.session, self.urls.controls, self._credential("author", self.urls.controls))
         self.policy = (await author.publish(seal_up("policy", built, self.key("author", "policy")))).digest
-        if serial == 1:
-            await self._offer(crm)
+        if serial == 1 and not self.offered:
+            await self.offer(crm)
 
     async def price(self, table: Prices) -> None:
         """Publish a price table."""
         registrar = Publisher(self.session, self.urls.controls, self._credential("registrar", self.urls.controls))
         await registrar.price(seal_up("prices", canonical(table), self.key("registrar", "registry")))
 
-    async def _offer(self, crm: str) -> None:
+    async def offer(self, crm: str, local: Manifest | None = None, **reviewed: Any) -> None:
+        """Register the CRM and approve its manifest, and that of the runtime's own tools."""
+        self.offered = True
         registrar = Publisher(self.session, self.urls.controls, self._credential("registrar", self.urls.controls))
         record = ServerRecord(
             purpose="Customers", owner="crm-team", url=crm, transport="streamable-http",
@@ -150,9 +157,14 @@ class Gatehouse:
         manifest = Manifest(
             issuer="example.registrar", server="crm-mcp", serial=1, issued_at=self.clock() - SECOND, url=crm,
             tools=[tool("export_customers"), tool("get_case", CASE), tool("http_request"), tool("search_customer")],
+            **reviewed,
         )  # fmt: skip
         raw = seal_up("manifest", canonical(manifest), self.key("registrar", "registry"))
         await registrar.approve("crm-mcp", raw)
+        if local is not None:
+            await registrar.register("runtime", structs.replace(record, url=None, transport="local"))
+            raw = seal_up("manifest", canonical(local), self.key("registrar", "registry"))
+            await registrar.approve("runtime", raw)
 
     async def ready(self) -> None:
         """Wait until the gateway has heard scope."""
@@ -285,7 +297,15 @@ def completion(*tools: str) -> bytes:
 
 @asynccontextmanager
 async def gatehouse(
-    tmp_path: Path, serve: Serve, *, crm: str = "", model: str = "", prices: Prices | None = None, **policy: Any
+    tmp_path: Path,
+    serve: Serve,
+    *,
+    crm: str = "",
+    model: str = "",
+    prices: Prices | None = None,
+    local: Manifest | None = None,
+    reviewed: dict[str, Any] | None = None,
+    **policy: Any,
 ) -> AsyncIterator[Gatehouse]:
     """Run everything, with the example policy published and a job open."""
     listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in ("controls", "scope", "receipts")}
@@ -305,6 +325,7 @@ async def gatehouse(
                 if name == "scope":
                     if prices is not None:
                         await house.price(prices)
+                    await house.offer(crm or f"{address}/mcp", local, **(reviewed or {}))
                     await house.publish(crm or f"{address}/mcp", **policy)
             await house.ready()
             await house.open()

@@ -14,6 +14,7 @@ from tests.vectors.bundles import (
     grants,
     held,
     honest,
+    kinds,
     lanes,
     policies,
     quorum,
@@ -45,6 +46,7 @@ MADE = (
     | bindings.MADE
     | decisions.MADE
     | costs.MADE
+    | kinds.MADE
     | facts.MADE
     | times.MADE
     | completeness.MADE

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+from msgspec.structs import replace
+
 from tests.vectors.bundles.approvals import approval
 from tests.vectors.bundles.costs import TABLE
+from tests.vectors.bundles.kinds import REVIEWED
 from tests.vectors.case import PASS
 from tests.vectors.documents.make import ZERO, Make, bend, rows
 from tests.world import NOW, World
@@ -21,6 +24,11 @@ def seal_of(world: World) -> bytes:
 def manifest(**changes: Any) -> Make:
     """Bend the honest manifest's first tool."""
     return bend(lambda world: world.manifest_payload, lambda it: it["tools"][0].update(changes))
+
+
+def whole(change: Callable[[dict[str, Any]], Any]) -> Make:
+    """Bend the honest manifest."""
+    return bend(lambda world: world.manifest_payload, change)
 
 
 def grant(change: Callable[[dict[str, Any]], Any]) -> Make:
@@ -51,7 +59,7 @@ PRICES = rows(
     ("negative", "MALFORMED bad-value", "a price below nothing", prices(input=-1)),
     (
         "fraction",
-        "MALFORMED not-json",
+        "MALFORMED wrong-type",
         "a price that is no integer",
         lambda: canonical(TABLE).replace(b"2000000000", b"0.5"),
     ),
@@ -72,6 +80,31 @@ MANIFESTS = rows(
         "MALFORMED not-canonical",
         "a key twice in a foreign schema",
         manifest(input_schema='{"a":1,"a":2}'),
+    ),
+    ("local", PASS, "tools that the runtime runs itself", whole(lambda it: it.pop("url"))),
+    (
+        "resources-and-prompts",
+        PASS,
+        "resources by glob, a prompt",
+        lambda: canonical(World(manifest=REVIEWED).manifest),
+    ),
+    (
+        "resources-twice",
+        "MALFORMED bad-manifest",
+        "a resource twice",
+        lambda: canonical(replace(World(manifest=REVIEWED).manifest, resources=REVIEWED["resources"] * 2)),
+    ),
+    (
+        "local-with-prompts",
+        "MALFORMED bad-manifest",
+        "prompts of the runtime",
+        lambda: canonical(replace(World(manifest=REVIEWED).manifest, url=None)),
+    ),
+    (
+        "prompt-schema",
+        "MALFORMED bad-manifest",
+        "a prompt's schema that is no object",
+        lambda: canonical(replace(World().manifest, prompts=[replace(REVIEWED["prompts"][0], input_schema="[]")])),
     ),
     ("approval", PASS, "a tool that asks a person", manifest(approval="confirm")),
     ("tier", "MALFORMED bad-value", "a tier that is none of the three", manifest(approval="somebody")),
