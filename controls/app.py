@@ -8,11 +8,13 @@ from litestar.di import Provide
 
 from controls.publish import Registry
 from controls.routes import ROUTES
+from controls.settings import ControlsSettings
 from service import keystore
 from service.app import build, now
 from service.clients import Clients, Clock
 from service.engine import open_engine
-from service.settings import Settings, load
+from service.reach import networks
+from service.settings import load
 from verifier.keys import Pin, Trust
 from verifier.refused import Refused
 
@@ -28,12 +30,13 @@ STATUSES = {
     "published-meanwhile": 409,
     "wrong-supersedes": 409,
     "server-not-active": 409,
+    "scan-failed": 502,
 }
 
 
 def create(settings_path: Path, *, clock: Clock = now) -> Litestar:
     """Build the registry from the directory that its settings lie in."""
-    settings = load(Settings, "controls", settings_path, os.environ)
+    settings = load(ControlsSettings, "controls", settings_path, os.environ)
     registry = open_registry(settings, clock)
     return build(
         settings,
@@ -45,7 +48,7 @@ def create(settings_path: Path, *, clock: Clock = now) -> Litestar:
     )
 
 
-def open_registry(settings: Settings, clock: Clock) -> Registry:
+def open_registry(settings: ControlsSettings, clock: Clock) -> Registry:
     """Read the registry's key and key list; a key that the list does not name as its own would sign in vain."""
     key_list = _file(settings, "keys.json")
     trust = Trust.establish(Pin.parse(_file(settings, "pin.json")), key_list)
@@ -53,11 +56,15 @@ def open_registry(settings: Settings, clock: Clock) -> Registry:
     if key.kid not in trust.by_kid:
         raise Refused("bad-settings", "the key list does not name registry.key")
     trust.signer(frozenset({key.kid}), "registry", settings.issuer, clock())
+    networks(settings.upstream_networks)
     engine = open_engine(settings.engine_url)
-    return Registry(issuer=settings.issuer, key=key, trust=trust, key_list=key_list, engine=engine, clock=clock)
+    return Registry(
+        issuer=settings.issuer, key=key, trust=trust, key_list=key_list, engine=engine, clock=clock,
+        reachable=tuple(settings.upstream_networks),
+    )  # fmt: skip
 
 
-def _file(settings: Settings, name: str) -> bytes:
+def _file(settings: ControlsSettings, name: str) -> bytes:
     try:
         return (settings.directory / name).read_bytes()
     except OSError as error:

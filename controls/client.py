@@ -40,7 +40,7 @@ MAX_FILES = 4096
 _digest = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
 KIND_OF: dict[Any, str] = {open_policy: "policy", open_manifest: "manifest", open_prices: "prices"}
 SECOND = 1_000_000
-TIMEOUT = aiohttp.ClientTimeout(total=10)
+TIMEOUT = aiohttp.ClientTimeout(total=30)
 
 Line = Annotated[str, Meta(pattern=r"^[^\x00-\x1f\x7f]{1,512}\Z")]
 ServerUrl = Annotated[str, Meta(pattern=r"^https?://[A-Za-z0-9.:\[\]-]{1,100}(/[A-Za-z0-9._~/-]{0,128})?\Z")]
@@ -339,6 +339,10 @@ class Publisher:
     async def register(self, name: str, record: ServerRecord) -> ServerEntry:
         """Register a server, or replace its record."""
         return _decode(await self._http.call("PUT", f"/servers/{_part(name)}", canonical(record)), ServerEntry)
+
+    async def scan(self, name: str) -> dict[str, Any]:
+        """Have a server asked for its tools: drift, warnings, and a draft for `tally manifest build`."""
+        return _decode(await self._http.call("POST", f"/servers/{_part(name)}/scan", b""), dict[str, Any])
 
     async def approve(self, server: str, raw: bytes) -> Document[bytes]:
         """Approve a signed manifest for a server; `value` is its payload, `raw` the stored envelope."""

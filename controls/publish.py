@@ -30,7 +30,10 @@ from verifier.signing import KeyPair
 
 
 class Registry(Struct, frozen=True, kw_only=True):
-    """This registry: its base URL, its key, the key list that it believes and serves, its database and clock."""
+    """This registry: its base URL, its key, the key list that it believes and serves, its database and clock.
+
+    `reachable` are networks in which servers may be scanned besides public addresses.
+    """
 
     issuer: str
     key: KeyPair
@@ -38,6 +41,7 @@ class Registry(Struct, frozen=True, kw_only=True):
     key_list: bytes
     engine: AsyncEngine
     clock: Clock
+    reachable: tuple[str, ...] = ()
 
     def writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open a transaction: committed at the end of the block, rolled back on any error."""

@@ -10,6 +10,7 @@ from controls.store import StoredManifest, StoredServer
 from verifier.documents import open_manifest
 from verifier.encoding import canonical
 from verifier.encoding import digest as digest_of
+from verifier.envelope import Envelope
 from verifier.keys import Trust
 from verifier.manifest import Manifest
 from verifier.refused import Refused
@@ -59,6 +60,25 @@ async def due(db: AsyncConnection, *, after: str, limit: int, now: int) -> list[
         read = map(registered, page)
         found += [each for each in read if each.record.status != "retired" and each.record.next_review <= now]
     return found[:limit]
+
+
+async def as_reviewed(db: AsyncConnection, name: str) -> tuple[Registered, StoredManifest | None, dict[str, set[str]]]:
+    """Find a server, its newest manifest, and the tools that are approved for every other server in use."""
+    server = await find(db, name)
+    others: dict[str, set[str]] = {}
+    after = ""
+    while page := await store.list_servers(db, after=after, limit=AT_ONCE):
+        after = page[-1].name
+        for each in page:
+            newest = await store.newest_manifest(db, each) if each.name != name else None
+            if newest is not None and registered(each).record.status != "retired":
+                others[each.name] = {tool.name for tool in read(newest).tools}
+    return server, await store.newest_manifest(db, server.server), others
+
+
+def read(stored: StoredManifest) -> Manifest:
+    """Read a manifest that is approved: it was checked then."""
+    return Manifest.parse(Envelope.parse(stored.envelope, "manifest").content())
 
 
 async def find(db: AsyncConnection, name: str, *, claim: bool = False) -> Registered:

@@ -8,14 +8,17 @@ from litestar import Controller, Response, get, post, put
 from litestar.params import RawBody
 from litestar.types import ControllerRouterHandler
 
-from controls import audit, pricing, publish, register, store
+from controls import audit, listing, pricing, publish, register, store
 from controls.asked import Ask, At, Before, By, Here, Named, OfIssuer, OfKey, OfName, Page, Position, Wider, read
 from controls.audit import AuditPage
 from controls.client import PolicyEntry, PolicyPage, PolicyStatus, ServerEntry, ServerPage, ServerRecord, Withdrawal
 from controls.questions import Questions
 from controls.register import Registered
+from controls.scan import Scan, compare, draft, warn
 from controls.store import StoredPolicy
+from service.reach import networks
 from verifier.keys import key_list_digest
+from verifier.refused import Refused
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -146,6 +149,37 @@ class Servers(Controller):
                 db, body, name, digest, registry.trust, by=caller.client, now=registry.clock()
             )
         return _stored(done.envelope, done.digest, new=done.new)
+
+    @post("/{name:str}/scan", status_code=200, summary="Hold a server's tools against its approved manifest")
+    async def scan(self, name: Named, caller: By, registry: Here) -> Scan:
+        """Ask the server itself for its tools; nothing is approved by it."""
+        caller.require("registrar")
+        async with registry.reading() as db:
+            server, newest, others = await register.as_reviewed(db, name)
+        if server.record.url is None:
+            raise Refused("scan-failed", "these are tools that the runtime runs itself: there is no server to ask")
+        listed = await listing.fetch(server.record.url, networks(registry.reachable))
+        approved = None if newest is None else register.read(newest)
+        found = Scan(
+            server=name,
+            manifest=None if newest is None else newest.digest,
+            tools=len(listed),
+            drift=compare(approved, listed),
+            warnings=warn(listed, others),
+            draft=draft(name, server.record.url, approved, listed),
+        )
+        async with registry.writing() as db:
+            said = {"drift": len(found.drift), "warnings": len(found.warnings)}
+            await audit.append(
+                db,
+                at=registry.clock(),
+                by=caller.client,
+                act="server-scanned",
+                subject=name,
+                digest=found.manifest,
+                **said,
+            )
+        return found
 
     @get("/{name:str}/manifest", summary="The manifest that a new job gets")
     async def approved(self, name: Named, request: Ask, caller: By, registry: Here) -> Response[bytes]:  # noqa: ARG002 - any caller may ask

@@ -21,8 +21,9 @@ from receipts.request import Answer, Request
 from receipts.revocations import Revocations
 from receipts.sessions import Sessions
 from receipts.settings import ReceiptsSettings
-from receipts.upstream import Upstream, networks
+from receipts.upstream import Upstream
 from service.problems import Log as EventLog
+from service.reach import networks
 from verifier.refused import Refused
 
 MCP, MODELS, AUTHORIZE = "/mcp/", "/v1/", "/authorize"

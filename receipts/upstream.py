@@ -1,31 +1,28 @@
 """The way out: one HTTP client for models and tools, which reaches only the addresses that it may.
 
-The address is checked where the connection is made, so that a name cannot be looked up twice with two answers. No
-redirect is followed, no cookie kept, no proxy of the environment used, no request sent twice.
+The address is checked where the connection is made (service/reach.py). No redirect is followed, no cookie kept, no
+proxy of the environment used, no request sent twice.
 """
 
-import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import lru_cache
 from io import BytesIO
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 from typing import Literal
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
+from service.reach import GuardedResolver, Network, may_reach
 from verifier.refused import Refused
 
-Network = IPv4Network | IPv6Network
 CONNECT_SECONDS = 10
 # An idle connection is dropped before common servers drop it: a request on a dead one would count as sent.
 KEEP_SECONDS = 3
 DNS_SECONDS = 30
 MAX_JUDGED = 1024
 LARGE = 1 << 20  # from here on aiohttp wants a file, to give others a turn between its pieces
-_NAT64 = IPv6Network("64:ff9b::/96")
 
 
 class UpstreamFailed(Exception):  # noqa: N818 - an outcome that the receipt names
@@ -45,62 +42,6 @@ class PolicyCut(UpstreamFailed):
     """What the upstream answered may not be handed out."""
 
     outcome = "policy_cut"
-
-
-def networks(names: Sequence[str]) -> tuple[Network, ...]:
-    """Read CIDRs. Raises `Refused` bad-settings."""
-    try:
-        return tuple(ip_network(name) for name in names)
-    except ValueError as error:
-        raise Refused("bad-settings", "upstream_networks holds something that is no network") from error
-
-
-def may_reach(address: str, allowed: Sequence[Network]) -> bool:
-    """Tell whether an address is public, or in a network that the operator allows.
-
-    An IPv6 address that carries an IPv4 address is judged as that one.
-    """
-    ip = ip_address(address.partition("%")[0])
-    inner = _embedded(ip)
-    if inner is not None:
-        ip = inner
-    if any(ip.version == network.version and ip in network for network in allowed):
-        return True
-    # Reserved is what nobody was given, and what carries an IPv4 address in ways that only some networks know.
-    return ip.is_global and not (
-        ip.is_multicast or ip.is_reserved or (isinstance(ip, IPv6Address) and ip.is_site_local)
-    )
-
-
-def _embedded(ip: IPv4Address | IPv6Address) -> IPv4Address | None:
-    if isinstance(ip, IPv4Address):
-        return None
-    if ip in _NAT64:
-        return IPv4Address(int(ip) & 0xFFFFFFFF)
-    return ip.ipv4_mapped or ip.sixtofour or (ip.teredo[1] if ip.teredo else None)
-
-
-class GuardedResolver(AbstractResolver):
-    """Names to addresses, without those that may not be reached."""
-
-    def __init__(self, inner: AbstractResolver, allowed: Sequence[Network]) -> None:
-        """Ask `inner`, and keep what `may_reach`."""
-        self._inner = inner
-        self._allowed = allowed
-
-    async def resolve(  # type: ignore[explicit-override] # typing has no `override` before 3.12
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """Resolve a name. Raises `UpstreamFailed` upstream-forbidden when no address is left."""
-        found = await self._inner.resolve(host, port, family)
-        reachable = [each for each in found if may_reach(each["host"], self._allowed)]
-        if not reachable:
-            raise UpstreamFailed("upstream-forbidden", "the upstream lies in a network that the gateway may not reach")
-        return reachable
-
-    async def close(self) -> None:  # type: ignore[explicit-override] # see above
-        """Close what was asked."""
-        await self._inner.close()
 
 
 class Upstream:
@@ -155,6 +96,8 @@ class Upstream:
                         "upstream-answer", "the upstream compressed its answer although it was asked not to"
                     )
                 yield answer
+        except Refused as refused:
+            raise UpstreamFailed(refused.code, refused.why) from refused
         except TimeoutError as error:
             raise UpstreamFailed("upstream-timeout", "the upstream did not answer in time", 504) from error
         except (aiohttp.ClientError, OSError) as error:

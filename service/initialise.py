@@ -209,6 +209,14 @@ def settings_toml(service: str, plan: Plan) -> bytes:
     return ("\n".join(lines) + "\n").encode()
 
 
+def _controls(plan: Plan) -> list[str]:
+    return [
+        "",
+        "# Networks beyond public addresses in which a server may be scanned.",
+        f"upstream_networks = {_toml(['127.0.0.0/8'] if plan.demo else [])}",
+    ]
+
+
 def _receipts(plan: Plan) -> list[str]:
     return [
         "",
@@ -227,7 +235,7 @@ def _nothing(_plan: Plan) -> list[str]:
     return []
 
 
-EXTRA: dict[str, Callable[[Plan], list[str]]] = {"receipts": _receipts}
+EXTRA: dict[str, Callable[[Plan], list[str]]] = {"controls": _controls, "receipts": _receipts}
 
 
 def _listen(service: str, url: str) -> str:

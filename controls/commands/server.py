@@ -1,6 +1,7 @@
 """`tally server`: the register of MCP servers."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
@@ -59,3 +60,30 @@ def register_server(
         msgspec.to_builtins(entry),
         f"registered {entry.name} at {entry.record.url or 'the runtime itself'}, next review {due:%Y-%m-%d}",
     )
+
+
+@app.command("scan")
+def scan(
+    name: Annotated[str, typer.Argument(help="The server's name.")],
+    *,
+    url: Url,
+    client: Client,
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Write a draft for `tally manifest build` here.", dir_okay=False)
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Ask a server for its tools, and say what is not as it was approved; exit 1 when something is.
+
+    Example: tally server scan crm-mcp --url http://127.0.0.1:8701 --client registrar -o crm.draft.json
+    """
+    found = as_client(url, client, lambda publisher: publisher.scan(name))
+    if out is not None:
+        out.write_bytes(msgspec.json.format(msgspec.json.encode(found["draft"]), indent=1) + b"\n")
+    lines = [
+        *(f"{each['change']}: {each['tool']} {', '.join(each.get('parts', ()))}".rstrip() for each in found["drift"]),
+        *(f"look at {each['tool']}: {each['sign']}: {each['says']}" for each in found["warnings"]),
+    ]
+    say(as_json, found, *(lines or [f"{name}: {found['tools']} tools, all as approved"]))
+    if found["drift"]:
+        raise typer.Exit(1)

@@ -12,9 +12,10 @@ import pytest
 from msgspec import Struct
 
 from controls.app import create
+from controls.settings import ControlsSettings
 from service import keystore, migrate
 from service.clients import client_token
-from service.settings import Settings, load
+from service.settings import load
 from tests.conftest import START, Clock, Serve
 from verifier.draft import build
 from verifier.encoding import canonical, digest
@@ -153,7 +154,7 @@ async def world_of(
     async with aiohttp.ClientSession() as session:
 
         async def start(installation: Path, time: Callable[[], int] = clock) -> World:
-            settings = load(Settings, "controls", installation / "controls/settings.toml", os.environ)
+            settings = load(ControlsSettings, "controls", installation / "controls/settings.toml", os.environ)
             await asyncio.to_thread(migrate.upgrade, "controls", settings.engine_url)
             url = await serve(create(installation / "controls/settings.toml", clock=time))
             return World(url, installation, session, clock)

@@ -54,6 +54,7 @@ def pinned(symbols: Symbols, call: Call) -> Iterator[Term]:
         yield symbols.fresh_label == literal(fresh[0])
     if isinstance(call.target, ToolTarget):
         yield symbols.host == literal(call.target.host)
+        yield symbols.kind == literal(call.target.kind)
     elif isinstance(call.body, ModelBody):
         yield symbols.remote_content == call.body.remote_content
         yield symbols.provider_state == call.body.provider_state
@@ -219,6 +220,19 @@ NARROWER: dict[str, tuple[Chain, Chain]] = {
         policy(responses={"content_types": ["application/*"]}),
         policy(responses={"content_types": ["application/json"]}),
     ),
+    "tools of the runtime": (policy(allowed_tools=[rule(), rule(kind="local")]), one()),
+    "resources below": (
+        policy(allowed_tools=[rule(resources=["file:///docs/*"])]),
+        policy(allowed_tools=[rule(resources=["file:///docs/a*"])]),
+    ),
+    "a prompt less": (policy(allowed_tools=[rule(prompts=["a", "b"])]), policy(allowed_tools=[rule(prompts=["a"])])),
+    "what servers may ask": (policy(allowed_tools=[rule(server_requests=["elicitation/*"])]), one()),
+    "what servers may not ask": (
+        policy(allowed_tools=[rule(server_requests=["a"])]),
+        policy(allowed_tools=[rule(server_requests=["a"])], denied_tools=[rule(tools=[], server_requests=["a"])]),
+    ),
+    "a cost": (one(), one(budgets={"cost_nano_usd": 5}, model_egress={"prices": "sha256:" + "1" * 64})),
+    "block": (one(data_classes={"on_violation": "redact"}), one(data_classes={"on_violation": "block"})),
     "ties": (policy(), policy(regulated=True, model_egress={"require_proxy_receipts": True})),
 }  # fmt: skip
 

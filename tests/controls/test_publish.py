@@ -134,9 +134,11 @@ async def test_a_policy_whose_own_test_does_not_hold_is_refused(world: World) ->
 
 
 async def test_what_this_version_does_not_decide_is_refused_by_name(world: World) -> None:
+    built = msgspec.json.decode(Envelope.parse(world.policy(), "policy").content())
+    constraints = built["token_constraints"]
     for fields, named in (
         ({"receipts": {"privacy": "sealed", "auditors": ["auditor"]}}, "sealed"),
-        ({"budgets": {"cost_nano_usd": 1}}, "cost_nano_usd"),
+        ({"token_constraints": {**constraints, "binding": "dpop"}}, "binding"),
     ):
         answer = await world.publish(world.edited(**fields))
         assert (answer.status, answer.code) == (400, "unsupported")

@@ -22,6 +22,7 @@ MATRIX: dict[tuple[str, str], set[str | None]] = {
     ("GET", "/servers/{name}"): {*ANY},
     ("PUT", "/servers/{name}/manifests/{digest}"): {"registrar"},
     ("GET", "/servers/{name}/manifest"): {*ANY},
+    ("POST", "/servers/{name}/scan"): {"registrar"},
     ("GET", "/manifests/{digest}"): {*PUBLIC},
     ("PUT", "/prices/{digest}"): {"registrar"},
     ("GET", "/prices/{digest}"): {*PUBLIC},

@@ -8,7 +8,8 @@ from aiohttp.abc import AbstractResolver
 
 from receipts import screens
 from receipts.stream import data, events
-from receipts.upstream import GuardedResolver, Upstream, UpstreamFailed, may_reach, networks
+from receipts.upstream import Upstream, UpstreamFailed
+from service.reach import GuardedResolver, may_reach, networks
 from service.signs import signs
 from verifier.refused import Refused
 
@@ -64,7 +65,7 @@ def test_a_network_that_is_none_stops_the_start() -> None:
 
 
 async def test_a_name_that_resolves_inside_is_refused_where_the_connection_is_made() -> None:
-    with pytest.raises(UpstreamFailed) as failed:
+    with pytest.raises(Refused) as failed:
         await GuardedResolver(Names("127.0.0.1", "10.0.0.1"), ()).resolve("rebound.example", 80)
     assert failed.value.code == "upstream-forbidden"
 

@@ -136,9 +136,11 @@ class Generator:
     def tool_rule(self, *, denies: bool) -> dict[str, Any]:
         """Make a rule over tools."""
         tools = ["*"] if self.likely(0.6) else self.some((*TOOLS, "s*"), 1)
+        local = self.likely(0.15)
+        others = {} if local else {"resources": self.some((*TOOLS, "s*")), "prompts": self.some(TOOLS)}
         rule = {
-            "kind": "mcp", "server": self.random.choice((*SERVERS, "*", "c*")), "tools": tools,
-            "classes": self.some(CLASSES, 2), "when": self.when(),
+            "kind": "local" if local else "mcp", "server": self.random.choice((*SERVERS, "*", "c*")), "tools": tools,
+            "classes": self.some(CLASSES, 2), "when": self.when(), **(others if self.likely(0.2) else {}),
         }  # fmt: skip
         if denies:
             return rule | {"when": [*rule["when"], self.condition()] if self.likely(0.9) else []}
@@ -160,11 +162,22 @@ class Generator:
 
     def policy(self) -> Any:
         """Make a policy."""
+        tier = self.tier(0.25)
         return build(
             {
                 "policy_name": "p",
                 "allowed_tools": [self.tool_rule(denies=False) for _ in range(self.random.randint(2, 5))]
-                + [{"kind": "mcp", "server": "*", "tools": ["*"], "approval": self.tier(0.25)}],
+                + [
+                    {
+                        "kind": "mcp",
+                        "server": "*",
+                        "tools": ["*"],
+                        "resources": ["*"],
+                        "prompts": ["*"],
+                        "approval": tier,
+                    },
+                    {"kind": "local", "server": "*", "tools": ["*"], "approval": tier},
+                ],
                 "denied_tools": [self.tool_rule(denies=True) for _ in range(self.random.choice((0, 0, 0, 0, 1, 2)))],
                 "data_classes": {"allow": ["*"], "deny": ["secrets"] if self.likely(0.1) else []},
                 "model_egress": {"models": [self.model_rule() for _ in range(self.random.randint(0, 3))]},
@@ -190,10 +203,12 @@ class Generator:
             self.random.choice("pq"), self.random.choice(("m-1", "n", "z")), "chat.completions", labels
         )
         if tool:
+            kind = self.random.choice(("mcp", "mcp", "mcp", "mcp", "local", "resource", "prompt"))
             target = ToolTarget(
-                self.random.choice(SERVERS), self.random.choice(TOOLS), self.random.choice(CLASSES),
+                self.random.choice(SERVERS), self.random.choice(TOOLS),
+                "read" if kind in {"resource", "prompt"} else self.random.choice(CLASSES),
                 self.random.choice(("internal", "public")), self.random.choice(("a.example", "a.test")), labels,
-                self.tier(0.15),
+                self.tier(0.15), kind,
             )  # fmt: skip
         body = ModelBody(
             self.random.choice((None, 5, 51)), tuple(self.some(("web", "code"))), self.likely(0.3), self.likely(0.3)
