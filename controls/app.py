@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
-from litestar import Litestar
 from litestar.di import Provide
+from litestar.types import ASGIApp
 
 from controls.publish import Registry
 from controls.routes import ROUTES
+from controls.serving import in_front_of
 from controls.settings import ControlsSettings
 from service import keystore
 from service.app import build, now
@@ -34,18 +35,19 @@ STATUSES = {
 }
 
 
-def create(settings_path: Path, *, clock: Clock = now) -> Litestar:
+def create(settings_path: Path, *, clock: Clock = now) -> ASGIApp:
     """Build the registry from the directory that its settings lie in."""
     settings = load(ControlsSettings, "controls", settings_path, os.environ)
     registry = open_registry(settings, clock)
-    return build(
+    site = build(
         settings,
         ROUTES,
         engine=registry.engine,
-        clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock),
+        clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock, settings.writes_per_minute),
         dependencies={"registry": Provide(lambda: registry, sync_to_thread=False)},
         statuses=STATUSES,
     )
+    return in_front_of(site, registry)
 
 
 def open_registry(settings: ControlsSettings, clock: Clock) -> Registry:

@@ -1,7 +1,8 @@
 """The registry over HTTP (specs/http.md §1): documents by digest are public for ever, all else asks who calls.
 
-A route opens its transaction itself, when caller and body are known: the framework resolves dependencies side by side,
-and one that raises would leave the connection of another open.
+What is served by digest is answered before the framework (serving.py); its routes here describe it, and answer when
+that cannot. A route opens its transaction itself, when caller and body are known: the framework resolves dependencies
+side by side, and one that raises would leave the connection of another open.
 """
 
 from litestar import Controller, Response, get, post, put
@@ -15,13 +16,12 @@ from controls.client import PolicyEntry, PolicyPage, PolicyStatus, ServerEntry, 
 from controls.questions import Questions
 from controls.register import Registered
 from controls.scan import Scan, compare, draft, warn
+from controls.serving import ENVELOPE, FOR_EVER, matches
 from controls.store import StoredPolicy
 from service.reach import networks
 from verifier.keys import key_list_digest
 from verifier.refused import Refused
 
-ENVELOPE = "application/vnd.dsse.envelope.v1+json"
-FOR_EVER = "public, max-age=31536000, immutable"
 ASK_AGAIN = "no-cache"
 
 
@@ -237,9 +237,9 @@ ROUTES: list[ControllerRouterHandler] = [
 def _document(request: Ask, raw: bytes, digest: str, caching: str) -> Response[bytes]:
     """Answer with exact bytes, or 304 to somebody who has them (RFC 9110 §13.1.2)."""
     tag = f'"{digest}"'
-    asked = [each.strip().removeprefix("W/") for each in request.headers.get("if-none-match", "").split(",")]
+    asked = request.headers.get("if-none-match")
     headers = {"ETag": tag, "Cache-Control": caching}
-    if tag in asked or "*" in asked:
+    if asked is not None and matches(asked, tag):
         return Response(b"", status_code=304, media_type=ENVELOPE, headers=headers)
     return Response(raw, media_type=ENVELOPE, headers=headers)
 

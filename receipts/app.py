@@ -86,7 +86,7 @@ def create(
         settings,
         ROUTES,
         engine=open_engine(settings.engine_url),
-        clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock),
+        clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock, settings.writes_per_minute),
         dependencies={
             "visitor": Provide(provide_visitor),
             **{name: _provide(name) for name in PARTS},

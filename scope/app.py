@@ -64,7 +64,7 @@ def create(settings_path: Path, *, clock: Clock = now, random: Random = os.urand
         settings,
         ROUTES,
         engine=engine,
-        clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock),
+        clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock, settings.writes_per_minute),
         dependencies={"authority": Provide(_given, sync_to_thread=False)},
         statuses=STATUSES,
         lifespan=[working],

@@ -35,6 +35,7 @@ MAX_REMEMBERED = 8192  # jti of one client: 136 calls a second for a minute
 MAX_FAILURES = 30  # a minute and address
 MAX_ADDRESSES = 4096
 
+READS = frozenset({"GET", "HEAD", "OPTIONS"})
 _jti = re.compile(r"[A-Za-z0-9_-]{16,64}")
 
 
@@ -66,21 +67,23 @@ class Caller(Struct, frozen=True):
 class Clients:
     """The callers of one service. One instance a process; its memory is bounded and forgets what has expired."""
 
-    def __init__(self, clients: ClientFile, audience: str, clock: Clock) -> None:
-        """Decode every key once; refuses a file with a key that is none."""
+    def __init__(self, clients: ClientFile, audience: str, clock: Clock, writes: int = 600) -> None:
+        """Decode every key once; refuses a file with a key that is none. `writes` are those of one client a minute."""
         self._clients = clients.clients
         self._keys = {name: _public(name, client) for name, client in clients.clients.items()}
         self._audience = audience
         self._clock = clock
         self._seen: dict[str, OrderedDict[str, int]] = {name: OrderedDict() for name in clients.clients}
         self._failures: OrderedDict[str, deque[int]] = OrderedDict()
+        self._writes = writes
+        self._buckets = {name: (float(writes), clock()) for name in clients.clients}
 
     @classmethod
-    def load(cls, path: Path, audience: str, clock: Clock) -> "Clients":
+    def load(cls, path: Path, audience: str, clock: Clock, writes: int = 600) -> "Clients":
         """Read `clients.toml`. Raises `Refused` with bad-clients."""
         try:
             given = tomllib.loads(path.read_bytes().decode())
-            return cls(msgspec.convert(given, ClientFile), audience, clock)
+            return cls(msgspec.convert(given, ClientFile), audience, clock, writes)
         except (OSError, ValueError, msgspec.ValidationError) as error:
             raise Refused("bad-clients", f"{path.name} cannot be used: {type(error).__name__}") from error
 
@@ -99,6 +102,19 @@ class Clients:
                 self._refuse_guesser(address, now)
                 self._note_failure(address, now)
             raise
+
+    def count_write(self, caller: Caller) -> None:
+        """Count one request that changes something. Raises `Refused` too-many-requests beyond what a minute brings.
+
+        A bucket that fills evenly: a minute's worth at once, then as fast as it fills.
+        """
+        left, then = self._buckets[caller.client]
+        now = self._clock()
+        left = min(float(self._writes), left + max(0, now - then) * self._writes / (60 * SECOND))
+        if left < 1:
+            why = f"client {caller.client} changed something more than {self._writes} times in a minute"
+            raise Refused("too-many-requests", why, hint="Wait, and send fewer; writes_per_minute is the setting.")
+        self._buckets[caller.client] = (left - 1, now)
 
     def _check(self, authorization: str, now: int) -> Caller:
         scheme, _, token = authorization.partition(" ")
@@ -173,7 +189,10 @@ async def provide_caller(request: Request[Any, Any, Any]) -> Caller:
     """Give a route its caller; what the routes allow is theirs to say (`caller.require`)."""
     clients: Clients = request.app.state.clients
     address = request.client.host if request.client else ""
-    return clients.authenticate(request.headers.get("authorization", ""), address)
+    caller = clients.authenticate(request.headers.get("authorization", ""), address)
+    if request.method not in READS:
+        clients.count_write(caller)
+    return caller
 
 
 def _public(name: str, client: Client) -> Ed25519PublicKey:

@@ -32,6 +32,8 @@ STATUS: dict[str, int] = {
     "internal-error": SERVER_ERROR,
     "not-ready": 503,
 }
+# Seconds after which it is worth while to try again.
+WAIT = {"too-many-failures": 60, "too-many-requests": 5}
 # How the framework's own errors are called in public.
 NAMES = {status: code for code, status in STATUS.items() if code != "too-many-requests"}
 
@@ -85,12 +87,13 @@ def _place(error: HTTPException) -> str:
 
 def answer(error: Refused, status: int, headers: Mapping[str, str] | None = None) -> Response[bytes]:
     """Write a refusal as a problem document."""
+    wait = {"Retry-After": str(WAIT[error.code])} if error.code in WAIT else {}
     challenge = {"WWW-Authenticate": "Bearer"} if status == STATUS["unauthenticated"] else {}
     return Response(
         problem(error, status),
         status_code=status,
         media_type=MEDIA_TYPE,
-        headers={**(headers or {}), **challenge, "Cache-Control": "no-store"},
+        headers={**(headers or {}), **challenge, **wait, "Cache-Control": "no-store"},
     )
 
 

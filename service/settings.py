@@ -28,6 +28,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     `issuer` is the service's base URL and the owner of its keys; `database` is `sqlite` (one file in the service's own
     directory) or a `postgresql://` URL. `directory` is where the settings lie, and all that the process may write.
+    `writes_per_minute` bounds what one client may change.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scope_url: Url
     receipts_url: Url
     database: Database = "sqlite"
+    writes_per_minute: Annotated[int, Meta(ge=1, le=10_000_000)] = 600
     max_body: Annotated[int, Meta(ge=1024, le=1 << 26)] = 1 << 22
     tls_certificate: FileName | None = None
     tls_key: FileName | None = None

@@ -1,6 +1,10 @@
 """Who may do what: nobody without a token of their own, each client only what its role says."""
 
-from tests.controls.conftest import ISSUER, World
+from pathlib import Path
+
+import pytest
+
+from tests.controls.conftest import ISSUER, World, WorldOf
 
 DIGEST = "sha256:" + "0" * 64
 CLIENTS = {"author", "registrar", "orchestrator", "auditor", "scope", "receipts"}
@@ -69,3 +73,17 @@ async def test_a_token_that_has_ended_is_refused(world: World) -> None:
     headers = {"Authorization": f"Bearer {world.token('author')}"}
     world.clock.pass_seconds(61)
     assert (await world.ask("GET", "/policies", headers=headers)).status == 401
+
+
+async def test_changes_are_counted_and_reads_are_not(
+    world_of: WorldOf, installation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TALLY_CONTROLS_WRITES_PER_MINUTE", "2")
+    world = await world_of(installation)
+    assert [(await world.register()).status for _ in range(3)] == [201, 200, 429]
+    refused = await world.register()
+    assert (refused.code, refused.headers["Retry-After"]) == ("too-many-requests", "5")
+    assert (await world.ask("GET", "/servers", "registrar")).status == 200
+    assert (await world.publish(world.policy())).status == 201
+    world.clock.pass_seconds(31)
+    assert (await world.register()).status == 200

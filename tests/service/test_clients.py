@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from service import clients, keystore
-from service.clients import Clients, client_token
+from service.clients import Caller, Clients, client_token
 from tests.conftest import START, Clock
 from verifier.refused import Refused
 from verifier.signing import KeyPair
@@ -151,3 +151,25 @@ def test_an_unusable_file_of_clients_stops_the_start(tmp_path: Path, clock: Cloc
     path = tmp_path / "clients.toml"
     path.write_text(text)
     assert code(lambda: Clients.load(path, HERE, clock)) == "bad-clients"
+
+
+def test_a_client_changes_things_so_often_a_minute_and_others_are_not_kept_waiting(
+    installation: Path, key: KeyPair, clock: Clock
+) -> None:
+    clients = Clients.load(installation / "scope/clients.toml", HERE, clock, 60)
+    caller = clients.authenticate(f"Bearer {client_token(key, 'orchestrator', HERE, START)}", "127.0.0.1")
+    for _ in range(60):
+        clients.count_write(caller)
+    assert code(lambda: clients.count_write(caller)) == "too-many-requests"
+    clients.count_write(Caller("receipts", frozenset()))
+    clock.pass_seconds(0.9)
+    assert code(lambda: clients.count_write(caller)) == "too-many-requests"
+    clock.pass_seconds(0.2)
+    clients.count_write(caller)
+    assert code(lambda: clients.count_write(caller)) == "too-many-requests"
+    clock.pass_seconds(-5)
+    assert code(lambda: clients.count_write(caller)) == "too-many-requests"
+    clock.pass_seconds(3600)
+    for _ in range(60):
+        clients.count_write(caller)
+    assert code(lambda: clients.count_write(caller)) == "too-many-requests"
