@@ -58,7 +58,7 @@ types: $(READY) ## check types
 vectors: $(READY) ## check that the generator still makes the vectors in specs/
 	@$(BIN)/python -m tests.vectors --check
 
-bench: $(READY) ## measure verification, decision and gateway
+bench: $(READY) ## measure verification, decision, gateway and registry
 	@$(BIN)/python -m tests.bench
 
 fuzz: $(READY) ## fuzz every reader of hostile bytes, FUZZ_SECONDS (60) each

@@ -1,4 +1,4 @@
-"""`python -m tests.bench [--json] [verification|decision|gateway ...]`: measure, and print one table."""
+"""`python -m tests.bench [--json] [verification|decision|gateway|registry ...]`: measure, and print one table."""
 
 import argparse
 import os
@@ -14,12 +14,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import decision, gateway, verification
+from tests.bench import decision, gateway, registry, verification
 from tests.bench.installation import Installation
 from tests.bench.measure import Row
 
 WIDTH = 160
-PARTS = ("verification", "decision", "gateway")
+PARTS = ("verification", "decision", "gateway", "registry")
 
 
 def measure(parts: list[str], progress: Console) -> Iterator[Row]:
@@ -40,6 +40,8 @@ def measure(parts: list[str], progress: Console) -> Iterator[Row]:
                 yield from decision.rows()
             elif part == "verification":
                 yield from verification.rows(house())
+            elif part == "registry":
+                yield from registry.rows(house())
             else:
                 yield from gateway.rows(house())
 

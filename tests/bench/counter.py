@@ -26,8 +26,9 @@ from receipts.pipeline import Pipeline
 from receipts.request import Answer, Request
 from receipts.revocations import Revocations
 from receipts.sessions import Session, Sessions
-from receipts.upstream import Upstream, networks
+from receipts.upstream import Upstream
 from scope.client import ScopeClient
+from service.reach import networks
 from tests.bench.installation import Message
 from tests.bench.upstream import RESULT, completion
 from tests.world import GATEWAY, NOW, SCOPE, SECOND, World, pair

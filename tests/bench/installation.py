@@ -69,6 +69,15 @@ class Caller:
         if (answer.status != HTTPStatus.OK or b'"error"' in body) is not refused:
             raise RuntimeError(f"{message.path} answered {answer.status}: {body[:300]!r}")
 
+    def get(self, path: str) -> bytes:
+        """Fetch something, which must be there."""
+        self._connection.request("GET", path)
+        answer = self._connection.getresponse()
+        body = answer.read()
+        if answer.status != HTTPStatus.OK:
+            raise RuntimeError(f"{path} answered {answer.status}: {body[:300]!r}")
+        return body
+
     def time(self, message: Message, count: int) -> list[float]:
         """Send a request many times; each one's seconds from its first byte to its answer's last."""
         times = list[float]()
@@ -84,8 +93,8 @@ class Installation(Stage):
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
-        self.ports |= dict(zip(("upstream", "bare"), free_ports(2), strict=True))
-        self._policy = ""
+        self.ports |= dict(zip(("upstream", "bare", "handler"), free_ports(3), strict=True))
+        self.policy = ""
 
     def begin(self) -> None:
         """Make and start everything."""
@@ -103,12 +112,16 @@ class Installation(Stage):
             self.start(name)
         self._publish()
 
+    def begin_bare(self) -> None:
+        """Start the bare Litestar handler."""
+        self._launch("handler", "tests.bench.bare")
+
     def open(self) -> tuple[str, Caller]:
         """Open a job; return its name and a client of the gateway with its token."""
 
         async def act(http: aiohttp.ClientSession) -> tuple[str, str]:
             scope = self._scope(http)
-            asked = JobRequest(agent="agent-1", policy=self._policy, job_type="support", environment="bench")
+            asked = JobRequest(agent="agent-1", policy=self.policy, job_type="support", environment="bench")
             job = (await scope.open(asked)).job
             return job, (await scope.token(job)).access_token
 
@@ -134,7 +147,7 @@ class Installation(Stage):
         self.tally("policy", "build", str(POLICY), *key, "-o", "policy.json")
         self.tally("policy", "sign", "policy.json", *key, "-o", "policy.signed.json")
         published = self.tally("policy", "publish", "policy.signed.json", "--url", url, "--client", str(author))
-        self._policy = published["digest"]
+        self.policy = published["digest"]
         who = ("--url", url, "--client", str(registrar))
         about = ("--server-url", crm, "--purpose", "Cases", "--owner", "crm-team")
         classes = ("--data-class", "customer_provided", "--data-class", "internal")
