@@ -68,9 +68,9 @@ class ToolRule(Document, frozen=True, kw_only=True):
 
     def names(self, kind: TargetKind) -> list[str]:
         """Give the globs over names of one kind of target: none when the rule is not about that kind."""
-        if self.kind == "local":
-            return self.tools if kind == "local" else []
-        return {"mcp": self.tools, "local": [], "resource": self.resources, "prompt": self.prompts}[kind]
+        if kind in {"mcp", "local"}:
+            return self.tools if self.kind == kind else []
+        return self.resources if kind == "resource" else self.prompts
 
 
 class ModelRule(Document, frozen=True, kw_only=True):

@@ -18,6 +18,7 @@ import structlog
 from receipts.call import Asked, Exchange, Path
 from receipts.completion import Completion
 from receipts.denials import Denials
+from receipts.inputs import Inputs
 from receipts.lanes import Lanes
 from receipts.ledger import LaneRow, Ledger
 from receipts.mcp import McpCall
@@ -152,7 +153,9 @@ class Counter:
     async def call(self, message: Message) -> tuple[float, float]:
         """Let that tool be called."""
         request = self._request(message)
-        path = McpCall("crm-mcp", request, self.sessions, self.upstream, keys={}, metadata="")
+        path = McpCall(
+            "crm-mcp", request, self.sessions, self.upstream, keys={}, metadata="", waiting=Inputs(), clock=clock
+        )
         return await self._run(request, Answered(path, RESULT, []))
 
     async def _run(self, request: Request, path: Answered) -> tuple[float, float]:

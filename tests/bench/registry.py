@@ -20,6 +20,7 @@ PART = "registry"
 ROUNDS, REQUESTS, AT_ONCE = 9, 2000, 50
 MANY, FETCHED = 100_000, 200
 MILLISECONDS = 1000
+RATIO = 0.6
 
 
 def rows(house: Installation) -> list[Row]:
@@ -40,7 +41,9 @@ def rows(house: Installation) -> list[Row]:
         rate = REQUESTS / median(samples[f"{what}, registry"])
         beside = f"{ratio:.2f} of the bare handler's {REQUESTS / median(samples[f'{what}, bare Litestar']):,.0f}"
         target = f">= {least:,} a second, or 0.60 of the bare handler"
-        found.append(Row(PART, f"answers with {what}, a second", rate, "/s", beside, target, rate >= least or ratio >= 0.6))
+        found.append(
+            Row(PART, f"answers with {what}, a second", rate, "/s", beside, target, rate >= least or ratio >= 0.6)
+        )
     return [*found, _many(house)]
 
 
