@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from controls import publish
 from controls.analysis import Change, Comparison, Simulation, compare, diff, simulate
 from controls.asked import At, By, Here, read
+from service.described import json_body
 from verifier.draft import call_of
 from verifier.policy import Chain, PolicyTest, TestCall, TestFacts
 
@@ -48,7 +49,12 @@ class Questions(Controller):
         compared = await asyncio.to_thread(compare, before, after)
         return Difference(diff(before[0], after[0]), compared)
 
-    @post("/{digest:str}/simulate", status_code=200, summary="What a policy would say of a call")
+    @post(
+        "/{digest:str}/simulate",
+        status_code=200,
+        summary="What a policy would say of a call",
+        operation_class=json_body(Question),
+    )
     async def simulation(self, *, digest: At, body: RawBody, caller: By, registry: Here) -> Simulation:
         """Decide one call, and show every rule that was looked at."""
         caller.require("author", "auditor", "registrar", "responder", "orchestrator")

@@ -18,6 +18,7 @@ from controls.register import Registered
 from controls.scan import Scan, compare, draft, warn
 from controls.serving import ENVELOPE, FOR_EVER, matches
 from controls.store import StoredPolicy
+from service.described import envelope_body, json_body
 from service.reach import networks
 from verifier.keys import key_list_digest
 from verifier.refused import Refused
@@ -31,7 +32,7 @@ class Policies(Controller):
     path = "/policies"
     tags = ("policies",)
 
-    @put("/{digest:str}", summary="Publish a signed policy")
+    @put("/{digest:str}", summary="Publish a signed policy", operation_class=envelope_body())
     async def publish(
         self, *, digest: At, body: RawBody, caller: By, registry: Here, allow_wider: Wider = False
     ) -> Response[bytes]:
@@ -60,7 +61,12 @@ class Policies(Controller):
             found, withdrawn = await publish.standing(db, digest)
         return Response(_status(found, withdrawn), headers={"Cache-Control": "no-store"})
 
-    @post("/{digest:str}/withdraw", status_code=200, summary="Withdraw a policy from new jobs")
+    @post(
+        "/{digest:str}/withdraw",
+        status_code=200,
+        summary="Withdraw a policy from new jobs",
+        operation_class=json_body(Withdrawal),
+    )
     async def withdraw(self, digest: At, body: RawBody, caller: By, registry: Here) -> PolicyStatus:
         """Withdraw a policy; the first withdrawal stays as it was."""
         caller.require("author", "responder")
@@ -108,7 +114,7 @@ class Servers(Controller):
     path = "/servers"
     tags = ("servers",)
 
-    @put("/{name:str}", summary="Register a server")
+    @put("/{name:str}", summary="Register a server", operation_class=json_body(ServerRecord))
     async def register(self, name: Named, body: RawBody, caller: By, registry: Here) -> Response[ServerEntry]:
         """Register a server, or replace its record: 201 the first time, 200 after."""
         caller.require("registrar")
@@ -140,7 +146,11 @@ class Servers(Controller):
         async with registry.reading() as db:
             return _server(await register.find(db, name))
 
-    @put("/{name:str}/manifests/{digest:str}", summary="Approve a signed tool manifest")
+    @put(
+        "/{name:str}/manifests/{digest:str}",
+        summary="Approve a signed tool manifest",
+        operation_class=envelope_body(),
+    )
     async def approve(self, *, name: Named, digest: At, body: RawBody, caller: By, registry: Here) -> Response[bytes]:
         """Approve a manifest for a server: 201 the first time, 200 with the same bytes after."""
         caller.require("registrar")
@@ -197,7 +207,7 @@ async def manifest(digest: At, request: Ask, registry: Here) -> Response[bytes]:
     return _document(request, found.envelope, digest, FOR_EVER)
 
 
-@put("/prices/{digest:str}", tags=["prices"], summary="Publish a signed price table")
+@put("/prices/{digest:str}", tags=["prices"], summary="Publish a signed price table", operation_class=envelope_body())
 async def publish_prices(digest: At, body: RawBody, caller: By, registry: Here) -> Response[bytes]:
     """Publish a price table: 201 the first time, 200 with the same bytes after."""
     caller.require("registrar")

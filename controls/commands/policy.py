@@ -116,9 +116,10 @@ def withdraw_policy(
     client: Client,
     as_json: Json = False,
 ) -> None:
-    """Withdraw a policy: no new job may pin it.
+    """Withdraw a policy: no new job may pin it. Jobs that run go on, until a responder revokes the policy at scope.
 
     Example: tally policy withdraw sha256:… --reason "a rule was too wide" --url http://127.0.0.1:8701 --client author
     """
     status = as_client(url, client, lambda publisher: publisher.withdraw(wanted, reason))
-    say(as_json, msgspec.to_builtins(status), f"withdrawn {status.digest}: {status.reason}")
+    running = f"jobs under it that run go on; to end them: tally revoke policy {status.digest} --reason withdrawn …"
+    say(as_json, msgspec.to_builtins(status), f"withdrawn {status.digest}: {status.reason}", running)

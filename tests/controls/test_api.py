@@ -27,6 +27,15 @@ async def test_no_request_makes_the_registry_fail(world: World, mode: Generation
     assert {200, 400, 404} <= statuses
 
 
+async def test_every_route_that_takes_a_body_describes_it(world: World) -> None:
+    paths = (await world.ask("GET", "/openapi/openapi.json")).json["paths"]
+    operations = [(path, method, each) for path, methods in paths.items() for method, each in methods.items()]
+    without = [
+        (path, method) for path, method, each in operations if method in {"put", "post"} and "requestBody" not in each
+    ]
+    assert without == [("/servers/{name}/scan", "post")]
+
+
 def drive(schema: Any, world: World, mode: GenerationMode) -> set[int]:
     """Send generated requests to every operation, as a client that may use it."""
     statuses: set[int] = set()
