@@ -132,10 +132,13 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
         clock=clock,
         random=given.random,
         revocations=lambda: revocations.sequence,
+        share=settings.share,
     )
     reporter = Reporter(lanes, ledger, scope, state.log)
     for log in await recover(state.engine, ledger, pair, clock, state.log):
         reporter.add(log)
+    with suppress(Refused):  # what an earlier epoch left of a job's purse is there before the first call
+        await reporter.report()
     state.lookup = Lookup(lanes, keys, pair)
     state.bundles = Bundles(
         directory=settings.directory, engine=state.engine, archive=archive, scope=scope, trust=trust, pair=pair

@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
+
+from msgspec import structs
 
 from receipts.ledger import LaneRow, Ledger
 from receipts.log import Appended, Build, Log
@@ -21,7 +23,7 @@ from service.keystore import Random, make_private_directory, read_private, write
 from verifier.conditions import UNDISCLOSED, Undisclosed
 from verifier.encoding import canonical
 from verifier.fold import MINUTE, Fold
-from verifier.grant import Grant
+from verifier.grant import Budget, Grant
 from verifier.grant import Token as Claims
 from verifier.keys import Trust
 from verifier.leaf import End, Leaf, Note, Open, Token
@@ -74,6 +76,11 @@ class Lane(Log):
         self._numbered = 0
         self._denials: deque[int] = deque(maxlen=DENIALS_A_MINUTE)
         self._unwritten = 0
+
+    @property
+    def spent(self) -> Budget:  # type: ignore[explicit-override] # typing has no `override` before 3.12
+        """What the lane's calls came to, by its purse."""
+        return structs.replace(super().spent, cost_nano_usd=self.fold.purse.cost)
 
     def next_call(self) -> str:
         """Name the next call: names grow within a lane, so that the index of calls does too."""
@@ -158,8 +165,13 @@ class Lanes:
         clock: Callable[[], int],
         random: Random,
         revocations: Callable[[], int],
+        share: Literal["all", "half"] = "all",
     ) -> None:
-        """Take the parts; `revocations` tells the sequence of the last revocation seen."""
+        """Take the parts; `revocations` tells the sequence of the last revocation seen.
+
+        `share` is what a lane asks for of what is left of its job's purse.
+        """
+        self._share = share
         self._directory = directory
         self._gateway = gateway
         self._pair = pair
@@ -209,7 +221,7 @@ class Lanes:
         key = self._random(KEY_BYTES)
         await asyncio.to_thread(save_key, self._directory, lane, key)
         name = origin(self._gateway, job, lane)
-        asked = LaneRequest(lane=lane, gateway=self._gateway, kid=self._pair.kid, origin=name)
+        asked = LaneRequest(lane=lane, gateway=self._gateway, kid=self._pair.kid, origin=name, share=self._share)
         try:
             registered = await self._scope.register_lane(job, asked)
         except BaseException:

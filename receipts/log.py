@@ -13,6 +13,7 @@ from msgspec import Struct
 from receipts.ledger import Ledger
 from receipts.tree import LaneTree
 from verifier.checkpoint import proof, sign_head
+from verifier.grant import Budget
 from verifier.leaf import Begin, Close, Counts, End, Leaf, Status, Token, encode
 from verifier.merkle import leaf_hash
 from verifier.refused import Refused
@@ -45,6 +46,7 @@ class Log:
         self.counts: Counter[str] = Counter()
         self.open_calls: dict[str, Begin] = {}
         self.jtis: dict[str, int] = {}  # where each token was first used
+        self._spent = {"calls": 0, "cost_nano_usd": 0, "tokens": 0}
         self.durable_size = 0
         self.witnessed: int | None = None  # the size that scope has accepted, when that is known
         self.closed = False
@@ -77,12 +79,25 @@ class Log:
         self.counts[leaf.kind] += 1
         if isinstance(leaf, Begin):
             self.open_calls[leaf.call] = leaf
+            self._spend(1, leaf.reservation.tokens or 0, leaf.reservation.cost_nano_usd or 0)
         elif isinstance(leaf, End):
-            self.open_calls.pop(leaf.call, None)
+            begun = self.open_calls.pop(leaf.call, None)
+            if begun is not None and leaf.usage is not None and leaf.status != "lost":
+                self._spend(0, leaf.usage.input + leaf.usage.output - (begun.reservation.tokens or 0), 0)
         elif isinstance(leaf, Token):
             self.jtis[leaf.jti] = leaf.seq
         elif isinstance(leaf, Close):
             self.closed = True
+
+    @property
+    def spent(self) -> Budget:
+        """What the lane's calls came to; without a price table, costs are what was reserved for them."""
+        return Budget(**self._spent)
+
+    def _spend(self, calls: int, tokens: int, cost: int) -> None:
+        self._spent["calls"] += calls
+        self._spent["tokens"] += tokens
+        self._spent["cost_nano_usd"] += cost
 
     async def durable(self, appended: Appended) -> None:
         """Wait until a leaf is on the disk. Raises `Refused` ledger-unavailable."""

@@ -139,6 +139,7 @@ def _head(log: Log) -> Head:
         consistency=[b64(each) for each in log.tree.consistency(known, size)] if known else [],
         jtis=[jti for jti, seq in log.jtis.items() if known <= seq < size],
         closed=bool(log.closing_head),
+        spent=log.spent if log.closing_head else None,
     )
 
 

@@ -176,6 +176,7 @@ class LaneRequest(_Request, frozen=True, kw_only=True):
     gateway: Url
     kid: Kid
     origin: Origin
+    share: Literal["all", "half"] = "all"
 
 
 class RegisteredLane(_Message, frozen=True, kw_only=True):
@@ -189,7 +190,8 @@ class RegisteredLane(_Message, frozen=True, kw_only=True):
 class Head(_Request, frozen=True, kw_only=True):
     """One lane's newest head: `consistency` (base64 hashes) leads from the size last accepted; none from size 0.
 
-    `jtis` are the tokens first used since; `closed` comes with the closing head, signed by both halves of the key.
+    `jtis` are the tokens first used since; `closed` comes with the closing head, signed by both halves of the key, and
+    with it what the lane spent of its share: the rest goes back to the job's purse.
     """
 
     lane: Id
@@ -197,6 +199,7 @@ class Head(_Request, frozen=True, kw_only=True):
     consistency: Annotated[list[Annotated[str, Meta(max_length=44)]], Meta(max_length=64)] = []
     jtis: Annotated[list[Id], Meta(max_length=4096)] = []
     closed: bool = False
+    spent: Budget | None = None
 
 
 class HeadsReport(_Request, frozen=True, kw_only=True):

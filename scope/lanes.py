@@ -5,7 +5,7 @@ last one; what cannot be is an incident, kept beside the lane that it concerns, 
 """
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import Any, cast
 
 import msgspec
 from msgspec import structs
@@ -33,7 +33,7 @@ INCIDENTS = {"inconsistent-head", "bad-signature", "unknown-signer", "missing-si
 
 
 async def register(authority: Authority, caller: Caller, job: str, wanted: LaneRequest) -> RegisteredLane:
-    """Register a lane of an open job and give it its share: the first gets the whole purse, a later one nothing of it.
+    """Register a lane of an open job and give it its share: all that is left of the purse, or half of that.
 
     The same request again is answered the same. Raises `Refused`: unknown-job, job-not-open, wrong-gateway,
     wrong-origin, lane-taken, too-many-lanes, and the codes of a key that is no gateway's.
@@ -48,7 +48,7 @@ async def register(authority: Authority, caller: Caller, job: str, wanted: LaneR
             raise Refused("unknown-job", "there is no such job")
         lane = await _known(db, caller, job, wanted) or await _add(db, authority, caller, found, wanted)
         alone = len(await store.lanes_of(db, job)) == 1
-    return RegisteredLane(share=msgspec.json.decode(lane.share, type=Budget), opened=found.opened, alone=alone)
+    return RegisteredLane(share=read_budget(lane.share), opened=found.opened, alone=alone)
 
 
 async def report(authority: Authority, caller: Caller, heads: Sequence[Head]) -> HeadsAnswer:
@@ -72,10 +72,10 @@ async def _add(db: AsyncConnection, authority: Authority, caller: Caller, job: J
     if job.state != "open" or now >= job.expires:
         raise Refused("job-not-open", "the job is closed, revoked or over")
     authority.gateway_key(wanted.kid, wanted.gateway, now)
-    earlier = len(await store.lanes_of(db, job.job))
-    if earlier >= MOST_LANES:
+    earlier = await store.lanes_of(db, job.job)
+    if len(earlier) >= MOST_LANES:
         raise Refused("too-many-lanes", f"a job has at most {MOST_LANES} lanes")
-    share = _spent(_scope(job).limits) if earlier else _scope(job).limits
+    share = _share(_scope(job).limits, earlier, half=wanted.share == "half")
     lane = Lane(
         wanted.lane, job.job, caller.client, wanted.gateway, wanted.kid, wanted.origin,
         size=0, root=EMPTY, note=None, marked=now, closed=False, share=canonical(share),
@@ -85,10 +85,20 @@ async def _add(db: AsyncConnection, authority: Authority, caller: Caller, job: J
     return lane
 
 
-def _spent(purse: Budget) -> Budget:
-    """What an earlier lane leaves of a purse that it got whole: nothing that can be divided."""
-    nothing = {name: 0 for name in DIVIDED if getattr(purse, name) is not None}
-    return structs.replace(purse, **nothing)
+def _share(purse: Budget, earlier: Sequence[Lane], *, half: bool) -> Budget:
+    """Give what earlier lanes leave of a purse: an open one has its share, a closed one has what it spent of it."""
+    taken = [read_budget(lane.spent if lane.closed and lane.spent is not None else lane.share) for lane in earlier]
+    given = {}
+    for name in DIVIDED:
+        if (most := getattr(purse, name)) is not None:
+            left = max(0, most - sum(getattr(each, name) or 0 for each in taken))
+            given[name] = (left + 1) // 2 if half else left
+    return structs.replace(purse, **given)
+
+
+def read_budget(raw: bytes) -> Budget:
+    """Read a share as it is kept."""
+    return msgspec.json.decode(raw, type=Budget)
 
 
 async def _known(db: AsyncConnection, caller: Caller, job: str, wanted: LaneRequest) -> Lane | None:
@@ -163,7 +173,8 @@ async def _accept(db: AsyncConnection, authority: Authority, job: Job, lane: Lan
     _check_extends(authority, lane, head, checkpoint, now)
     issued = await store.issued(db, head.jtis)
     await store.use_tokens(db, lane.lane, [jti for jti in head.jtis if issued.get(jti) == lane.job])
-    values = {"size": checkpoint.size, "root": checkpoint.root, "note": head.note, "closed": head.closed}
+    values: dict[str, Any] = {"size": checkpoint.size, "root": checkpoint.root, "note": head.note}
+    values |= {"closed": head.closed, "spent": canonical(head.spent) if head.closed and head.spent else None}
     await store.move_lane(db, lane.lane, values)
     if head.closed or now - lane.marked >= _between_marks(job):
         await store.mark_lane(db, lane.lane, max(now, lane.marked), checkpoint.size)

@@ -77,6 +77,7 @@ class Lane(Struct, frozen=True):
     marked: int
     closed: bool
     share: bytes
+    spent: bytes | None = None
 
 
 async def sequence(db: AsyncConnection) -> int:

@@ -79,6 +79,7 @@ lanes = Table(
     Column("marked", BigInteger, nullable=False),
     Column("closed", Boolean, nullable=False),
     Column("share", LargeBinary, nullable=False),
+    Column("spent", LargeBinary),
 )
 
 lane_tokens = Table(

@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import AsyncGenerator, Callable
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import aiohttp
 import jwt
@@ -94,11 +95,11 @@ class Town:
         )
         await registering.approve("crm-mcp", seal_up("manifest", canonical(manifest), registrar))
 
-    async def job(self) -> Job:
+    async def job(self, **asked: Any) -> Job:
         """Open a job and get a token for it."""
         orchestrator = self.scope("orchestrator")
         opened = await orchestrator.open(
-            JobRequest(agent="agent-1", policy=self.policy_digest, job_type="support", environment="test")
+            JobRequest(agent="agent-1", policy=self.policy_digest, job_type="support", environment="test", **asked)
         )
         issued = await orchestrator.token(opened.job)
         claims = msgspec.convert(jwt.decode(issued.access_token, options={"verify_signature": False}), Token)
@@ -199,7 +200,7 @@ class Calls:
                 manifest=manifest,
                 parent=parent,
                 req=self.commit(call, "req"),
-                reservation=Reservation(),
+                reservation=Reservation(tokens=20 if lane.fold.purse.share.tokens and target.provider else None),
                 revocations=0,
                 rule=rule,
                 sent=self.commit(call, "sent"),

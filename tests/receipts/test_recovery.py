@@ -12,6 +12,7 @@ import receipts.app
 from receipts.ledger import Ledger
 from service.engine import open_engine
 from tests.receipts.conftest import MODEL, Calls, Epoch, Job, Town, serve_on
+from verifier.grant import Budget
 from verifier.refused import Refused
 
 
@@ -55,6 +56,27 @@ async def test_open_calls_are_lost_and_the_lane_is_closed_as_recovered(
     assert b'"reason":"recovered"' in raw
     assert (report.verdict, report.status) == ("INCOMPLETE", "complete")
     assert [each.code for each in report.findings] == ["lost-call"]
+
+
+async def test_what_a_crashed_gateway_left_of_a_budget_is_there_after_its_restart(
+    epoch: Epoch, next_epoch: Epoch, town: Town
+) -> None:
+    job = await town.job(limits=Budget(calls=5, tokens=1000))
+    lane = await epoch.lanes.of(job.grant, (job.policy,))
+    lane.token(job.claims)
+    calls = Calls(lane, job)
+    calls.model("get_case")
+    calls.tool()
+    await asyncio.sleep(0.05)
+    assert lane.spent == Budget(calls=2, cost_nano_usd=0, tokens=15)
+    assert await next_epoch.recover() == 1
+    await next_epoch.reporter.report()
+    again = await next_epoch.lanes.of(job.grant, (job.policy,))
+    assert again.fold.purse.share == Budget(calls=3, tokens=985)
+    again.token(job.claims)
+    Calls(again, job).model()
+    await next_epoch.finish(job)
+    assert next_epoch.verify(await next_epoch.bundle(job)).findings == []
 
 
 async def test_a_lane_cut_off_before_its_open_is_sealed_empty_and_never_closed(

@@ -107,10 +107,10 @@ class Town:
         """Open a job as the orchestrator."""
         return await self.scope().open(self.job(**changes))
 
-    async def lane(self, job: OpenedJob, name: str = "lane-1") -> "GatewayLane":
+    async def lane(self, job: OpenedJob, name: str = "lane-1", **changes: str) -> "GatewayLane":
         """Register a lane as the gateway."""
         lane = GatewayLane(self, job, name)
-        lane.registered = await self.scope("receipts").register_lane(job.job, lane.request())
+        lane.registered = await self.scope("receipts").register_lane(job.job, lane.request(**changes))
         self.lanes.append(lane)
         return lane
 
@@ -145,7 +145,7 @@ class GatewayLane:
     def request(self, **changes: str) -> LaneRequest:
         """Ask for the lane."""
         asked = {"lane": self.name, "gateway": self.gateway, "kid": self.key.kid, "origin": self.origin}
-        return LaneRequest(**{**asked, **changes})
+        return LaneRequest(**{**asked, **changes})  # type: ignore[arg-type]
 
     def open(self) -> None:
         """Write the first receipt."""

@@ -40,6 +40,29 @@ async def test_a_lane_gets_the_whole_budget_and_the_same_request_the_same_answer
     assert (known.lane, known.size, known.closed) == ("lane-1", 0, False)
 
 
+async def test_what_a_closed_lane_left_of_its_share_is_there_for_the_next(town: Town) -> None:
+    job = await town.open(limits=Budget(calls=10, tokens=100))
+    gateway = town.scope("receipts")
+    shares = []
+    for number, spent in enumerate((Budget(calls=3, tokens=30), None, Budget(calls=1, tokens=99)), start=1):
+        lane = await town.lane(job, f"lane-{number}", share="half")
+        shares.append(lane.registered.share)
+        lane.open()
+        lane.close()
+        assert (await gateway.report_heads([lane.head(spent=spent)])).refused == []
+    shares.append((await town.lane(job, "lane-4")).registered.share)
+    # 10 and 100; 7 and 70 are left, a lane that says nothing has spent its share; more than a share leaves nothing.
+    assert shares == [Budget(calls=each, tokens=most) for each, most in ((5, 50), (4, 35), (2, 18), (2, 0))]
+
+
+async def test_a_lane_that_is_open_says_nothing_of_what_it_spent(town: Town) -> None:
+    job = await town.open(limits=Budget(calls=10))
+    lane = await town.lane(job)
+    lane.open()
+    assert (await town.scope("receipts").report_heads([lane.head(spent=Budget(calls=1))])).refused == []
+    assert (await town.lane(job, "lane-2")).registered.share == Budget(calls=0)
+
+
 async def test_a_second_lane_gets_nothing_of_a_purse_that_the_first_has_whole(town: Town) -> None:
     job = await town.open(limits=Budget(calls=5, wall_seconds=60))
     first = await town.lane(job)
