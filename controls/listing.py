@@ -13,7 +13,7 @@ from yarl import URL
 
 from controls.drafts import ListedTool, Listing
 from service.app import VERSION
-from service.reach import GuardedResolver, Network, may_reach
+from service.reach import GuardedResolver, Network, allows
 from verifier.encoding import reject_duplicates
 from verifier.refused import Refused
 
@@ -25,7 +25,9 @@ TIMEOUT = aiohttp.ClientTimeout(total=20, sock_connect=5)
 
 async def fetch(url: str, allowed: Sequence[Network]) -> dict[str, ListedTool]:
     """List a server's tools, by name. Raises `Refused`: upstream-forbidden, scan-failed."""
-    _require_reachable(url, allowed)
+    if not allows(url, allowed):
+        hint = "Allow its network: upstream_networks in the registry's settings."
+        raise Refused("upstream-forbidden", "the server lies in a network that the registry may not reach", hint=hint)
     connector = aiohttp.TCPConnector(resolver=GuardedResolver(aiohttp.ThreadedResolver(), allowed))
     jar = aiohttp.DummyCookieJar()
     async with aiohttp.ClientSession(connector=connector, timeout=TIMEOUT, cookie_jar=jar, trust_env=False) as session:
@@ -85,17 +87,6 @@ async def _whole(answer: aiohttp.ClientResponse) -> bytes:
         if len(content) > MAX_BYTES:
             raise _failed(f"its answer is larger than {MAX_BYTES} bytes")
     return content
-
-
-def _require_reachable(url: str, allowed: Sequence[Network]) -> None:
-    """Refuse a literal address: aiohttp asks no resolver about one."""
-    try:
-        forbidden = not may_reach(URL(url).host or "", allowed)
-    except ValueError:
-        return  # a name, which the resolver judges
-    if forbidden:
-        hint = "Allow its network: upstream_networks in the registry's settings."
-        raise Refused("upstream-forbidden", "the server lies in a network that the registry may not reach", hint=hint)
 
 
 def _failed(why: str) -> Refused:

@@ -14,7 +14,7 @@ import aiohttp
 from aiohttp.abc import AbstractResolver
 from yarl import URL
 
-from service.reach import GuardedResolver, Network, may_reach
+from service.reach import GuardedResolver, Network, allows
 from verifier.refused import Refused
 
 CONNECT_SECONDS = 10
@@ -51,8 +51,7 @@ class Upstream:
         self, allowed: Sequence[Network], *, read_seconds: float = 300, resolver: AbstractResolver | None = None
     ) -> None:
         """Open no connection yet; belongs to one event loop."""
-        self._allowed = allowed
-        self._reachable = lru_cache(MAX_JUDGED)(self._judge)
+        self._reachable = lru_cache(MAX_JUDGED)(lambda url: allows(url, allowed))
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 resolver=GuardedResolver(resolver or aiohttp.ThreadedResolver(), allowed),
@@ -70,12 +69,6 @@ class Upstream:
         """Refuse a literal address before anything begins: aiohttp asks no resolver about one. Raises `Refused`."""
         if not self._reachable(url):
             raise Refused("upstream-forbidden", "the upstream lies in a network that the gateway may not reach")
-
-    def _judge(self, url: str) -> bool:
-        try:
-            return may_reach(URL(url).host or "", self._allowed)
-        except ValueError:
-            return True  # a name, which the resolver judges
 
     @asynccontextmanager
     async def post(self, url: str, headers: Mapping[str, str], body: bytes) -> AsyncIterator[aiohttp.ClientResponse]:

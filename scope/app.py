@@ -18,11 +18,13 @@ from scope import seals
 from scope.authority import Authority, Keys
 from scope.routes import ROUTES
 from scope.settings import ScopeSettings
+from scope.users import Users
 from service import keystore
 from service.app import build, now
 from service.clients import Clients, Clock, client_token
 from service.engine import open_engine
 from service.keystore import Random
+from service.reach import networks
 from service.settings import load
 from verifier.keys import Pin, Trust
 
@@ -38,6 +40,9 @@ STATUSES = {
     "job-not-open": 409,
     "lane-taken": 409,
     "controls-unavailable": 503,
+    "bad-user-token": 403,
+    "unknown-issuer": 403,
+    "identity-unavailable": 503,
 }
 NAME = "scope"
 
@@ -91,6 +96,7 @@ def _authority(
     keys = Keys.load(directory)
     keys.require(trust, settings.issuer, clock())
     client = keystore.load(directory / "client.key", "client")
+    users = Users(settings.identity_providers, directory, networks(settings.identity_networks), random)
 
     def credential() -> str:
         return client_token(client, NAME, settings.controls_url, clock())
@@ -106,6 +112,7 @@ def _authority(
             engine=engine,
             clock=clock,
             random=random,
+            users=users,
             log=structlog.get_logger(service=NAME),
         )
 

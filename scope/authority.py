@@ -11,6 +11,7 @@ from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from controls.client import ControlsClient
+from scope.users import Users
 from service import keystore
 from service.problems import Log
 from verifier.keys import Key, Trust
@@ -53,6 +54,7 @@ class Authority(Struct, frozen=True, kw_only=True):
     engine: AsyncEngine
     clock: Callable[[], int]
     random: Callable[[int], bytes]
+    users: Users
     log: Log
 
     def gateway_key(self, kid: str, gateway: str, at: int) -> Key:

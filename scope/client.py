@@ -104,7 +104,8 @@ Detail = Tools | LocalTools | Resources | Prompts | Models
 class JobRequest(_Request, frozen=True, kw_only=True):
     """Who wants to do what, under which policy. No `authorization_details`: all that the policy allows.
 
-    `expires_in` in seconds; without it the job ends after an hour, or with its policy.
+    `expires_in` in seconds; without it the job ends after an hour, or with its policy. `user_token` is an identity
+    provider's token about the user that the job works for.
     """
 
     agent: SafeText
@@ -114,6 +115,7 @@ class JobRequest(_Request, frozen=True, kw_only=True):
     authorization_details: Annotated[list[Detail], Meta(max_length=256)] | None = None
     limits: Budget = Budget()
     expires_in: ExpiresIn | None = None
+    user_token: Annotated[str, Meta(max_length=1 << 14)] | None = None
 
 
 class OpenedJob(_Message, frozen=True, kw_only=True):

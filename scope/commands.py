@@ -46,6 +46,9 @@ def open_job(
     tokens: Annotated[int | None, typer.Option(min=0, help="At most so many tokens of models.")] = None,
     cost_nano_usd: Annotated[int | None, typer.Option(min=0, help="At most so many billionths of a dollar.")] = None,
     expires_in: Seconds = None,
+    user_token: Annotated[
+        Path | None, typer.Option(help="A private file with an identity provider's token of the user.", dir_okay=False)
+    ] = None,
     grant: Annotated[Path | None, typer.Option(help="Keep the signed grant here.", dir_okay=False)] = None,
     url: Url,
     client: Client,
@@ -60,6 +63,8 @@ def open_job(
     asked_limits = (("calls", calls), ("cost_nano_usd", cost_nano_usd), ("tokens", tokens))
     limits = {name: value for name, value in asked_limits if value is not None}
     asked |= {"limits": limits} | ({"expires_in": expires_in} if expires_in else {})
+    if user_token is not None:
+        asked["user_token"] = keystore.read_private(user_token).decode("latin-1").strip()
     if tool or model:
         asked["authorization_details"] = [*map(_tool, tool or ()), *([Models(models=model)] if model else [])]
     request = parse(canonical(asked), JobRequest, limit=MAX_REQUEST)

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Raw, Struct
+from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controls.client import Document
@@ -50,7 +51,8 @@ class Planned(Struct, frozen=True):
 async def open_job(authority: Authority, caller: Caller, wanted: JobRequest) -> OpenedJob:
     """Open a job.
 
-    Raises `Refused`: the policy's own, policy-withdrawn, not-admitted, unknown-server, scope-too-wide, revoked.
+    Raises `Refused`: the policy's own, policy-withdrawn, not-admitted, unknown-server, scope-too-wide, revoked, and
+    those of the user's token.
     """
     planned = await _plan(authority, caller, wanted)
     async with authority.engine.begin() as db:
@@ -123,7 +125,10 @@ async def _plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Pla
         raise Refused("policy-withdrawn", "the policy was withdrawn: no new job may pin it", field="policy")
     admits(chain, agent=wanted.agent, job_type=wanted.job_type, environment=wanted.environment)
     job = f"job-{authority.random(12).hex()}"
+    user = None if wanted.user_token is None else await authority.users.verify(wanted.user_token, now)
     subject = Subject(wanted.agent, caller.client, job, wanted.job_type, wanted.environment)
+    if user is not None:
+        subject = replace(subject, user=user.name, claims=user.claims)
     if wanted.authorization_details is None:
         manifests = await _available(authority, chain[0], now)
         tools, models, unavailable = expand(chain, _values(manifests), subject)
@@ -168,6 +173,8 @@ def _scope(
         environment=subject.environment,
         agent=subject.agent,
         client=subject.client,
+        user=subject.user,
+        claims=dict(subject.claims) or None,
         audience=authority.audience,
         binding="none",
         policy=wanted.policy,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
 
 from aiohttp.abc import AbstractResolver, ResolveResult
+from yarl import URL
 
 from verifier.refused import Refused
 
@@ -38,6 +39,14 @@ def may_reach(address: str, allowed: Sequence[Network]) -> bool:
     return ip.is_global and not (
         ip.is_multicast or ip.is_reserved or (isinstance(ip, IPv6Address) and ip.is_site_local)
     )
+
+
+def allows(url: str, allowed: Sequence[Network]) -> bool:
+    """Tell whether a URL may be asked: a literal address is judged here, since no resolver is asked about one."""
+    try:
+        return may_reach(URL(url).host or "", allowed)
+    except ValueError:
+        return True  # a name, which the resolver judges
 
 
 def _embedded(ip: IPv4Address | IPv6Address) -> IPv4Address | None:

@@ -1,11 +1,11 @@
 """Arguments against a tool's schema, and the closed world."""
 
+import json
 from typing import Any
 
 import pytest
 
 from receipts.arguments import Arguments
-from tests.receipts.gatehouse import tool
 from verifier.refused import Refused
 
 CASE = {"type": "object", "properties": {"z": {"type": "object", "properties": {"y": {}}}}}
@@ -32,7 +32,7 @@ SCHEMA = {
 
 def outcome(arguments: Any, schema: Any = SCHEMA) -> str:
     try:
-        Arguments(tool("t", schema)).check(arguments)
+        Arguments("t", json.dumps(schema)).check(arguments)
     except Refused as refused:
         return refused.code
     return "accepted"
@@ -107,6 +107,6 @@ def test_a_schema_that_fetches_backtracks_or_is_of_another_draft_is_refused(sche
 
 def test_a_refusal_says_the_place_and_no_value() -> None:
     with pytest.raises(Refused) as refused:
-        Arguments(tool("t", SCHEMA)).check({"q": "a", "nested": {"x": "my secret"}})
+        Arguments("t", json.dumps(SCHEMA)).check({"q": "a", "nested": {"x": "my secret"}})
     assert "nested/x" in refused.value.why
     assert "secret" not in refused.value.why

@@ -195,7 +195,7 @@ async def test_an_unsupported_revision_is_told_the_supported_one(house: Gatehous
 
 
 async def test_other_methods_and_servers_are_denied(house: Gatehouse) -> None:
-    for method in ("resources/read", "prompts/get", "initialize", "subscriptions/listen"):
+    for method in ("logging/setLevel", "completion/complete", "initialize", "subscriptions/listen"):
         answer = await house.rpc(method)
         assert (answer[0], answer[2]["error"]["code"], code(answer)) == (404, -32601, "not-allowed")
         assert (await house.last()).target.server == "crm-mcp"
@@ -274,7 +274,8 @@ async def test_a_redirect_is_not_followed_and_its_place_is_not_told(house: Gateh
         ([b'{"jsonrpc":"2.0","id":1,"result":{},"result":{}}'], {}, "upstream-answer"),
         ([b'{"jsonrpc":"2.0","id":2,"result":{}}'], {}, "upstream-answer"),
         ([b'{"jsonrpc":"2.0","id":1}'], {}, "upstream-answer"),
-        ([tool_result("x", resultType="input_required")], {}, "not-allowed"),
+        ([tool_result("x", resultType="input_required", inputRequests={"a": {"method": "m"}})], {}, "not-allowed"),
+        ([tool_result("x", resultType="another")], {}, "upstream-answer"),
         ([tool_result("x" * (1 << 20))], {}, "response-too-large"),
         ([b"<html>"], {"content_type": "text/html"}, "content-type"),
         ([tool_result("x")], {"content_encoding": "gzip"}, "upstream-answer"),
