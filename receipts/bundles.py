@@ -92,7 +92,8 @@ class Bundles:
 
     async def _documents(self, seal: Seal, raw_seal: bytes) -> Documents:
         grants = await self.grants(seal)
-        issued = {digest: grant.issued_at for grant in grants for digest in grant.scope.manifests.values()}
+        later_first = sorted(grants, key=lambda grant: grant.issued_at, reverse=True)
+        issued = {digest: grant.issued_at for grant in later_first for digest in grant.scope.manifests.values()}
         chain, policies = await self._policies(seal)
         prices, first = terms(chain).prices, min((grant.issued_at for grant in grants), default=seal.opened)
         return Documents(

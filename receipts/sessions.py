@@ -185,7 +185,7 @@ def _enforceable(grant: Grant) -> None:
     scope = grant.scope
     for unbuilt, name in (
         (scope.binding != "none", "binding"),
-        (grant.parent is not None or scope.depth > 0, "delegation"),
+        (scope.depth > 0, "delegation"),  # a parent at depth 0 is a grant of the same job
         (scope.client_counter is not None, "client_counter"),
     ):
         if unbuilt:

@@ -292,6 +292,11 @@ class ScopeClient:
         fields = {"grant_type": TOKEN_EXCHANGE, "subject_token": token, "subject_token_type": ACCESS_TOKEN}
         return await self._token(fields, ttl)
 
+    async def narrow(self, token: str, *details: Detail, ttl: int | None = None) -> IssuedToken:
+        """Exchange a living token for one that carries a part of what it does (RFC 8693, RFC 9396)."""
+        fields = {"grant_type": TOKEN_EXCHANGE, "subject_token": token, "subject_token_type": ACCESS_TOKEN}
+        return await self._token({**fields, "authorization_details": msgspec.json.encode(details).decode()}, ttl)
+
     async def revoke_token(self, token: str) -> None:
         """Revoke one token of one's own (RFC 7009)."""
         await self._form("/revoke", {"token": token})

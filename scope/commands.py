@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 import typer
 
-from scope.client import IssuedToken, JobRequest, JobStatus, Models, RevocationRequest, ScopeClient, Tools
+from scope.client import Detail, IssuedToken, JobRequest, JobStatus, Models, RevocationRequest, ScopeClient, Tools
 from service import keystore
 from service.clients import client_token
 from verifier.encoding import canonical, parse
@@ -83,6 +83,11 @@ def token(
     name: Name,
     *,
     ttl: Seconds = None,
+    whole: Annotated[
+        Path | None, typer.Option("--from", help="A private file with a token, of which --tool and --model are a part.")
+    ] = None,
+    tool: Annotated[list[str] | None, typer.Option(help="server/tool, for a narrower token; once for each.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="provider/pattern, for a narrower token.")] = None,
     out: Annotated[Path | None, typer.Option("--out", "-o", help="A new file, of mode 0600.", dir_okay=False)] = None,
     show: Annotated[bool, typer.Option("--show", help="Print the token itself.")] = False,
     url: Url,
@@ -91,13 +96,22 @@ def token(
 ) -> None:
     """Get a token of a job of your own, into a private file; it is a secret, and lives for minutes.
 
+    With --from a narrower one, for the --tool and --model named alone.
+
     Example: tally job token job-… --ttl 300 -o agent.token --url http://127.0.0.1:8702 --client orchestrator
     """
+    details: list[Detail] = [*map(_tool, tool or ()), *([Models(models=model)] if model else [])]
+    if (whole is None) != (not details):
+        raise Refused("usage", "a narrower token is a part (--tool, --model) of another one (--from)")
     if (out is None) != show:
         raise Refused("usage", "a token goes into a file (--out) or is shown (--show)")
     if out is not None and out.exists():
         raise Refused("usage", f"{out} exists: a token never replaces a file")
-    issued = _as_client(url, client, lambda scope: scope.token(name, ttl))
+    if whole is None:
+        issued = _as_client(url, client, lambda scope: scope.token(name, ttl))
+    else:
+        subject = keystore.read_private(whole).decode("latin-1").strip()
+        issued = _as_client(url, client, lambda scope: scope.narrow(subject, *details, ttl=ttl))
     if out is not None:
         keystore.write_private(out, issued.access_token.encode())
     _say(as_json, _shown(issued, out), issued.access_token if show else f"{out}: good for {issued.expires_in} s")

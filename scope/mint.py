@@ -6,20 +6,21 @@ the policy allows, never beyond the grant.
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from scope import revoke, store
+from scope import narrow, revoke, store
 from scope.authority import SECOND, Authority
-from scope.client import ACCESS_TOKEN, IssuedToken, RevocationRequest
+from scope.client import ACCESS_TOKEN, Detail, IssuedToken, RevocationRequest
+from scope.narrow import Held
 from scope.store import Job
 from service.clients import Caller
 from service.engine import reading
-from verifier.encoding import digest
-from verifier.grant import Scope, Token, authorization_details
+from verifier.grant import Token, authorization_details
 from verifier.refused import Refused
 from verifier.signing import KeyPair, verify_ed25519
 
@@ -35,16 +36,28 @@ class _Header(Struct, frozen=True):
     typ: str
 
 
-async def mint(authority: Authority, caller: Caller, job: str, ttl: int | None) -> IssuedToken:
-    """Issue a token to the client that opened the job.
+async def mint(
+    authority: Authority,
+    caller: Caller,
+    job: str,
+    ttl: int | None,
+    *,
+    subject: str | None = None,
+    details: Sequence[Detail] | None = None,
+) -> IssuedToken:
+    """Issue a token to the client that opened the job: under its first grant, or that of a `subject` token.
 
-    Raises `Refused`: unknown-job, job-not-open, ttl-too-long, too-many-tokens.
+    With `details` the token carries that part of it. Raises `Refused`: unknown-job, job-not-open, ttl-too-long,
+    too-many-tokens, scope-too-wide, too-many-grants.
     """
     async with authority.engine.begin() as db:
-        found = await store.job(db, job, share=True)
+        found = await store.job(db, job, lock=details is not None, share=details is None)
         if found is None or found.client != caller.client:
             raise Refused("unknown-job", "this client opened no such job", field="job")
-        token = _claims(authority, found, ttl)
+        held = await narrow.held(db, subject or found.grant)
+        if details is not None:
+            held = await narrow.narrowed(db, authority, found, held, details)
+        token = _claims(authority, found, held, ttl)
         if await store.count_tokens(db, job) >= MOST_TOKENS:
             hint = "Use a token until it expires; open a new job."
             raise Refused("too-many-tokens", f"a job has at most {MOST_TOKENS} tokens", hint=hint)
@@ -55,13 +68,18 @@ async def mint(authority: Authority, caller: Caller, job: str, ttl: int | None) 
     return IssuedToken(access_token=signed, token_type="Bearer", expires_in=token.exp - token.iat)  # noqa: S106 - RFC 6750
 
 
-async def refresh(authority: Authority, caller: Caller, subject: str, ttl: int | None) -> IssuedToken:
-    """Exchange a living token for a younger one of the same job (RFC 8693). Raises `Refused` bad-token as well."""
+async def exchange(
+    authority: Authority, caller: Caller, subject: str, ttl: int | None, details: Sequence[Detail] | None
+) -> IssuedToken:
+    """Exchange a living token for a younger one of the same grant, or for a narrower one (RFC 8693).
+
+    Raises `Refused` bad-token as well.
+    """
     token = read(authority, subject)
     async with reading(authority.engine).connect() as db:
         if token is None or not await _lives(db, authority, token):
             raise Refused("bad-token", "the subject token is not one of ours that is still good", field="subject_token")
-    issued = await mint(authority, caller, token.txn, ttl)
+    issued = await mint(authority, caller, token.txn, ttl, subject=token.grant, details=details)
     return msgspec.structs.replace(issued, issued_token_type=ACCESS_TOKEN)
 
 
@@ -109,7 +127,7 @@ def read(authority: Authority, raw: str) -> Token | None:
         return None
 
 
-def _claims(authority: Authority, job: Job, ttl: int | None) -> Token:
+def _claims(authority: Authority, job: Job, held: Held, ttl: int | None) -> Token:
     now = authority.clock()
     issued = now // SECOND
     if job.state != "open" or now >= job.expires:
@@ -119,7 +137,7 @@ def _claims(authority: Authority, job: Job, ttl: int | None) -> Token:
     expires = min(issued + min(ttl or DEFAULT_TTL, job.max_ttl), job.expires // SECOND)
     if expires <= issued:
         raise Refused("job-not-open", "the job ends within this second", field="job")
-    scope = msgspec.json.decode(job.scope, type=Scope)
+    scope = held.grant.scope
     return Token(
         iss=scope.iss,
         sub=scope.agent,
@@ -131,8 +149,8 @@ def _claims(authority: Authority, job: Job, ttl: int | None) -> Token:
         jti=authority.random(16).hex(),
         txn=scope.job,
         policy_hash=scope.policy,
-        scope_hash=digest(job.scope),
-        grant=job.grant,
+        scope_hash=scope.hash(),
+        grant=held.digest,
         authorization_details=authorization_details(scope),
     )
 

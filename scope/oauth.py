@@ -18,6 +18,7 @@ from msgspec import Struct
 from scope import mint
 from scope.authority import Authority
 from scope.client import ACCESS_TOKEN, ASSERTION, TOKEN_EXCHANGE, IssuedToken
+from scope.narrow import read_details
 from service.clients import Caller, Clients
 from verifier.refused import Refused
 
@@ -34,6 +35,8 @@ ERRORS = {
     "unknown-job": "invalid_grant",
     "job-not-open": "invalid_grant",
     "too-many-tokens": "invalid_grant",
+    "too-many-grants": "invalid_grant",
+    "scope-too-wide": "invalid_scope",
     "wrong-audience": "invalid_target",
     "ttl-too-long": "invalid_scope",
     "unsupported": "invalid_scope",
@@ -73,13 +76,17 @@ class OAuth(Controller):
 
     @post("/token", status_code=200, summary="A token of one's own job")
     async def token(self, request: Ask, body: RawBody, authority: Here) -> Response[IssuedToken]:
-        """Issue a token: `client_credentials` with `job`, or a token exchange inside the job; `ttl` in seconds."""
+        """Issue a token: `client_credentials` with `job`, or a token exchange inside the job; `ttl` in seconds.
+
+        An exchange with `authorization_details` gives a token for that part of what the subject token carries.
+        """
         form, caller = _enter(request, body)
         caller.require("orchestrator")
         if form.get("resource", authority.audience) != authority.audience:
             raise Refused("wrong-audience", "tokens of this scope are for another gateway", field="resource")
-        if "authorization_details" in form or "scope" in form:
-            raise Refused("unsupported", "a token carries its grant's whole scope", hint="Ask when the job opens.")
+        if "scope" in form:
+            hint = "Ask with authorization_details, in a token exchange."
+            raise Refused("unsupported", "what a token carries is said by authorization_details", hint=hint)
         return Response(await _issue(authority, caller, form), headers=PRIVATE)
 
     @post("/revoke", status_code=200, summary="Revoke a token (RFC 7009)")
@@ -113,7 +120,13 @@ async def metadata(authority: Here) -> dict[str, Any]:
         "response_types_supported": [],
         "grant_types_supported": ["client_credentials", TOKEN_EXCHANGE],
         **{f"{endpoint}_endpoint_{name}": value for endpoint in endpoints for name, value in proof.items()},
-        "authorization_details_types_supported": ["tally_mcp", "tally_model"],
+        "authorization_details_types_supported": [
+            "tally_local",
+            "tally_mcp",
+            "tally_model",
+            "tally_prompt",
+            "tally_resource",
+        ],
     }
 
 
@@ -127,14 +140,19 @@ async def jwks(authority: Here) -> dict[str, list[dict[str, str]]]:
 async def _issue(authority: Authority, caller: Caller, form: Mapping[str, str]) -> IssuedToken:
     ttl = _seconds(form["ttl"]) if "ttl" in form else None
     kind = _field(form, "grant_type")
-    if kind == "client_credentials":
+    if kind == "client_credentials" and "authorization_details" not in form:
         return await mint.mint(authority, caller, _field(form, "job"), ttl)
+    if kind == "client_credentials":
+        raise Refused(
+            "unsupported", "a job's first token carries its whole scope", hint="Exchange it for a narrower one."
+        )
     if kind != TOKEN_EXCHANGE:
         raise Refused("unsupported-grant-type", "client_credentials or token exchange", field="grant_type")
     for name in ("subject_token_type", "requested_token_type"):
         if form.get(name, ACCESS_TOKEN) != ACCESS_TOKEN:
             raise Refused("bad-request", "only access tokens are exchanged, for access tokens", field=name)
-    return await mint.refresh(authority, caller, _field(form, "subject_token"), ttl)
+    details = read_details(form["authorization_details"]) if "authorization_details" in form else None
+    return await mint.exchange(authority, caller, _field(form, "subject_token"), ttl, details)
 
 
 def _enter(request: Ask, body: bytes) -> tuple[dict[str, str], Caller]:

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from scope import store
+from scope import narrow, store
 from scope.authority import SECOND, Authority, signer
 from scope.store import Job, Lane, UsedToken
 from service.engine import reading
@@ -79,13 +79,14 @@ async def _seal(db: AsyncConnection, authority: Authority, job: Job, last: int, 
     tokens, marks = await store.tokens_of(db, job.job), await store.marks_of(db, job.job)
     sealed = [_lane(lane, tokens.get(lane.lane, []), marks[lane.lane]) for lane in lanes]
     jtis = frozenset(token.jti for lane in sealed for token in lane.tokens)
+    grants = await narrow.of_job(db, job.job)
     near = await store.revocations_near(db, job, last)
     return Seal(
         iss=authority.issuer,
         job=job.job,
         policy=job.policy,
         keys=authority.trust.digest,
-        grants=[job.grant],
+        grants=[each.digest for each in grants],
         status=_status(job, lanes),
         opened=job.opened,
         closed=max(now, *(lane.marked for lane in lanes), job.opened),

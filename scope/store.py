@@ -219,6 +219,17 @@ async def grant(db: AsyncConnection, digest: str) -> bytes | None:
     return (await db.execute(select(grants.c.envelope).where(grants.c.digest == digest))).scalar_one_or_none()
 
 
+async def grants_of(db: AsyncConnection, name: str) -> list[tuple[str, bytes]]:
+    """List a job's grants: digest, envelope."""
+    found = await db.execute(select(grants.c.digest, grants.c.envelope).where(grants.c.job == name))
+    return [(row.digest, row.envelope) for row in found]
+
+
+async def add_grant(db: AsyncConnection, digest: str, name: str, envelope: bytes) -> None:
+    """Keep another grant of a job."""
+    await db.execute(insert(grants).values(digest=digest, job=name, envelope=envelope))
+
+
 async def add_token(db: AsyncConnection, values: Mapping[str, Any]) -> None:
     """Remember a token before anybody sees it."""
     await db.execute(insert(tokens).values(**values))

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from scope.client import Tools
 from tests.conftest import Serve
 from tests.receipts.gatehouse import META, REVISION, Gatehouse, gatehouse, tool, tool_result
 from verifier.manifest import Manifest, Prompt, Resource
@@ -232,3 +233,21 @@ async def test_what_no_rule_lets_a_server_ask_is_withheld(
     end = await house.last()
     assert (end.status == "policy_cut") is (said == "not-allowed")
     assert end.server_requests is None
+
+
+async def test_a_narrower_token_calls_what_it_carries_and_the_bundle_names_its_grant(house: Gatehouse) -> None:
+    whole = house.token
+    part = Tools(server="crm-mcp", tools=["get_case"])
+    house.token = (await house.scope().narrow(whole, part)).access_token
+    house.upstream.say(tool_result("done"))
+    asked = {"name": "get_case", "arguments": {"case_id": "A"}}
+    assert (await ask(house, "tools/call", "get_case", **asked))[2]["result"]["content"]
+    assert code(await authorize(house, path="/a")) == "unknown-server"
+    other = {"name": "search_customer", "arguments": {"query": "A"}}
+    assert code(await ask(house, "tools/call", "search_customer", **other)) == "not-granted"
+    assert (await ask(house, "tools/list"))[2]["result"]["tools"][0]["name"] == "get_case"
+    house.token = whole
+    assert (await ask(house, "tools/call", "search_customer", **other))[2]["result"]["content"]
+    raw, report = await house.audited()
+    assert report.findings == []
+    assert raw.count(b'{"grant":') == 2

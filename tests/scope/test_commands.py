@@ -74,6 +74,17 @@ async def test_exact_tools_and_models_are_asked_for_by_name(today: Town, tmp_pat
     await tally(today, *opening(today), "--tool", "get_case", code="usage")
 
 
+async def test_a_narrower_token_is_made_of_one_in_a_private_file(today: Town, tmp_path: Path) -> None:
+    job = (await tally(today, *opening(today), "--json"))["job"]
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    await tally(today, "job", "token", job, "--out", whole)
+    await tally(today, "job", "token", job, "--tool", "crm-mcp/get_case", "--show", code="usage")
+    await tally(today, "job", "token", job, "--from", whole, "--show", code="usage")
+    await tally(today, "job", "token", job, "--from", whole, "--tool", "crm-mcp/get_case", "--out", part)
+    said = jwt.decode(part.read_text(), options={"verify_signature": False})
+    assert said["authorization_details"] == [{"type": "tally_mcp", "server": "crm-mcp", "tools": ["get_case"]}]
+
+
 async def test_a_responder_revokes_and_learns_how_many_jobs_it_ended(today: Town) -> None:
     job = (await tally(today, *opening(today), "--json"))["job"]
     said = await tally(today, "revoke", "job", job, "--reason", "incident", "--ticket", "INC-7", client="responder")
