@@ -243,6 +243,24 @@ class Snapshot(_Message, frozen=True, kw_only=True):
     revocations: list[Raw]
 
 
+class Incident(_Message, frozen=True, kw_only=True):
+    """What a gateway reported and cannot be: `code` of it, and the value in question."""
+
+    position: int
+    time: Time
+    job: Id
+    lane: Id
+    code: str
+    value: str
+
+
+class IncidentPage(_Message, frozen=True, kw_only=True):
+    """Incidents, the oldest first; `next` is the following page's `after`."""
+
+    incidents: list[Incident]
+    next: int | None = None
+
+
 class RevocationRequest(_Request, frozen=True, kw_only=True):
     """What to revoke, for ever: a tool is `server/name`, a model `provider/name`, everything kind `all`, value `*`."""
 
@@ -304,6 +322,10 @@ class ScopeClient:
     async def introspect(self, token: str) -> dict[str, Any]:
         """Ask whether a token is live (RFC 7662)."""
         return _decode(await self._form("/introspect", {"token": token}), dict[str, Any])
+
+    async def incidents(self, after: int = 0) -> IncidentPage:
+        """List what gateways reported and cannot be, the oldest first, behind a position."""
+        return _decode(await self._call("GET", f"/incidents?after={after}"), IncidentPage)
 
     async def close(self, job: str) -> JobStatus:
         """Close a job of one's own: its gateways end what is open, then it is sealed."""

@@ -11,7 +11,17 @@ import aiohttp
 import msgspec
 import typer
 
-from scope.client import Detail, IssuedToken, JobRequest, JobStatus, Models, RevocationRequest, ScopeClient, Tools
+from scope.client import (
+    Detail,
+    Incident,
+    IssuedToken,
+    JobRequest,
+    JobStatus,
+    Models,
+    RevocationRequest,
+    ScopeClient,
+    Tools,
+)
 from service import keystore
 from service.clients import client_token
 from verifier.encoding import canonical, parse
@@ -165,6 +175,29 @@ def revoke(
     done = _as_client(url, client, lambda scope: scope.revoke(request))
     sentence = f"revoked {kind} {value} at {_when(done.time)}: number {done.sequence}, {done.jobs} open jobs ended"
     _say(as_json, msgspec.to_builtins(done), sentence)
+
+
+@app.command("incidents")
+def incidents(*, url: Url, client: Client, as_json: Json = False) -> None:
+    """List what gateways reported and cannot be; exit 1 when there is any.
+
+    Example: tally incidents --url http://127.0.0.1:8702 --client responder
+    """
+
+    async def every(scope: ScopeClient) -> list[Incident]:
+        found, after = list[Incident](), 0
+        while True:
+            page = await scope.incidents(after)
+            found += page.incidents
+            if page.next is None:
+                return found
+            after = page.next
+
+    found = _as_client(url, client, every)
+    lines = [f"{_when(each.time)} {each.code} {each.value} in lane {each.lane} of {each.job}" for each in found]
+    _say(as_json, {"incidents": msgspec.to_builtins(found)}, *(lines or ["no incidents"]))
+    if found:
+        raise typer.Exit(1)
 
 
 def _tool(text: str) -> Tools:

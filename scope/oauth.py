@@ -20,9 +20,11 @@ from scope.authority import Authority
 from scope.client import ACCESS_TOKEN, ASSERTION, TOKEN_EXCHANGE, IssuedToken
 from scope.narrow import read_details
 from service.clients import Caller, Clients
+from service.described import form_body
 from verifier.refused import Refused
 
 MAX_FIELDS = 16
+TOKEN_FIELDS = ("grant_type", "job", "ttl", "subject_token", "subject_token_type", "authorization_details")
 MAX_DIGITS = 6
 FORM = "application/x-www-form-urlencoded"
 PRIVATE = {"Cache-Control": "no-store"}
@@ -74,7 +76,14 @@ class OAuth(Controller):
     tags = ("tokens",)
     exception_handlers = {Refused: refused}  # noqa: RUF012 - Litestar's own way to say it
 
-    @post("/token", status_code=200, summary="A token of one's own job")
+    @post(
+        "/token",
+        status_code=200,
+        summary="A token of one's own job",
+        operation_class=form_body(
+            "grant_type", "job", "ttl", "subject_token", "subject_token_type", "authorization_details"
+        ),
+    )
     async def token(self, request: Ask, body: RawBody, authority: Here) -> Response[IssuedToken]:
         """Issue a token: `client_credentials` with `job`, or a token exchange inside the job; `ttl` in seconds.
 
@@ -89,7 +98,7 @@ class OAuth(Controller):
             raise Refused("unsupported", "what a token carries is said by authorization_details", hint=hint)
         return Response(await _issue(authority, caller, form), headers=PRIVATE)
 
-    @post("/revoke", status_code=200, summary="Revoke a token (RFC 7009)")
+    @post("/revoke", status_code=200, summary="Revoke a token (RFC 7009)", operation_class=form_body("token"))
     async def revoke(self, request: Ask, body: RawBody, authority: Here) -> Response[None]:
         """Revoke one token of one's own; a text that is no living token is no error."""
         form, caller = _enter(request, body)
@@ -97,7 +106,7 @@ class OAuth(Controller):
         await mint.withdraw(authority, caller, _field(form, "token"))
         return Response(None, headers=PRIVATE)
 
-    @post("/introspect", status_code=200, summary="Is a token live? (RFC 7662)")
+    @post("/introspect", status_code=200, summary="Is a token live? (RFC 7662)", operation_class=form_body("token"))
     async def introspect(self, request: Ask, body: RawBody, authority: Here) -> Response[dict[str, Any]]:
         """Say whether a token is live and what it says."""
         form, caller = _enter(request, body)

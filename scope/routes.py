@@ -1,12 +1,12 @@
 """Jobs, lanes, revocations and seals over HTTP (specs/http.md §2). Decides nothing but whose role may ask."""
 
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 from litestar import Controller, Request, Response, get, post
 from litestar.di import NamedDependency
-from litestar.params import FromPath, FromQuery, RawBody
+from litestar.params import PathParameter, QueryParameter, RawBody
 from litestar.types import ControllerRouterHandler
-from msgspec import Meta, Raw
+from msgspec import Raw
 
 from scope import jobs, lanes, oauth, revoke, store
 from scope.authority import Authority
@@ -14,6 +14,8 @@ from scope.client import (
     Documents,
     HeadsAnswer,
     HeadsReport,
+    Incident,
+    IncidentPage,
     JobPage,
     JobRequest,
     JobStatus,
@@ -25,6 +27,7 @@ from scope.client import (
     Snapshot,
 )
 from service.clients import Caller
+from service.described import json_body
 from service.engine import reading
 from verifier.encoding import MAX_INT, Digest, Id, parse, reject_duplicates
 from verifier.envelope import Envelope
@@ -36,7 +39,12 @@ T = TypeVar("T")
 Ask = Request[Any, Any, Any]
 Here = NamedDependency[Authority]
 By = NamedDependency[Caller]
-Job = FromPath[Id]
+ID, DIGEST = (get_args(kind)[1].pattern for kind in (Id, Digest))
+Job = Annotated[str, PathParameter(pattern=ID)]
+At = Annotated[str, PathParameter(pattern=DIGEST)]
+Before = Annotated[int | None, QueryParameter(ge=1, le=MAX_INT)]
+After = Annotated[int, QueryParameter(ge=0, le=MAX_INT)]
+Limit = Annotated[int, QueryParameter(ge=1, le=100)]
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -52,7 +60,7 @@ class Jobs(Controller):
     path = "/jobs"
     tags = ("jobs",)
 
-    @post("/", summary="Open a job under one policy")
+    @post("/", summary="Open a job under one policy", operation_class=json_body(JobRequest))
     async def open(self, body: RawBody, caller: By, authority: Here) -> OpenedJob:
         """Open a job; the answer holds its signed grant."""
         caller.require("orchestrator")
@@ -63,8 +71,8 @@ class Jobs(Controller):
         self,
         caller: By,
         authority: Here,
-        before: FromQuery[Annotated[int, Meta(ge=1, le=MAX_INT)] | None] = None,
-        limit: FromQuery[Annotated[int, Meta(ge=1, le=100)]] = 50,
+        before: Before = None,
+        limit: Limit = 50,
     ) -> Response[JobPage]:
         """List the jobs that the caller opened; `next` of the answer is the next page's `before`."""
         caller.require("orchestrator")
@@ -87,7 +95,7 @@ class Jobs(Controller):
         digest, raw = await jobs.seal(authority, caller, job)
         return Response(raw, media_type=ENVELOPE, headers={"ETag": f'"{digest}"', **PRIVATE})
 
-    @post("/{job:str}/lanes", status_code=200, summary="Register a lane")
+    @post("/{job:str}/lanes", status_code=200, summary="Register a lane", operation_class=json_body(LaneRequest))
     async def register(self, job: Job, body: RawBody, caller: By, authority: Here) -> RegisteredLane:
         """Register a lane before its first leaf and learn its share; the same request again is answered the same."""
         caller.require("gateway")
@@ -104,7 +112,9 @@ class Jobs(Controller):
         return Documents(documents=[Raw(each) for each in found])
 
 
-@post("/heads", status_code=200, tags=["jobs"], summary="Report all moving lanes")
+@post(
+    "/heads", status_code=200, tags=["jobs"], summary="Report all moving lanes", operation_class=json_body(HeadsReport)
+)
 async def heads(body: RawBody, caller: By, authority: Here) -> HeadsAnswer:
     """Witness heads, each accepted or refused by itself; the answer names the jobs whose lanes are to be closed."""
     caller.require("gateway")
@@ -117,23 +127,36 @@ class Revocations(Controller):
     path = "/revocations"
     tags = ("revocations",)
 
-    @post("/", summary="Revoke")
+    @post("/", summary="Revoke", operation_class=json_body(RevocationRequest))
     async def revoke(self, body: RawBody, caller: By, authority: Here) -> Revoked:
         """Revoke a target for ever; the answer comes when it is durable."""
         caller.require("responder")
         return await revoke.revoke(authority, _read(body, RevocationRequest), caller.client)
 
     @get("/snapshot", summary="What was revoked after a sequence, and a heartbeat")
-    async def snapshot(
-        self, caller: By, authority: Here, after: FromQuery[Annotated[int, Meta(ge=0, le=MAX_INT)]] = 0
-    ) -> Response[Snapshot]:
+    async def snapshot(self, caller: By, authority: Here, after: After = 0) -> Response[Snapshot]:
         """Serve a signed heartbeat and at most a thousand signed revocations, in order."""
         caller.require("gateway", "auditor", "responder")
         return Response(await revoke.snapshot(authority, after), headers=PRIVATE)
 
 
+@get("/incidents", tags=["revocations"], summary="What gateways reported and cannot be")
+async def incidents(
+    caller: By,
+    authority: Here,
+    after: After = 0,
+    limit: Limit = 50,
+) -> Response[IncidentPage]:
+    """List forks, rollbacks and tokens that nobody issued, the oldest first."""
+    caller.require("auditor", "responder")
+    async with reading(authority.engine).connect() as db:
+        found = [Incident(**each) for each in await store.incidents_after(db, after, limit + 1)]
+    more = found[limit - 1].position if len(found) > limit else None
+    return Response(IncidentPage(incidents=found[:limit], next=more), headers=PRIVATE)
+
+
 @get("/grants/{digest:str}", tags=["documents"], summary="A grant, byte for byte")
-async def grant(digest: FromPath[Digest], request: Ask, authority: Here) -> Response[bytes]:
+async def grant(digest: At, request: Ask, authority: Here) -> Response[bytes]:
     """Serve the exact bytes of a grant to whoever knows its digest."""
     async with reading(authority.engine).connect() as db:
         raw = await store.grant(db, digest)
@@ -148,7 +171,7 @@ async def keys(request: Ask, authority: Here) -> Response[bytes]:
     return _document(request, authority.key_list, key_list_digest(authority.key_list), ASK_AGAIN)
 
 
-ROUTES: list[ControllerRouterHandler] = [Jobs, heads, Revocations, grant, keys, *oauth.ROUTES]
+ROUTES: list[ControllerRouterHandler] = [Jobs, heads, Revocations, incidents, grant, keys, *oauth.ROUTES]
 
 
 def _read(body: bytes, kind: type[T], *, limit: int = MAX_REQUEST) -> T:

@@ -337,6 +337,12 @@ async def add_incident(db: AsyncConnection, values: Mapping[str, Any]) -> None:
     await db.execute(insert(incidents).values(**values))
 
 
+async def incidents_after(db: AsyncConnection, after: int, limit: int) -> list[Mapping[str, Any]]:
+    """List incidents behind a position, the oldest first."""
+    wanted = select(incidents).where(incidents.c.position > after).order_by(incidents.c.position).limit(limit)
+    return [dict(row) for row in (await db.execute(wanted)).mappings()]
+
+
 async def add_seal(db: AsyncConnection, name: str, digest: str, status: str, envelope: bytes) -> None:
     """Keep a job's seal; the job never changes again."""
     await db.execute(insert(seals).values(job=name, digest=digest, status=status, envelope=envelope))

@@ -1,0 +1,62 @@
+"""Scope's API held against its own description by schemathesis: whatever is sent, no answer is a bug."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import msgspec
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis.errors import Unsatisfiable
+from schemathesis.generation import GenerationMode
+
+from tests.scope.conftest import Town
+
+EXAMPLES = 15  # of each operation and mode
+CLIENTS = {"heads": "receipts", "revocations": "responder", "incidents": "responder"}
+
+
+@pytest.mark.parametrize("mode", [GenerationMode.POSITIVE, GenerationMode.NEGATIVE])
+async def test_no_request_makes_scope_fail(town: Town, mode: GenerationMode) -> None:
+    await town.open()
+    schema = schemathesis.openapi.from_dict(msgspec.json.decode((await town.ask("GET", "/openapi/openapi.json"))[2]))
+    statuses = await asyncio.to_thread(drive, schema, town, mode)
+    assert max(statuses) < 500
+    assert {200, 400} <= statuses
+
+
+async def test_every_route_that_takes_a_body_describes_it(town: Town) -> None:
+    paths = msgspec.json.decode((await town.ask("GET", "/openapi/openapi.json"))[2])["paths"]
+    for path, methods in paths.items():
+        for method, each in methods.items():
+            assert method != "post" or "requestBody" in each or path == "/jobs/{job}/close", path
+
+
+def drive(schema: Any, town: Town, mode: GenerationMode) -> set[int]:
+    """Send generated requests to every operation, as a client that may use it."""
+    statuses: set[int] = set()
+    for result in schema.get_all_operations():
+        with suppress(schemathesis.errors.SchemathesisError, Unsatisfiable):  # nothing of it can be wrong
+            sending(result.ok(), town, mode, statuses)()
+    return statuses
+
+
+def sending(operation: Any, town: Town, mode: GenerationMode, statuses: set[int]) -> Callable[[], None]:
+    """Make the test of one operation."""
+    client = (
+        "receipts" if operation.path.endswith("/lanes") else CLIENTS.get(operation.path.split("/")[1], "orchestrator")
+    )
+
+    @settings(
+        max_examples=EXAMPLES, deadline=None, database=None, derandomize=True, phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )  # fmt: skip
+    @given(case=operation.as_strategy(generation_mode=mode))
+    def send(case: Any) -> None:
+        response = case.call(base_url=town.url, headers={"Authorization": f"Bearer {town.credential(client)}"})
+        statuses.add(response.status_code)
+        assert response.status_code < 500, (case, response.text)
+
+    return send

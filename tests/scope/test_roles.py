@@ -1,0 +1,76 @@
+"""Who may do what at scope: nobody without a token of their own, each client only what its role says."""
+
+import msgspec
+import pytest
+
+from tests.scope.conftest import GatewayLane, Town
+
+CLIENTS = {"orchestrator", "auditor", "receipts", "responder"}
+PUBLIC = {*CLIENTS, None}
+# Every route, and who may use it; a route that is not here fails the test below.
+MATRIX: dict[tuple[str, str], set[str | None]] = {
+    ("POST", "/jobs"): {"orchestrator"},
+    ("GET", "/jobs"): {"orchestrator"},
+    ("GET", "/jobs/{job}"): {*CLIENTS},
+    ("POST", "/jobs/{job}/close"): {"orchestrator"},
+    ("GET", "/jobs/{job}/seal"): {*CLIENTS},
+    ("POST", "/jobs/{job}/lanes"): {"receipts"},
+    ("GET", "/jobs/{job}/revocations"): {"receipts", "auditor"},
+    ("POST", "/heads"): {"receipts"},
+    ("POST", "/revocations"): {"responder"},
+    ("GET", "/revocations/snapshot"): {"receipts", "auditor", "responder"},
+    ("GET", "/incidents"): {"auditor", "responder"},
+    ("POST", "/token"): {"orchestrator"},
+    ("POST", "/revoke"): {"orchestrator"},
+    ("POST", "/introspect"): {"orchestrator", "receipts", "auditor", "responder"},
+    ("GET", "/grants/{digest}"): {*PUBLIC},
+    ("GET", "/keys"): {*PUBLIC},
+    ("GET", "/.well-known/oauth-authorization-server"): {*PUBLIC},
+    ("GET", "/jwks.json"): {*PUBLIC},
+    ("GET", "/livez"): {*PUBLIC},
+    ("GET", "/readyz"): {*PUBLIC},
+}
+VALUES = {"digest": "sha256:" + "0" * 64, "job": "job-1"}
+FORMS = {"/token", "/revoke", "/introspect"}
+
+
+async def test_every_route_is_in_the_matrix(town: Town) -> None:
+    described = msgspec.json.decode((await town.ask("GET", "/openapi/openapi.json"))[2])["paths"]
+    routes = {(method.upper(), path) for path, methods in described.items() for method in methods}
+    assert {route for route in routes if not route[1].startswith("/openapi")} == set(MATRIX)
+
+
+async def test_each_role_may_do_what_the_matrix_says_and_nothing_else(town: Town) -> None:
+    for (method, path), allowed in MATRIX.items():
+        for client in [*sorted(CLIENTS), None]:
+            given = {"data": {"token": "x"}} if path in FORMS else {"data": b"{}"} if method == "POST" else {}
+            status, _, body = await town.ask(method, path.format(**VALUES), client, **given)
+            refused = isinstance(body, dict) and body.get("code") in {"unauthenticated", "forbidden"}
+            assert refused != (client in allowed), (method, path, client, status)
+            assert status < 500, (method, path, client)
+
+
+async def test_a_jobs_state_is_its_clients_and_its_overseers(town: Town) -> None:
+    job = (await town.open()).job
+    for client in sorted(CLIENTS):
+        assert (await town.ask("GET", f"/jobs/{job}", client))[0] == 200, client
+
+
+@pytest.mark.parametrize("client", ["auditor", "responder"])
+async def test_incidents_are_listed_in_pages(town: Town, client: str) -> None:
+    lane = await town.lane(await town.open())
+    lane.open()
+    lane.note(3)
+    await town.scope("receipts").report_heads([lane.head()])
+    fork = GatewayLane(town, lane.job, lane.name)
+    fork.open()
+    fork.note(1)
+    await town.scope("receipts").report_heads([fork.head()])
+    found = (await town.scope(client).incidents()).incidents
+    assert found
+    assert {each.lane for each in found} == {"lane-1"}
+    after = (await town.scope(client).incidents(found[-1].position)).incidents
+    assert after == []
+    status, _, page = await town.ask("GET", "/incidents?limit=1", client)
+    assert (status, len(page["incidents"])) == (200, 1)
+    assert page.get("next") == (found[0].position if len(found) > 1 else None)
