@@ -56,6 +56,37 @@ def _bent(**changes: Any) -> Callable[[list[Disclosure]], list[Disclosure]]:
     return lambda given: [replace(given[0], **changes), *given[1:]]
 
 
+def summed(most: str, *calls: str) -> bytes:
+    """Make calls of seven each, under a limit on their sum; the amounts of those named were disclosed."""
+    rule = {"kind": "mcp", "server": "crm-mcp", "tools": ["get_case"], "limits": {"sums": {"amount": most}}}
+    world = World(policy={"allowed_tools": [rule]})
+    lane = world.lane()
+    lane.model("call-1", "get_case", "get_case")
+    for call in ("call-2", "call-3"):
+        begun = lane.begin(call, GET_CASE, sent=commit(call_key(lane.lane_key, call, "sent"), BODY))
+        lane.end(call)
+        if call in calls:
+            given = disclose_each(call_key(lane.lane_key, call, "sent"), BODY, (1,), "sent")
+            lane.behind[begun.seq] = [wrap("disclosure", canonical(each)) for each in given]
+    lane.close()
+    return world.bundle()
+
+
+@case(MADE, PASS, "disclosed amounts add up to the limit on their sum")
+def disclosure_of_amounts_within_their_sum() -> bytes:
+    return summed("14", "call-2", "call-3")
+
+
+@case(MADE, PASS, "one of two amounts was disclosed: what is not could be nothing")
+def disclosure_of_one_of_two_amounts() -> bytes:
+    return summed("13", "call-2")
+
+
+@case(MADE, "FAIL over-budget", "disclosed amounts add up to more than the rule allows in all")
+def disclosure_of_amounts_beyond_their_sum() -> bytes:
+    return summed("13", "call-2", "call-3")
+
+
 @case(MADE, PASS, "one argument was disclosed: the replay of its condition is full as far as it goes")
 def disclosure_of_one_argument() -> bytes:
     return disclosed(3)
