@@ -104,10 +104,12 @@ class Exchange:
         self._dlv = Committing(self.keys["dlv"])
         self.stopped = False  # by the client or by the lane, rather than by its own course
         self._received = False
+        self.size = 0  # bytes that the upstream sent
 
     def received(self, content: bytes) -> None:
         """Commit to what the upstream sent."""
         self._received = True
+        self.size += len(content)
         self._recv.add(content)
 
     def deliver(self, content: bytes) -> bytes:

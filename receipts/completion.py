@@ -13,7 +13,7 @@ from msgspec import Meta, Struct
 from receipts.body import encode, read_json
 from receipts.call import Asked, Exchange, Known
 from receipts.delivery import key_header
-from receipts.labelling import Handling, Held, label, require_allowed
+from receipts.labelling import Handling, Held, label_of, require_allowed
 from receipts.models import ModelProvider, ModelRequest, ask, read_request
 from receipts.request import JSON, Answer, Request
 from receipts.sessions import Session
@@ -100,7 +100,10 @@ class Completion:
         """Read the request and find its provider."""
         self._asked = read_request(raw, self._operation)
         self._handling = session.handling
-        return ask(self._asked, self._operation, session, known, providers=self._providers, upstream=self._upstream)
+        labelled = await label_of(self._asked.body, session.handling, len(raw))
+        return ask(
+            self._asked, labelled, self._operation, session, known, providers=self._providers, upstream=self._upstream
+        )
 
     async def forward(self, asked: Asked, exchange: Exchange) -> None:
         """Send the request, and relay or keep the answer."""
@@ -137,7 +140,7 @@ class Completion:
         self._note(read, exchange)
         if read.error is not None:
             raise UpstreamFailed("upstream-answer", "the provider answered with an error")
-        labelled = label(value, self._handling)
+        labelled = await label_of(value, self._handling, len(raw))
         exchange.labels = labelled.labels
         exchange.redactions += labelled.redactions
         require_allowed(labelled.labels, self._handling)

@@ -18,7 +18,7 @@ from verifier.encoding import digest, safe_text
 from verifier.refused import Refused
 
 MINUTES = 600 * 1_000_000
-MAX_WAITING = 4096
+MAX_WAITING, MAX_OF_JOB = 4096, 32
 MAX_ASKED = 16
 # Which of a client's capabilities each request uses.
 CAPABILITY = {"elicitation/create": "elicitation", "sampling/createMessage": "sampling", "roots/list": "roots"}
@@ -41,6 +41,9 @@ class Inputs:
     def keep(self, job: str, call: ServerCall, state: str | None, now: int) -> str:
         """Keep a server's state, and give its name."""
         name = secrets.token_urlsafe(24)
+        mine = [each for each, waiting in self._waiting.items() if waiting.job == job]
+        for each in mine[: len(mine) + 1 - MAX_OF_JOB]:  # nobody pushes out what others wait with
+            del self._waiting[each]
         self._waiting[name] = _Waiting(job, _same(call), state, now + MINUTES)
         if len(self._waiting) > MAX_WAITING:
             self._waiting.popitem(last=False)

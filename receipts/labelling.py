@@ -4,6 +4,7 @@ What is found and stays is a label of the call, which the policy decides about. 
 anything is committed to or sent; a number, or a member's name, cannot be.
 """
 
+import asyncio
 from collections import deque
 from collections.abc import Iterator
 from decimal import Decimal
@@ -16,6 +17,7 @@ from receipts.upstream import PolicyCut
 from verifier.policy import Chain
 
 MAX_REPLACED = 1000
+LARGE = 1 << 15
 MIN_DIGITS = 11  # of the shortest number that says anything
 KEPT = 1024  # characters of a stream's text that are looked at again with the next piece
 Channel = tuple[Any, ...]
@@ -55,6 +57,11 @@ def label(value: Any, handled: Handling) -> Labelled:
     labeller = _Labeller(handled)
     copied = labeller.each(value)
     return Labelled(copied, sorted(labeller.labels), labeller.redactions)
+
+
+async def label_of(value: Any, handled: Handling, size: int) -> Labelled:
+    """Look through a value read from so many bytes: beside the event loop when they are many, so that others go on."""
+    return label(value, handled) if size < LARGE else await asyncio.to_thread(label, value, handled)
 
 
 def require_allowed(labels: list[str], handled: Handling) -> None:

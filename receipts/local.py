@@ -6,7 +6,7 @@
 What is run is what the answer says, not what was asked: data may have been replaced in it.
 """
 
-from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Literal
 
 import msgspec
@@ -16,7 +16,7 @@ from receipts.body import encode, read_json, sliced
 from receipts.call import Asked, Exchange, Known
 from receipts.completion import BAD_REQUEST, STATUS
 from receipts.delivery import Begun, finish, key_header
-from receipts.labelling import label, require_allowed
+from receipts.labelling import label_of, require_allowed
 from receipts.mcp_calls import schema_of
 from receipts.pipeline import Pipeline
 from receipts.request import Answer, Request
@@ -29,7 +29,7 @@ from verifier.encoding import Name, SafeText
 from verifier.leaf import Parent, Target
 from verifier.refused import Refused
 
-MAX_OPEN = 4096
+MAX_OPEN = 256  # calls of one job that wait for their results
 PROBLEM = "application/problem+json"
 
 
@@ -53,17 +53,14 @@ class Local:
         self._pipeline = pipeline
         self._sessions = sessions
         self._max_body = max_body
-        self._open: OrderedDict[str, Begun] = OrderedDict()
+        self._open: dict[str, dict[str, Begun]] = {}  # by job
 
     async def authorize(self, request: Request) -> None:
         """Decide a call, and record its `begin`; its end is the result's, or its lane's."""
-        path = _Authorize(self._sessions)
-        begun = await self._pipeline.begin(request, path)
+        begun = await self._pipeline.begin(request, _Authorize(self._sessions, self._require_room))
         if begun is None:
             return
-        self._open[begun.exchange.call] = begun
-        if len(self._open) > MAX_OPEN:
-            self._drop()
+        self._open.setdefault(begun.lane.job, {})[begun.exchange.call] = begun
         said = {"call": begun.exchange.call, "allowed": True, "arguments": begun.asked.arguments}
         keys = {"tally-receipt": begun.exchange.call, "tally-call-keys": key_header(begun.exchange.keys)}
         await request.answer(Answer(200, encode(said), keys))
@@ -85,15 +82,18 @@ class Local:
 
     def _take(self, call: str, job: str) -> Begun:
         """Take an open call of a job, once. Raises `Refused` unknown-call."""
-        begun = self._open.get(call)
-        if begun is None or begun.lane.job != job:
+        begun = self._open.get(job, {}).pop(call, None)
+        if begun is None:
             raise Refused("unknown-call", "no call of this name waits for its result here", field="call")
-        return self._open.pop(call)
+        return begun
 
-    def _drop(self) -> None:
-        """Forget calls whose lane has closed, and then the oldest: their lane will say that it saw no end."""
-        for call in [call for call, begun in self._open.items() if begun.lane.closing] or [next(iter(self._open))]:
-            del self._open[call]
+    def _require_room(self, job: str) -> None:
+        """Raise `Refused` too-many-open where a job has begun much and reported nothing."""
+        for each in [each for each, calls in self._open.items() if all(begun.lane.closing for begun in calls.values())]:
+            del self._open[each]  # nothing of them waits any more
+        if len(self._open.get(job, {})) >= MAX_OPEN:
+            why = f"{MAX_OPEN} calls of this job wait for their results"
+            raise Refused("too-many-open", why, hint="Report what became of them: POST /authorize/{call}/result.")
 
 
 class _Shape:
@@ -109,11 +109,13 @@ class _Shape:
 class _Authorize(_Shape):
     """A call to be decided (`receipts.call.Path`); nothing is sent anywhere."""
 
-    def __init__(self, sessions: Sessions) -> None:
+    def __init__(self, sessions: Sessions, require_room: Callable[[str], None]) -> None:
         self._sessions = sessions
+        self._require_room = require_room
 
     async def read(self, raw: bytes, session: Session, known: Known) -> Asked | Answer:
         asked = _read(raw, _Asked)
+        self._require_room(session.scope.job)
         known.target, known.parent = Target(server=asked.server, tool=asked.tool), asked.parent
         server = await self._sessions.server(session, asked.server)
         known.manifest = server.digest
@@ -124,7 +126,7 @@ class _Authorize(_Shape):
         if session.terms.regulated:
             why = "the policy is regulated: what only the runtime sees is no evidence"
             raise Refused("observed-by-runtime", why, field="tool")
-        labelled = label(asked.arguments, session.handling)
+        labelled = await label_of(asked.arguments, session.handling, len(raw))
         decided = msgspec.structs.replace(found, labels=tuple(sorted({*found.labels, *labelled.labels})))
         known.labels = list(decided.labels)
         server.arguments(f"tool:{asked.tool}", schema_of(server, "tool", asked.tool)).check(labelled.value)
@@ -161,7 +163,7 @@ class _Reported(_Shape):
         exchange.received(self._raw)
         if len(self._raw) > terms.max_bytes:
             raise PolicyCut("response-too-large", f"the result is larger than {terms.max_bytes} bytes", 413)
-        labelled = label(self._result.content, handled)
+        labelled = await label_of(self._result.content, handled, len(self._raw))
         exchange.labels = sorted({*asked.decided.labels, *labelled.labels})
         exchange.redactions += labelled.redactions
         require_allowed(labelled.labels, handled)

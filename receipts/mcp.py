@@ -14,7 +14,7 @@ from receipts import inputs, mcp_answers, mcp_calls, screens
 from receipts.body import encode, read_json
 from receipts.call import Asked, Exchange, Known
 from receipts.inputs import Inputs
-from receipts.labelling import label, require_allowed
+from receipts.labelling import label_of, require_allowed
 from receipts.mcp_answers import REVISION, rpc_error, rpc_result
 from receipts.mcp_calls import EVENTS, META, METHODS, ServerCall
 from receipts.mcp_headers import require_header
@@ -80,15 +80,16 @@ class McpCall:
             return mcp_answers.listed(self.id, method, server, session.scope)
         if method not in METHODS:
             raise Refused("not-allowed", "no rule allows this method", field="method")
-        return self._call(method, params, server, session, known)
+        return await self._call(method, params, server, session, known)
 
-    def _call(self, method: str, params: dict[str, Any], server: Server, session: Session, known: Known) -> Asked:
+    async def _call(self, method: str, params: dict[str, Any], server: Server, session: Session, known: Known) -> Asked:
         name, target = mcp_calls.aimed(method, params, self._name)
         known.target = target
         known.parent = self._parent(params["_meta"])
         if (reviewed := find_target(server.manifest, METHODS[method][0], name)) is not None:
             known.labels = list(reviewed.labels)
-        call = mcp_calls.read(self._request, method, params, server, session.handling)
+        size = len(known.raw or b"")
+        call = await mcp_calls.read(self._request, method, params, server, handled=session.handling, size=size)
         known.labels = list(call.target.labels)
         call = replace(call, more=self._inputs.resume(session.scope.job, call, params, self._clock()))
         url = server.manifest.url or ""
@@ -119,7 +120,7 @@ class McpCall:
             if not screens.content_type_allowed(answer.content_type, terms.content_types):
                 raise UpstreamFailed("content-type", "the server's answer is of a type that the policy does not allow")
             message = await self._message(answer, terms.max_bytes, exchange)
-        labelled = label(message, self._session.handling)
+        labelled = await label_of(message, self._session.handling, exchange.size)
         exchange.labels = sorted({*exchange.labels, *labelled.labels})
         exchange.redactions += labelled.redactions
         require_allowed(labelled.labels, self._session.handling)

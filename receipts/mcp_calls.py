@@ -7,7 +7,7 @@ import msgspec
 from msgspec import Struct
 
 from receipts.body import encode, sliced
-from receipts.labelling import Handling, label
+from receipts.labelling import Handling, label_of
 from receipts.mcp_answers import REVISION
 from receipts.mcp_headers import encoded, param_headers, require_header, require_params
 from receipts.request import JSON, Request
@@ -75,8 +75,10 @@ def aimed(method: str, params: Mapping[str, Any], server: str) -> tuple[str, Tar
     return name, Target(server=server, **{kind: safe_text(name)})
 
 
-def read(request: Request, method: str, params: Mapping[str, Any], server: Server, handled: Handling) -> ServerCall:
-    """Read a call against the manifest: headers, arguments, labels. Raises `Refused`."""
+async def read(
+    request: Request, method: str, params: Mapping[str, Any], server: Server, *, handled: Handling, size: int
+) -> ServerCall:
+    """Read a call of so many bytes against the manifest: headers, arguments, labels. Raises `Refused`."""
     kind, _ = METHODS[method]
     name, _ = aimed(method, params, server.manifest.server)
     require_header(request, "mcp-name", name)
@@ -86,7 +88,7 @@ def read(request: Request, method: str, params: Mapping[str, Any], server: Serve
     text = schema_of(server, kind, name)
     schema, given = msgspec.json.decode(text), params.get("arguments", {})
     require_params(request, schema, given)
-    labelled = label(given, handled)
+    labelled = await label_of(given, handled, size)
     server.arguments(f"{kind}:{name}", text).check(labelled.value)
     return ServerCall(
         method=method,

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from receipts.body import encode, read_json, sliced
 from receipts.call import Asked, Known
-from receipts.labelling import label
+from receipts.labelling import Labelled
 from receipts.sessions import Session
 from receipts.upstream import Upstream
 from verifier.conditions import any_glob
@@ -76,6 +76,7 @@ def read_request(raw: bytes, operation: str) -> ModelRequest:
 
 def ask(
     request: ModelRequest,
+    labelled: Labelled,
     operation: str,
     session: Session,
     known: Known,
@@ -83,7 +84,7 @@ def ask(
     providers: Mapping[str, ModelProvider],
     upstream: Upstream,
 ) -> Asked:
-    """Turn a request into what is decided about and what would be sent. Raises `Refused`."""
+    """Turn a request, its body `labelled`, into what is decided about and what would be sent. Raises `Refused`."""
     name, model = _split(request.body["model"], session)
     known.target = target = Target(provider=name, model=model, operation=operation)
     provider = providers.get(name)
@@ -91,8 +92,7 @@ def ask(
         raise Refused("unknown-model", f"this gateway has no {operation} of that provider", field="model")
     url = provider.base_url.rstrip("/") + PATHS[operation]
     upstream.require_reachable(url)
-    labelled = label({**request.body, "model": model}, session.handling)
-    body = labelled.value
+    body = {**labelled.value, "model": model}
     known.labels = labelled.labels
     decided = ModelTarget(name, model, operation, tuple(labelled.labels))
     limits = session.scope.limits

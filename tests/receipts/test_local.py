@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from receipts import local
 from scope.client import Tools
 from tests.conftest import Serve
 from tests.receipts.gatehouse import META, REVISION, Gatehouse, gatehouse, tool, tool_result
@@ -251,3 +252,21 @@ async def test_a_narrower_token_calls_what_it_carries_and_the_bundle_names_its_g
     raw, report = await house.audited()
     assert report.findings == []
     assert raw.count(b'{"grant":') == 2
+
+
+async def test_a_job_that_reports_nothing_is_refused_in_the_end(
+    house: Gatehouse, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local, "MAX_OPEN", 2)
+    calls = [(await authorize(house, path="/a"))[2]["call"] for _ in range(2)]
+    assert code(await authorize(house, path="/a")) == "too-many-open"
+    assert (await house.post(f"/authorize/{calls[0]}/result", {"status": "ok"}))[0] == 200
+    assert (await authorize(house, path="/a"))[0] == 200
+    await house.open()  # another job has room of its own
+    assert (await authorize(house, path="/a"))[0] == 200
+
+
+async def test_a_large_body_is_looked_through_as_well(house: Gatehouse) -> None:
+    path = "word " * 10_000 + CARD
+    _, _, body = await authorize(house, path=path)
+    assert body["arguments"]["path"].endswith("[redacted:payment_instruments]")
