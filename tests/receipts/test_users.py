@@ -10,6 +10,8 @@ import pytest
 from tests.conftest import Serve
 from tests.receipts.gatehouse import SECOND, Gatehouse, gatehouse
 from tests.scope.test_users import AUDIENCE, ISSUER, Issuer
+from verifier.bundle import content
+from verifier.envelope import Envelope
 from verifier.refused import Refused
 
 FINANCE: dict[str, Any] = {
@@ -59,7 +61,9 @@ async def test_finance_works_within_an_hour_of_its_second_factor_and_the_bundle_
         assert issuer.fetched == 1
         raw, report = await house.audited()
         assert report.findings == []
-        assert b"ann" not in raw
+        granted = [content(line, "grant") for line in raw.splitlines() if line.startswith(b'{"grant":')]
+        said = [Envelope.parse(each, "grant").content() for each in granted]
+        assert [(b"user-" in each, b'"ann"' in each) for each in said] == [(True, False)]
         with pytest.raises(Refused) as refused:
             await house.open(user_token=signed(issuer, house, aud="another"))
         assert refused.value.code == "bad-user-token"
