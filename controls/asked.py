@@ -6,6 +6,7 @@ from litestar import Request
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter
 
+from controls.exports import Runtime
 from controls.publish import Registry
 from service.clients import Caller
 from verifier.encoding import MAX_INT, Digest, Name, SafeText, parse, reject_duplicates
@@ -25,6 +26,7 @@ OfKey = Annotated[str | None, QueryParameter(pattern=r"^[0-9a-f]{32}\Z")]
 OfIssuer = Annotated[str | None, QueryParameter(pattern=SAFE_TEXT)]
 Before = Annotated[int | None, QueryParameter(ge=1, le=MAX_INT)]
 Wider = Annotated[bool, QueryParameter()]
+For = Annotated[Runtime, QueryParameter(name="for")]
 Position = Annotated[int, QueryParameter(ge=0, le=MAX_INT)]
 Page = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)]
 

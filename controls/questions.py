@@ -1,18 +1,21 @@
-"""Questions about policies over HTTP (specs/http.md §1): how two differ, and what one would say of a call."""
+"""Questions about policies over HTTP (specs/http.md §1): how two differ, what one says of a call or to a runtime."""
 
 import asyncio
 
-from litestar import Controller, get, post
+from litestar import Controller, Response, get, post
 from litestar.params import RawBody
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controls import publish
 from controls.analysis import Change, Comparison, Simulation, compare, diff, simulate
-from controls.asked import At, By, Here, read
+from controls.asked import At, By, For, Here, read
+from controls.exports import Export, export
 from service.described import json_body
 from verifier.draft import call_of
 from verifier.policy import Chain, PolicyTest, TestCall, TestFacts
+
+ASK_AGAIN = "no-cache"  # a later version may write the same policy in other words
 
 
 async def _chain(db: AsyncConnection, digest: str) -> Chain:
@@ -63,3 +66,11 @@ class Questions(Controller):
             chain = await _chain(db, digest)
         test = PolicyTest(name="question", call=asked.call, facts=asked.facts, expect="allow")
         return simulate(chain, call_of(test))
+
+
+@get("/export/{digest:str}", tags=["policies"], summary="A policy as a runtime's own configuration")
+async def exported(digest: At, runtime: For, registry: Here) -> Response[Export]:
+    """Write a policy, under its ancestors, as a runtime's own files, and list what these do not say."""
+    async with registry.reading() as db:
+        chain = await _chain(db, digest)
+    return Response(await asyncio.to_thread(export, chain, runtime), headers={"Cache-Control": ASK_AGAIN})

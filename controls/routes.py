@@ -13,7 +13,7 @@ from controls import audit, listing, pricing, publish, register, store
 from controls.asked import Ask, At, Before, By, Here, Named, OfIssuer, OfKey, OfName, Page, Position, Wider, read
 from controls.audit import AuditPage
 from controls.client import PolicyEntry, PolicyPage, PolicyStatus, ServerEntry, ServerPage, ServerRecord, Withdrawal
-from controls.questions import Questions
+from controls.questions import Questions, exported
 from controls.register import Registered
 from controls.scan import Scan, compare, draft, warn
 from controls.serving import ENVELOPE, FOR_EVER, matches
@@ -240,7 +240,7 @@ async def audit_page(caller: By, registry: Here, after: Position = 0, limit: Pag
 
 
 ROUTES: list[ControllerRouterHandler] = [
-    Policies, Questions, Servers, manifest, publish_prices, prices, keys, audit_page,
+    Policies, Questions, Servers, exported, manifest, publish_prices, prices, keys, audit_page,
 ]  # fmt: skip
 
 

@@ -2,10 +2,10 @@
 
 import typer
 
-from controls.commands import analysis, audit, authoring, keys, manifest, policy, prices, server
+from controls.commands import analysis, audit, authoring, exports, keys, manifest, policy, prices, server
 
 app = typer.Typer(no_args_is_help=True)
-__all__ = ["analysis", "app", "policy"]  # the commands of these two join the group of `authoring`
+__all__ = ["analysis", "app", "exports", "policy"]  # the commands of these three join the group of `authoring`
 for name, group in (
     ("policy", authoring.app),
     ("server", server.app),

@@ -1,6 +1,5 @@
 """`tally policy diff | narrower | simulate | log`: what a change of a policy means, and what became of a name."""
 
-from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,11 +11,11 @@ import typer
 from controls.analysis import Comparison, Simulation, compare, diff, simulate
 from controls.client import ControlsClient, PolicyEntry, fetch_trust
 from controls.commands.authoring import Ancestors, app
-from controls.commands.shared import Client, In, Json, Url, ancestors_of, credential, online, say, unsigned
+from controls.commands.shared import Client, In, Json, Url, chain_of, credential, online, say, unsigned
 from verifier.draft import call_of
 from verifier.encoding import parse
 from verifier.keys import Pin
-from verifier.policy import Chain, Policy, PolicyTest
+from verifier.policy import Policy, PolicyTest
 
 MAX_CALL = 1 << 16
 STATUS = {"equal": 0, "narrower": 0, "wider": 1, "incomparable": 1, "unknown": 3}
@@ -49,7 +48,7 @@ def narrower(old: Old, new: In, *, ancestors: Ancestors = None, as_json: Json = 
 
     Example: tally policy narrower crm-1.policy.json crm-2.policy.json
     """
-    found = compare(_chain(old, ancestors), _chain(new, ancestors))
+    found = compare(chain_of(old, ancestors), chain_of(new, ancestors))
     say(as_json, msgspec.to_builtins(found), *_told(found))
     raise typer.Exit(STATUS[found.relation])
 
@@ -68,7 +67,7 @@ def simulate_call(
     """
     asked = parse(call.read_bytes(), dict[str, Any], limit=MAX_CALL)
     test = msgspec.convert({"name": "call", "facts": {}, "expect": "allow", **asked}, PolicyTest)
-    found = simulate(_chain(policy, ancestors), call_of(test))
+    found = simulate(chain_of(policy, ancestors), call_of(test))
     say(as_json, msgspec.to_builtins(found), *_considered(found))
     raise typer.Exit(int(found.decision == "deny"))
 
@@ -102,11 +101,6 @@ def log(
 
 def _read(path: Path) -> Policy:
     return Policy.parse(unsigned("policy", path.read_bytes()).content())
-
-
-def _chain(path: Path, ancestors: Sequence[Path] | None) -> Chain:
-    policy = _read(path)
-    return (policy, *ancestors_of(policy, ancestors))
 
 
 def _told(found: Comparison) -> list[str]:

@@ -16,7 +16,7 @@ from service import keystore
 from service.clients import client_token
 from verifier.encoding import canonical, digest, parse
 from verifier.envelope import Envelope, seal_up
-from verifier.policy import Policy
+from verifier.policy import Chain, Policy
 from verifier.refused import Refused
 
 T = TypeVar("T")
@@ -34,6 +34,12 @@ Client = Annotated[
     Path, typer.Option("--client", help="Your directory: its name is your client id, it holds client.key.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def chain_of(path: Path, ancestors: Sequence[Path] | None) -> Chain:
+    """Read a built or signed policy, and its ancestors. Raises `Refused`: missing-parent, too-deep."""
+    policy = Policy.parse(unsigned("policy", path.read_bytes()).content())
+    return (policy, *ancestors_of(policy, ancestors))
 
 
 def ancestors_of(policy: Policy, paths: Sequence[Path] | None, most: int = 3) -> list[Policy]:

@@ -114,6 +114,35 @@ def test_an_author_builds_tests_signs_publishes_and_anybody_fetches(installed: I
     assert (withdrawn["status"], withdrawn["withdrawn_by"]) == ("withdrawn", "author")
 
 
+def test_a_policy_is_exported_from_a_file_or_by_its_digest(installed: Installed, tmp_path: Path) -> None:
+    parent, child = tmp_path / "parent.json", tmp_path / "child.json"
+    key, author = installed.home / "author/policy.key", installed.client("author")
+    drafts = {"parent": {"policy_name": "above"}, "child": {"policy_name": "below"}}
+    for name, out in (("parent", parent), ("child", child)):
+        rules = [{"kind": "mcp", "server": "crm-mcp", "tools": ["get_case"]}]
+        (tmp_path / "draft.json").write_text(json.dumps({**drafts[name], "allowed_tools": rules}))
+        tally("policy", "build", tmp_path / "draft.json", "--key", key, "-o", out)
+        drafts["child"]["parent"] = tally("policy", "sign", out, "--key", key, "-o", out, "--json")["digest"]
+        tally("policy", "publish", out, *author)
+    digest = drafts["child"]["parent"]
+    home = tmp_path / "out"
+    read = tally("policy", "export", child, "--with", parent, "--for", "cedar", "--json")
+    where = ("--url", installed.url, "--pin", installed.home / "pin.json")
+    assert tally("policy", "export", digest, "--for", "cedar", *where, "--json") == read
+    assert '@id("1/default")' in read["files"]["policy.cedar"]
+    said = tally("policy", "export", digest, "--for", "claude-code", *where, "--output", home)
+    assert said.startswith(f"{home}/settings.json: written\n{home}/.mcp.json: written\n")
+    assert "gateway: 1/responses: answers are screened by the gateway" in said
+    assert json.loads((home / "settings.json").read_text())["permissions"]["allow"] == ["mcp__crm-mcp__get_case"]
+    (home / "settings.json").unlink()
+    tally("policy", "export", digest, "--for", "claude-code", *where, "--output", home, code="file-exists")
+    assert not (home / "settings.json").exists()
+    assert tally("policy", "export", digest, "--for", "openclaw", *where, "-o", home, "--json")["files"]
+    tally("policy", "export", child, "--for", "cedar", code="missing-parent")
+    tally("policy", "export", digest, "--for", "cedar", code="usage")
+    tally("policy", "export", tmp_path / "nothing.json", "--for", "cedar", code="usage")
+
+
 def test_a_registrar_registers_a_server_and_publishes_its_manifest(installed: Installed, tmp_path: Path) -> None:
     built, signed = tmp_path / "built.json", tmp_path / "signed.json"
     key, upstream = installed.home / "registrar/registry.key", "http://127.0.0.1:9999/mcp"

@@ -1,5 +1,7 @@
 """What the registry answers about policies: how two differ, what one says of a call; which servers are due."""
 
+import json
+
 from tests.controls.conftest import World, address
 
 DAY = 86_400_000_000
@@ -33,6 +35,40 @@ async def test_a_call_is_asked_about_and_nothing_is_stored(world: World) -> None
     assert len((await world.ask("GET", "/audit", "auditor")).json["items"]) == 1
     for wrong in ({}, {"call": {}}, {"call": {"server": "x", "tool": "y", "arguments": "[1]"}}, {"calls": 1}):
         assert (await world.ask("POST", path, "author", json=wrong)).status == 400
+
+
+async def test_anybody_gets_a_published_policy_as_a_runtime_s_configuration(world: World) -> None:
+    parent = world.policy(
+        policy_name="parent", allowed_tools=[{"kind": "mcp", "server": "crm-mcp", "tools": ["get_*"]}]
+    )
+    child = world.policy(allowed_tools=MORE, parent=address(parent))
+    for raw in (parent, child):
+        assert (await world.publish(raw)).status == 201
+    path = f"/export/{address(child)}"
+    answer = await world.ask("GET", f"{path}?for=claude-code")
+    assert (answer.status, answer.headers["Cache-Control"]) == (200, "no-cache")
+    assert (answer.json["runtime"], answer.json["policy"]) == ("claude-code", address(child))
+    settings = json.loads(answer.json["files"]["settings.json"])
+    assert settings["permissions"]["allow"] == ["mcp__crm-mcp__get_case"]
+    assert {"place": "responses", "why": "answers are screened by the gateway", "effect": "gateway"} in answer.json[
+        "unexpressed"
+    ]
+    files = (await world.ask("GET", f"{path}?for=cedar")).json["files"]
+    assert f"// crm-read, serial 1, {address(child)}" in files["policy.cedar"]
+    assert '@id("1/default")' in files["policy.cedar"]
+    assert list((await world.ask("GET", f"{path}?for=openclaw")).json["files"]) == ["openclaw.json"]
+    missing = await world.ask("GET", f"/export/{NOBODYS}?for=cedar")
+    assert (missing.status, missing.code) == (404, "unknown-policy")
+    for wrong in (path, f"{path}?for=rego"):
+        refused = await world.ask("GET", wrong)
+        assert (refused.status, refused.code) == (400, "bad-request")
+
+
+async def test_a_policy_that_is_too_large_to_be_written_is_refused_by_name(world: World) -> None:
+    many = [{"kind": "mcp", "server": f"s{n}", "tools": [f"t{m}" for m in range(250)]} for n in range(20)]
+    await world.publish(raw := world.policy(allowed_tools=many, tests=[]))
+    refused = await world.ask("GET", f"/export/{address(raw)}?for=openclaw")
+    assert (refused.status, refused.code) == (400, "export-too-large")
 
 
 async def test_reviews_that_are_due_are_listed_in_pages(world: World) -> None:

@@ -18,6 +18,7 @@ MATRIX: dict[tuple[str, str], set[str | None]] = {
     ("POST", "/policies/{digest}/withdraw"): {"author"},
     ("POST", "/policies/{digest}/simulate"): {"author", "auditor", "registrar", "orchestrator"},
     ("GET", "/policies/{a}/diff/{b}"): {"author", "auditor", "registrar"},
+    ("GET", "/export/{digest}"): {*PUBLIC},
     ("GET", "/policies"): {*ANY},
     ("GET", "/policies/{name}/latest"): {*ANY},
     ("PUT", "/servers/{name}"): {"registrar"},
