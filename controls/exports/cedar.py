@@ -5,7 +5,7 @@ A rule that allows is a `permit`, a rule that denies a `forbid`; an ancestor, of
 no words for makes the policy narrower: a rule that allows is left out, one that denies or holds does so without it.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal
 
 from msgspec import Struct
@@ -18,7 +18,7 @@ from controls.exports.unexpressed import MAX_EXPORT, Export, Unexpressed, beside
 from verifier.conditions import any_glob
 from verifier.encoding import canonical, digest
 from verifier.policy import Chain, Policy, rule_name
-from verifier.rules import ModelRule, ToolRule
+from verifier.rules import KINDS, ModelRule, ToolRule
 
 NO_THIRD = "Cedar has no third answer: what waits for a person is denied"
 TOOL, MODEL = 'action == Action::"tool"', 'action == Action::"model"'
@@ -69,7 +69,8 @@ class _Level:
         """Write every rule."""
         yield from self._of_every_call()
         yield from self._denied()
-        yield self._unless("egress", TOOL, globs("resource.host", self._policy.egress.hosts))
+        hosts = globs("resource.host", self._policy.egress.hosts)
+        yield self._unless("egress", TOOL, some(('resource.kind == "local"', hosts)))
         yield self._unless("approvals", TOOL, 'resource.approval == "none"')
         self._tell("approvals", NO_THIRD)
         yield from self._allowing(TOOL, self._tools())
@@ -169,16 +170,24 @@ class _Level:
 
 
 def _names(rule: ToolRule) -> str:
-    if rule.kind != "mcp":
-        return FALSE
     classes = TRUE if len(set(rule.classes)) == CLASSES else one_of("resource.class", sorted(set(rule.classes)))
-    return every((globs("resource.server", [rule.server]), globs("resource.name", rule.tools), classes))
+    kinds = (
+        every((f"resource.kind == {text(kind)}", globs("resource.name", rule.names(kind))))
+        for kind in KINDS
+        if rule.names(kind)
+    )
+    return every((globs("resource.server", [rule.server]), some(kinds), classes))
 
 
 def _may_meet(one: ToolRule, other: ToolRule) -> bool:
-    """Tell whether two rules may be about the same tool; names without a glob are the same or are not."""
-    lists = ([one.server], [other.server]), (one.tools, other.tools), (one.classes, other.classes)
-    return not any("*" not in "".join((*mine, *theirs)) and set(mine).isdisjoint(theirs) for mine, theirs in lists)
+    """Tell whether two rules may be about the same call; names without a glob are the same or are not."""
+    if _apart([one.server], [other.server]) or _apart(one.classes, other.classes):
+        return False
+    return not all(_apart(one.names(kind), other.names(kind)) for kind in KINDS)
+
+
+def _apart(mine: Sequence[str], theirs: Sequence[str]) -> bool:
+    return not mine or not theirs or ("*" not in "".join((*mine, *theirs)) and set(mine).isdisjoint(theirs))
 
 
 def _names_model(rule: ModelRule) -> str:

@@ -15,6 +15,7 @@ LOCAL = "{ hour: Long, minute_of_day: Long, weekday: Long }"
 ENTITIES = """\
 entity Agent = { id: String };
 entity Tool = {
+  kind: String,
   server: String,
   name: String,
   class: String,

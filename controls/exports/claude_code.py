@@ -22,6 +22,7 @@ SPELLING = (
     "here, and told apart by the gateway"
 )
 UNNAMED = "a tool that no rule names is asked about, not denied; the gateway neither shows nor allows it"
+_server = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}").fullmatch  # what a server can be called: no glob, no path
 _foreign = re.compile(r"[^A-Za-z0-9_*-]")
 
 
@@ -55,7 +56,7 @@ def _servers(pairs: Iterable[Pair]) -> dict[str, str]:
     found: dict[str, str] = {}
     for server in dict.fromkeys(server for server, _ in pairs):
         key = _spelled(server)
-        if not ("*" in key or "__" in key or key.endswith("_") or key in found.values()):
+        if _server(server) and not ("__" in key or key.endswith("_") or key in found.values()):
             found[server] = key
     return found
 

@@ -56,7 +56,7 @@ def unconditional(rule: ToolRule) -> bool:
 def hanging(chain: Chain) -> Iterator[tuple[str, ToolRule, str]]:
     """Give the rules whose answer hangs on more than names, each with its place and what it hangs on, in words."""
     for level, policy in enumerate(chain):
-        for rule in (*policy.allowed_tools, *policy.denied_tools):
+        for rule in filter(_of_servers, (*policy.allowed_tools, *policy.denied_tools)):
             asks = [f"{each.attr} {each.op}" for each in rule.when]
             asks += [] if len(set(rule.classes)) == CLASSES else [f"the tool's class ({', '.join(rule.classes)})"]
             asks += [] if rule.approval == "none" else [f"a person's word ({rule.approval})"]
@@ -71,9 +71,15 @@ def beside_names(chain: Chain) -> Iterator[Unexpressed]:
             if is_set:
                 yield Unexpressed(rule_name(level, place), why, "gateway")
         for rule in (*policy.allowed_tools, *policy.denied_tools):
-            if rule.kind != "mcp" or rule.resources or rule.prompts or rule.server_requests:
-                why = "only tools of servers are written; what else it names is not allowed here"
+            if rule.names("local") or rule.resources:
+                why = "tools of the runtime's own and resources are not offered"
                 yield Unexpressed(rule_name(level, rule.id), why, "narrower")
+            if rule.prompts:
+                yield Unexpressed(rule_name(level, rule.id), "prompts are decided by the gateway", "gateway")
+
+
+def _of_servers(rule: ToolRule) -> bool:
+    return bool(rule.names("mcp"))
 
 
 def _beside(policy: Policy) -> tuple[tuple[str, bool, str], ...]:
@@ -92,7 +98,7 @@ def _freeing(policy: Policy) -> Iterable[ToolRule]:
 
 
 def _pairs(rules: Iterable[ToolRule]) -> list[Pair]:
-    found = {(rule.server, tool): None for rule in rules if rule.kind == "mcp" for tool in rule.tools}
+    found = {(rule.server, tool): None for rule in rules for tool in rule.names("mcp")}
     return list(found)
 
 

@@ -50,7 +50,10 @@ def beside_calls(chain: Chain) -> Iterator[Unexpressed]:
         for place, is_set, why in _beside(policy):
             if is_set:
                 yield Unexpressed(rule_name(level, place), why, "gateway")
-        for rule in policy.allowed_tools:
+        for rule in (*policy.allowed_tools, *policy.denied_tools):
+            if rule.server_requests:
+                why = "what servers ask their clients for is passed on or withheld by the gateway"
+                yield Unexpressed(rule_name(level, rule.id), why, "gateway")
             if rule.limits is not None:
                 why = "calls and sums are counted by the gateway, within the job's share"
                 yield Unexpressed(rule_name(level, rule.id), why, "gateway")
@@ -63,6 +66,8 @@ def _beside(policy: Policy) -> tuple[tuple[str, bool, str], ...]:
         ("regulated", policy.regulated, "what is lost or interrupted is judged by the verifier"),
         ("model_egress.require_proxy_receipts", policy.model_egress.require_proxy_receipts,
          "a tool call is tied to a model's by the gateway"),
+        ("data_classes.on_violation", policy.data_classes.on_violation == "redact",
+         "data is replaced by the gateway, before it decides"),
         ("responses", True, "answers are screened by the gateway"),
         ("budgets", budgets != type(budgets)(), "what a job uses up is counted by the gateway"),
         ("token_constraints", True,

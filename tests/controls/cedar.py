@@ -41,7 +41,7 @@ def asked(call: Call, conditions: list[Condition]) -> tuple[dict[str, Any], list
     if isinstance(target, ToolTarget):
         resource = {"type": "Tool", "id": f"{target.server}/{target.tool}"}
         attrs = {
-            "server": target.server, "name": target.tool, "class": target.tool_class,
+            "kind": target.kind, "server": target.server, "name": target.tool, "class": target.tool_class,
             "sensitivity": target.sensitivity, "host": target.host, "approval": target.approval,
         }  # fmt: skip
     else:

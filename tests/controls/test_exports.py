@@ -13,6 +13,7 @@ from msgspec.structs import replace
 
 from controls.analysis.witness import ask, rank
 from controls.exports import Export, Runtime, export
+from tests.controls.cedar import Engine
 from tests.verifier.test_two_decisions import Generator
 from verifier.decision import Call, Recency, Subject, ToolTarget
 from verifier.draft import build
@@ -120,6 +121,13 @@ def rule(**changes: Any) -> dict[str, Any]:
     return {"kind": "mcp", "server": "crm", "tools": ["get_case"], **changes}
 
 
+def named(server: str, tool: str) -> Call:
+    return Call(
+        subject=Subject("a", "c", "j", "t", "e"), target=ToolTarget(server, tool, "read", "s", "h"),
+        arguments={}, recent=Recency(first_use=False), token_ttl=0, time=NOW, staleness=0,
+    )  # fmt: skip
+
+
 IF = [{"attr": "args.a", "op": "eq", "value": 1}]
 
 
@@ -138,6 +146,8 @@ def test_what_is_let_through_without_a_question_is_allowed(random: Random) -> No
     claude, claw = ClaudeCode(export(chain, "claude-code")), OpenClaw(export(chain, "openclaw"))
     for call in (plain(each) for each in (made.call() for _ in range(12)) if isinstance(each.target, ToolTarget)):
         assert isinstance(call.target, ToolTarget)
+        if call.target.kind != "mcp":
+            continue
         at_once = rank(ask(chain, call)) == AT_ONCE
         names = call.target.server, call.target.tool
         assert at_once or (claude.says(*names) != "allow" and not claw.offers(*names)), call
@@ -160,11 +170,7 @@ RULES = st.lists(
 @given(allow=RULES, deny=RULES, server=SERVERS, tool=NAMES)
 def test_no_name_is_read_as_another(allow: list[Any], deny: list[Any], server: str, tool: str) -> None:
     chain = policy(allowed_tools=allow, denied_tools=deny)
-    call = Call(
-        subject=Subject("a", "c", "j", "t", "e"), target=ToolTarget(server, tool, "read", "s", "h"),
-        arguments={}, recent=Recency(first_use=False), token_ttl=0, time=NOW, staleness=0,
-    )  # fmt: skip
-    at_once = rank(ask(chain, call)) == AT_ONCE
+    at_once = rank(ask(chain, named(server, tool))) == AT_ONCE
     assert at_once or not OpenClaw(export(chain, "openclaw")).offers(server, tool)
     if "." not in tool:  # a dot and `_` are one to Claude Code: told, and the gateway tells them apart
         assert at_once or ClaudeCode(export(chain, "claude-code")).says(server, tool) != "allow"
@@ -196,6 +202,13 @@ def test_no_name_gets_past_openclaw_as_another(allowed: list[tuple[str, str]], o
 def test_no_name_gets_past_claude_code_as_another(allowed: list[tuple[str, str]], other: tuple[str, str]) -> None:
     done = export(policy(allowed_tools=[rule(server=server, tools=[tool]) for server, tool in allowed]), "claude-code")
     assert ClaudeCode(done).says(*other) != "allow"
+
+
+@pytest.mark.parametrize("server", ["x/../admin", "crm-*", "*", "a@b", "a:1"])
+def test_what_names_no_server_is_no_part_of_an_address(server: str) -> None:
+    chain = policy(allowed_tools=[rule(server=server)])
+    assert ClaudeCode(export(chain, "claude-code")).servers == {}
+    assert OpenClaw(export(chain, "openclaw")).servers == {}
 
 
 def test_servers_that_openclaw_would_rename_are_left_out_and_listed() -> None:
@@ -301,6 +314,20 @@ def test_what_cannot_be_said_is_listed_with_what_becomes_of_it() -> None:
         assert "jobs" not in {place for place, _ in told}
     two = export((*chain, *chain), "cedar")
     assert {"budgets", "1/budgets", "1/allow-1"} <= {each.place for each in two.unexpressed}
+
+
+def test_only_tools_of_servers_are_offered() -> None:
+    local = rule(id="local", kind="local", server="crm", tools=["*"])
+    chain = policy(allowed_tools=[local, rule(id="uri", tools=[], resources=["crm:*"], server_requests=["roots/list"])])
+    assert not OpenClaw(export(chain, "openclaw")).offers("crm", "get_case")
+    done = export(chain, "claude-code")
+    assert ClaudeCode(done).says("crm", "get_case") == "deny"
+    told = {(each.place, each.effect) for each in done.unexpressed}
+    assert {("local", "narrower"), ("uri", "narrower"), ("uri", "gateway")} <= told
+    asked = Engine(export(chain, "cedar"), chain)
+    call = named("crm", "get_case")
+    for kind, tool, allowed in (("local", "get_case", True), ("mcp", "get_case", False), ("resource", "crm:1", True)):
+        assert asked.allows(replace(call, target=replace(call.target, kind=kind, tool=tool))) is allowed
 
 
 def test_too_many_names_are_refused() -> None:
