@@ -47,7 +47,7 @@ def write(chain: Chain) -> Export:
     }
     files = {"settings.json": as_file(settings), ".mcp.json": as_file({"mcpServers": _endpoints(servers)})}
     said = [SPELLING] * bool(allow) + [UNNAMED] * bool(ask)
-    unexpressed = [*_unexpressed(chain, named, servers, said), *beside_names(chain), *beside_calls(chain)]
+    unexpressed = [*_unexpressed(chain, named, servers, said), *beside_names(chain, named), *beside_calls(chain)]
     return Export("claude-code", digest(canonical(chain[0])), files, unexpressed)
 
 

@@ -6,6 +6,7 @@ covers a part of the other nothing is kept: less than the policy allows, never m
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import product
 
 from msgspec import Struct
 
@@ -18,6 +19,7 @@ MAX_NAMES = 4096  # of tools, in all rules of all levels
 MAX_COMPARED = 1 << 17  # globs held against names, each time: a fifth of a second
 CLASSES = 4
 Pair = tuple[str, str]  # server and tool, both globs
+Lost = tuple[Pair, Pair]
 
 
 class Named(Struct, frozen=True):
@@ -28,6 +30,7 @@ class Named(Struct, frozen=True):
     held: list[Pair]
     barred: list[Pair]
     doubtful: list[Pair]
+    lost: Lost | None
 
 
 def by_name(chain: Chain) -> Named:
@@ -36,8 +39,8 @@ def by_name(chain: Chain) -> Named:
     denying = [rule for policy in chain for rule in policy.denied_tools]
     if sum(len(rule.tools) for rule in (*allowing, *denying)) > MAX_NAMES:
         raise too_large(f"the policy names more than {MAX_NAMES} tools")
-    free = _in_common([_pairs(_freeing(policy)) for policy in chain])
-    known = _in_common([_pairs(policy.allowed_tools) for policy in chain])
+    free, _ = _in_common([_pairs(_freeing(policy)) for policy in chain])
+    known, lost = _in_common([_pairs(policy.allowed_tools) for policy in chain])
     covering = _Cover(free)
     return Named(
         free=free,
@@ -45,6 +48,7 @@ def by_name(chain: Chain) -> Named:
         held=_pairs(rule for rule in allowing if rule.approval != "none"),
         barred=_pairs(rule for rule in denying if unconditional(rule)),
         doubtful=_pairs(rule for rule in denying if not unconditional(rule)),
+        lost=lost,
     )
 
 
@@ -64,8 +68,12 @@ def hanging(chain: Chain) -> Iterator[tuple[str, ToolRule, str]]:
                 yield rule_name(level, rule.id), rule, ", ".join(asks)
 
 
-def beside_names(chain: Chain) -> Iterator[Unexpressed]:
-    """List what the gateway alone decides of a call that a rule over names lets through."""
+def beside_names(chain: Chain, named: Named) -> Iterator[Unexpressed]:
+    """List what is left out because of its name, or decided by the gateway alone of a call that names let through."""
+    if named.lost is not None:
+        one, other = ("/".join(pair) for pair in named.lost)
+        why = f"globs of the policy and of an ancestor each cover a part of the other ({one}, {other}): nothing of that"
+        yield Unexpressed("allowed_tools", why + " part is offered", "narrower")
     for level, policy in enumerate(chain):
         for place, is_set, why in _beside(policy):
             if is_set:
@@ -102,15 +110,26 @@ def _pairs(rules: Iterable[ToolRule]) -> list[Pair]:
     return list(found)
 
 
-def _in_common(levels: list[list[Pair]]) -> list[Pair]:
-    """Keep what every level names."""
+def _in_common(levels: list[list[Pair]]) -> tuple[list[Pair], Lost | None]:
+    """Keep what every level names; and tell of two pairs whose common part no single glob says, if there are such."""
     found, *others = levels
+    lost = None
     for other in others:
         if len(found) * len(other) > MAX_COMPARED:
             raise too_large("the policy and its ancestors name too many tools to be held against each other")
-        met = (_met(one, each) for one in found for each in other)
-        found = list(dict.fromkeys(pair for pair in met if pair))
-    return found
+        kept: dict[Pair, None] = {}
+        for one, each in product(found, other):
+            met = _met(one, each)
+            if met is not None:
+                kept[met] = None
+            elif lost is None and all(map(_may_overlap, one, each)):
+                lost = one, each
+        found = list(kept)
+    return found, lost
+
+
+def _may_overlap(one: str, other: str) -> bool:
+    return _narrower(one, other) is not None or ("*" in one and "*" in other)
 
 
 def _met(one: Pair, other: Pair) -> Pair | None:

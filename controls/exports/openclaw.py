@@ -46,7 +46,7 @@ def write(chain: Chain) -> Export:
         },
         "mcp": {"servers": {server: _endpoint(server, tools, hidden) for server, tools in servers.items()}},
     }
-    unexpressed = [*_unexpressed(chain, named, offered.keys()), *beside_names(chain), *beside_calls(chain)]
+    unexpressed = [*_unexpressed(chain, named, offered.keys()), *beside_names(chain, named), *beside_calls(chain)]
     return Export("openclaw", digest(canonical(chain[0])), {"openclaw.json": as_file(config)}, unexpressed)
 
 

@@ -300,6 +300,16 @@ def test_every_level_must_offer_a_tool() -> None:
     assert claude.says("bank", "pay") == "deny"
 
 
+def test_a_part_that_two_levels_have_in_common_and_no_glob_says_is_listed() -> None:
+    (one,), (other,) = policy(allowed_tools=[rule(tools=["get_*"])]), policy(allowed_tools=[rule(tools=["*_case"])])
+    for runtime in ("claude-code", "openclaw"):
+        done = export((one, other), runtime)  # type: ignore[arg-type]
+        assert any("crm/get_*, crm/*_case" in each.why for each in done.unexpressed if each.effect == "narrower")
+    assert ClaudeCode(export((one, other), "claude-code")).says("crm", "get_case") == "deny"
+    (apart,) = policy(allowed_tools=[rule(tools=["put"])])
+    assert not any("a part" in each.why for each in export((one, apart), "openclaw").unexpressed)
+
+
 def test_what_cannot_be_said_is_listed_with_what_becomes_of_it() -> None:
     chain = policy(
         allowed_tools=[rule(limits={"calls_per_job": 3}), rule(when=IF), rule(server="b*")],
