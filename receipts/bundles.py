@@ -66,9 +66,19 @@ class Bundles:
             raise Refused("wrong-job", "scope answers with the seal of another job")
         return seal, raw
 
-    async def grants(self, seal: Seal) -> list[Grant]:
-        """Return the grants that a seal names."""
-        return [(await self._archive.opened_grant(digest)).value for digest in seal.grants]
+    async def grants(self, seal: Seal) -> dict[str, Grant]:
+        """Return the grants that a seal names, by digest."""
+        return {digest: (await self._archive.opened_grant(digest)).value for digest in seal.grants}
+
+    async def _above(self, grants: dict[str, Grant]) -> dict[str, Grant]:
+        """Return these grants and all that they were narrowed from, up to the root job's, as they were issued."""
+        found, wanted = dict(grants), [each.parent for each in grants.values()]
+        while wanted:
+            parent = wanted.pop()
+            if parent is not None and parent not in found:
+                found[parent] = (await self._archive.opened_grant(parent)).value
+                wanted.append(found[parent].parent)
+        return dict(sorted(found.items(), key=lambda each: (each[1].issued_at, each[0])))
 
     async def assemble(self, seal: Seal, raw_seal: bytes) -> Bundle:
         """Write a sealed job's bundle and judge it."""
@@ -91,7 +101,8 @@ class Bundles:
         return Bundle(file, size, report.verdict)
 
     async def _documents(self, seal: Seal, raw_seal: bytes) -> Documents:
-        grants = await self.grants(seal)
+        named = await self.grants(seal)
+        grants = list(named.values())
         later_first = sorted(grants, key=lambda grant: grant.issued_at, reverse=True)
         issued = {digest: grant.issued_at for grant in later_first for digest in grant.scope.manifests.values()}
         chain, policies = await self._policies(seal)
@@ -103,7 +114,7 @@ class Bundles:
             policies=policies,
             prices=[] if prices is None else [await self._archive.prices_envelope(prices, first)],
             manifests=[await self._archive.manifest_envelope(digest, at) for digest, at in sorted(issued.items())],
-            grants=[await self._archive.grant(digest) for digest in seal.grants],
+            grants=[await self._archive.grant(digest) for digest in await self._above(named)],
             revocations=await self._scope.revocations(seal.job) if seal.revocations else [],
             seal=raw_seal,
         )

@@ -69,7 +69,7 @@ class Lane(Log):
         self.witnessed = 0
         self.key = key
         self.fold = fold
-        self.alone = True  # whether the job has had no other lane
+        self.alone = True  # whether no other lane of the purse counts with it
         self.calls: dict[str, Cut] = {}
         self.closing = False
         self._quiet = asyncio.Event()

@@ -65,7 +65,7 @@ class Pipeline:
     async def admit(self, request: Request) -> Session:
         """Authenticate: who calls, and may the token still be used? Raises `BadToken`, `Refused`."""
         session = await self._sessions.open(request.header("authorization"))
-        self._revocations.require_live(session.scope, session.token.jti, session.chain)
+        self._revocations.require_live(session.grants, session.token.jti, session.chain)
         return session
 
     def require_fresh(self, session: Session) -> None:
@@ -100,7 +100,7 @@ class Pipeline:
 
     async def _begin(self, request: Request, path: Path, session: Session, known: Known) -> Begun | Answer:
         """Read, judge and record a call. Raises `Refused` when it may not be sent."""
-        self._revocations.require_live(session.scope, session.token.jti, session.chain)
+        self._revocations.require_live(session.grants, session.token.jti, session.chain)
         self.require_fresh(session)
         known.raw = await request.body(self._max_body)
         asked = await path.read(known.raw, session, known)
@@ -157,7 +157,7 @@ class Pipeline:
     def _require_current(self, session: Session, target: Target, time: int) -> None:
         """Look at what may have changed while the call was read: time passes at every await."""
         check_time(session.token, time)
-        self._revocations.require_live(session.scope, session.token.jti, session.chain)
+        self._revocations.require_live(session.grants, session.token.jti, session.chain)
         self._revocations.require_fresh(session.terms, time)
         self._revocations.require_target(target)
 
@@ -200,7 +200,7 @@ def _decide(ready: Ready, time: int, staleness: int) -> Allowed:
     if not ready.lane.alone and any(purse.counts_in_job(rule, ready.asked.target) for rule in rules):
         raise Refused(
             "limit-unknown",
-            "an earlier lane of this job may have used up what its policy limits",
+            "another lane or job of this purse may have used up what its policy limits",
             hint="Open a new job.",
         )
     return decision

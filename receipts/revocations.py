@@ -6,7 +6,7 @@ longer than a policy's bound refuses that policy's calls.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import structlog
 
@@ -14,12 +14,12 @@ from receipts.tokens import BadToken
 from scope.client import ScopeClient
 from verifier.chain import Terms
 from verifier.documents import open_heartbeat, open_revocation
-from verifier.grant import Scope
+from verifier.grant import Grant
 from verifier.keys import Trust
 from verifier.leaf import Target
 from verifier.policy import Chain
 from verifier.refused import Refused
-from verifier.revocation import OF_GRANT, Revocation
+from verifier.revocation import OF_GRANT, Revocation, named
 
 SECOND = 1_000_000
 SKEW = 5 * SECOND
@@ -100,30 +100,28 @@ class Revocations:
                 hint="Try again shortly.",
             )
 
-    def require_live(self, scope: Scope, jti: str, chain: Chain = ()) -> None:
-        """Raise `BadToken` revoked when the token or all of its grant is revoked, or an ancestor of its policy."""
+    def require_live(self, grants: Iterable[Grant], jti: str, chain: Chain = ()) -> None:
+        """Raise `BadToken` revoked when a token is revoked, its grant, one above that, or an ancestor of its policy."""
+        if not self._revoked:
+            return
         for parent in (each.parent for each in chain):
             if parent is not None and parent in self._revoked.get("policy", ()):
                 raise BadToken("revoked", "revoked by policy: an ancestor of the job's", field="policy")
-        named = {
-            "jti": jti,
-            "job": scope.job,
-            "agent": scope.agent,
-            "client": scope.client,
-            "policy": scope.policy,
-            "all": "*",
-        }
-        for kind in self._revoked.keys() & (OF_GRANT | {"jti"}):
-            if named[kind] in self._revoked[kind]:
-                raise BadToken("revoked", f"revoked by {kind}", field=kind)
+        if jti in self._revoked.get("jti", ()):
+            raise BadToken("revoked", "revoked by jti", field="jti")
+        for grant in grants:
+            named_by = named(grant.scope)
+            for kind in self._revoked.keys() & OF_GRANT:
+                if named_by[kind] in self._revoked[kind]:
+                    raise BadToken("revoked", f"revoked by {kind}", field=kind)
 
     def require_target(self, target: Target) -> None:
         """Raise `Refused` revoked when the server, tool or model is."""
-        named = {
+        targets = {
             "server": target.server,
             "tool": target.place,
             "model": f"{target.provider}/{target.model}",
         }
-        for kind in self._revoked.keys() & named.keys():
-            if named[kind] in self._revoked[kind]:
+        for kind in self._revoked.keys() & targets.keys():
+            if targets[kind] in self._revoked[kind]:
                 raise Refused("revoked", f"this {kind} is revoked", field=kind)

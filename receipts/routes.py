@@ -87,9 +87,8 @@ class BundleRoutes(Controller):
         """Hand out a sealed job's bundle with the verifier's verdict: to auditors, and to who opened the job."""
         caller.require("auditor", "orchestrator")
         seal, raw = await bundles.seal(job)
-        if "auditor" not in caller.roles and caller.client not in {
-            each.scope.client for each in await bundles.grants(seal)
-        }:
+        owners = {each.scope.client for each in (await bundles.grants(seal)).values()}
+        if "auditor" not in caller.roles and caller.client not in owners:
             raise Refused("forbidden", "this job was opened by another client")
         made = await bundles.assemble(seal, raw)
         headers = {
@@ -115,7 +114,7 @@ async def provide_visitor(
         session = await sessions.open(authorization)
     except BadToken as refused:
         raise Refused("unauthenticated", refused.why, hint=refused.hint) from refused
-    revocations.require_live(session.scope, session.token.jti, session.chain)
+    revocations.require_live(session.grants, session.token.jti, session.chain)
     return Visitor(session.scope.job)
 
 

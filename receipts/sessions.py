@@ -18,6 +18,7 @@ from verifier.admission import subject_of
 from verifier.chain import Terms, terms
 from verifier.compiled import Decide, compile_policy
 from verifier.decision import Subject
+from verifier.delegation import widened
 from verifier.documents import Opened, addressed, open_grant
 from verifier.grant import Grant, Scope, Token
 from verifier.keys import Trust
@@ -29,6 +30,7 @@ from verifier.refused import Refused
 MAX_SESSIONS = 4096
 MAX_SERVERS = 512
 MAX_POLICIES = 512
+MOST_ABOVE = 512  # a grant of each of five jobs, each narrowed at most 64 times, are fewer
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -76,10 +78,11 @@ class Compiled(Struct, frozen=True):
 
 
 class Session(Struct, frozen=True):
-    """A token with what it stands for."""
+    """A token with what it stands for; `grants` are its own and all above, up to the root job's."""
 
     token: Token
     grant: Grant
+    grants: tuple[Grant, ...]
     chain: Chain
     terms: Terms
     handling: Handling
@@ -150,11 +153,29 @@ class Sessions:
         except Refused as refused:
             raise BadToken(refused.code, refused.why) from refused
         _enforceable(grant)
-        compiled = await self._policy(grant)
-        found = compiled
+        grants, found = (grant, *await self._above(grant)), await self._policy(grant)
+        subject = subject_of(grant.scope)
         return Session(
-            token, grant, found.chain, found.terms, found.handling, found.prices, found.decide, subject_of(grant.scope)
+            token, grant, grants, found.chain, found.terms, found.handling, found.prices, found.decide, subject
         )
+
+    async def _above(self, grant: Grant) -> tuple[Grant, ...]:
+        """Open the grants that one was narrowed from, each inside the next: what ends one of them ends it.
+
+        Raises `BadToken`: wrong-delegation for a grant that goes beyond its parent.
+        """
+        found: list[Grant] = []
+        below = grant
+        while below.parent is not None:
+            raw = await self._documents.grant(below.parent)
+            above = addressed(open_grant(self._trust, raw), below.parent).value
+            for field, why in widened(below, above):
+                raise BadToken("wrong-delegation", f"the grant {why}", field=field)
+            found.append(above)
+            if len(found) > MOST_ABOVE:
+                raise BadToken("wrong-delegation", "the grant was narrowed too often", field="parent")
+            below = above
+        return tuple(found)
 
     async def _policy(self, grant: Grant) -> Compiled:
         """Open a grant's policy and its ancestors, and compile them once for all their sessions.
@@ -185,7 +206,6 @@ def _enforceable(grant: Grant) -> None:
     scope = grant.scope
     for unbuilt, name in (
         (scope.binding != "none", "binding"),
-        (scope.depth > 0, "delegation"),  # a parent at depth 0 is a grant of the same job
         (scope.client_counter is not None, "client_counter"),
     ):
         if unbuilt:

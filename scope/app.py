@@ -41,6 +41,8 @@ STATUSES = {
     "lane-taken": 409,
     "controls-unavailable": 503,
     "bad-user-token": 403,
+    "bad-parent-token": 403,
+    "too-many-children": 409,
     "unknown-issuer": 403,
     "identity-unavailable": 503,
 }

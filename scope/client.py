@@ -10,12 +10,13 @@ from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
 import aiohttp
+import jwt
 import msgspec
 from msgspec import Meta, Raw, Struct
 
 from verifier.encoding import Count, Digest, Glob, Id, Name, SafeText, Time, Url, digest
 from verifier.envelope import Envelope
-from verifier.grant import Budget
+from verifier.grant import Budget, Token
 from verifier.refused import Refused
 from verifier.revocation import TargetKind, TargetValue
 
@@ -105,7 +106,8 @@ class JobRequest(_Request, frozen=True, kw_only=True):
     """Who wants to do what, under which policy. No `authorization_details`: all that the policy allows.
 
     `expires_in` in seconds; without it the job ends after an hour, or with its policy. `user_token` is an identity
-    provider's token about the user that the job works for.
+    provider's token about the user that the job works for. `parent_token`, a living token of another job of the same
+    client, makes it a child of that job: with a part of what that token carries, and of the purse.
     """
 
     agent: SafeText
@@ -116,6 +118,7 @@ class JobRequest(_Request, frozen=True, kw_only=True):
     limits: Budget = Budget()
     expires_in: ExpiresIn | None = None
     user_token: Annotated[str, Meta(max_length=1 << 14)] | None = None
+    parent_token: Annotated[str, Meta(max_length=1 << 17)] | None = None
 
 
 class OpenedJob(_Message, frozen=True, kw_only=True):
@@ -152,6 +155,8 @@ class JobStatus(_Message, frozen=True, kw_only=True):
     reason: Reason | None = None
     status: str | None = None
     seal: Digest | None = None
+    parent: Id | None = None
+    children: list[Id] = []
     lanes: list[JobLane] = []
 
 
@@ -286,6 +291,15 @@ class Documents(_Message, frozen=True, kw_only=True):
     documents: list[Raw]
 
 
+def claims_of(token: str) -> Token:
+    """Read what a token says, without believing it. Raises `Refused` bad-token."""
+    try:
+        said: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
+        return msgspec.convert(said, Token)
+    except (jwt.PyJWTError, msgspec.ValidationError) as error:
+        raise Refused("bad-token", "this is no token that scope issued", hint="Get a new one.") from error
+
+
 class ScopeClient:
     """A caller of `scope`. `credential` makes a fresh client token (service/clients.py) for each request.
 
@@ -300,6 +314,10 @@ class ScopeClient:
     async def open(self, job: JobRequest) -> OpenedJob:
         """Open a job (role orchestrator)."""
         return _decode(await self._call("POST", "/jobs", job), OpenedJob)
+
+    async def child(self, token: str, job: JobRequest) -> OpenedJob:
+        """Open a child job of the one that a living token is of; what the request does not name it inherits."""
+        return await self.open(msgspec.structs.replace(job, parent_token=token))
 
     async def token(self, job: str, ttl: int | None = None) -> IssuedToken:
         """Get a token for a job of one's own; `ttl` in seconds."""

@@ -18,13 +18,17 @@ from scope.client import (
     JobRequest,
     JobStatus,
     Models,
+    OpenedJob,
     RevocationRequest,
     ScopeClient,
     Tools,
+    claims_of,
 )
 from service import keystore
 from service.clients import client_token
 from verifier.encoding import canonical, parse
+from verifier.envelope import Envelope
+from verifier.grant import Grant
 from verifier.refused import Refused
 
 app = typer.Typer(no_args_is_help=True)
@@ -70,22 +74,60 @@ def open_job(
     --url http://127.0.0.1:8702 --client orchestrator
     """
     asked: dict[str, Any] = {"agent": agent, "policy": policy, "job_type": job_type, "environment": environment}
-    asked_limits = (("calls", calls), ("cost_nano_usd", cost_nano_usd), ("tokens", tokens))
-    limits = {name: value for name, value in asked_limits if value is not None}
-    asked |= {"limits": limits} | ({"expires_in": expires_in} if expires_in else {})
+    asked |= {"limits": _limits(calls, cost_nano_usd, tokens)} | ({"expires_in": expires_in} if expires_in else {})
     if user_token is not None:
         asked["user_token"] = keystore.read_private(user_token).decode("latin-1").strip()
     if tool or model:
         asked["authorization_details"] = [*map(_tool, tool or ()), *([Models(models=model)] if model else [])]
     request = parse(canonical(asked), JobRequest, limit=MAX_REQUEST)
     opened = _as_client(url, client, lambda scope: scope.open(request))
-    if grant is not None:
-        grant.write_bytes(bytes(opened.grant))
-    facts = {
-        name: getattr(opened, name) for name in ("job", "grant_digest", "policy", "opened", "expires", "unavailable")
-    }
-    missing = f"not available: {', '.join(opened.unavailable)}" if opened.unavailable else "everything is available"
-    _say(as_json, facts, f"{opened.job} until {_when(opened.expires)}", f"grant {opened.grant_digest}", missing)
+    _opened(opened, grant, as_json)
+
+
+@job.command("child")
+def child(
+    *,
+    whole: Annotated[Path, typer.Option("--from", help="A private file with a living token of the parent job.")],
+    agent: Annotated[str | None, typer.Option(help="Who will act. None: the parent's agent.")] = None,
+    policy: Annotated[str | None, typer.Option(help="A policy under the parent's. None: the same.")] = None,
+    job_type: Annotated[str | None, typer.Option("--type", help="None: the parent's type.")] = None,
+    tool: Annotated[list[str] | None, typer.Option(help="server/tool; once for each. None: the parent's.")] = None,
+    model: Annotated[
+        list[str] | None, typer.Option(help="provider/pattern; once for each. None: the parent's.")
+    ] = None,
+    calls: Annotated[int | None, typer.Option(min=0, help="Of the parent's purse. None: half of what is left.")] = None,
+    tokens: Annotated[int | None, typer.Option(min=0, help="Of the parent's purse: tokens of models.")] = None,
+    cost_nano_usd: Annotated[int | None, typer.Option(min=0, help="Of the parent's purse: billionths of a dollar.")] = (
+        None
+    ),
+    expires_in: Seconds = None,
+    grant: Annotated[Path | None, typer.Option(help="Keep the signed grant here.", dir_okay=False)] = None,
+    url: Url,
+    client: Client,
+    as_json: Json = False,
+) -> None:
+    """Open a child job: a part of what the parent's token carries and of its purse, for a part of its time.
+
+    It ends with its parent, and the parent is sealed after it.
+
+    Example: tally job child --from agent.token --agent helper-1 --tool crm-mcp/get_case --calls 10
+    --url http://127.0.0.1:8702 --client orchestrator
+    """
+    subject = keystore.read_private(whole).decode("latin-1").strip()
+    given = {"agent": agent, "policy": policy, "job_type": job_type}
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    asked |= {"limits": _limits(calls, cost_nano_usd, tokens)} | ({"expires_in": expires_in} if expires_in else {})
+    if tool or model:
+        asked["authorization_details"] = [*map(_tool, tool or ()), *([Models(models=model)] if model else [])]
+
+    async def delegated(scope: ScopeClient) -> OpenedJob:
+        raw = await scope.grant(claims_of(subject).grant)
+        above = Grant.parse(Envelope.parse(raw, "grant").content()).scope
+        inherited = {name: getattr(above, name) for name in ("agent", "policy", "job_type", "environment")}
+        wanted = canonical({**inherited, **asked})
+        return await scope.child(subject, parse(wanted, JobRequest, limit=MAX_REQUEST))
+
+    _opened(_as_client(url, client, delegated), grant, as_json)
 
 
 @job.command("token")
@@ -200,6 +242,22 @@ def incidents(*, url: Url, client: Client, as_json: Json = False) -> None:
         raise typer.Exit(1)
 
 
+def _limits(calls: int | None, cost_nano_usd: int | None, tokens: int | None) -> dict[str, int]:
+    asked = {"calls": calls, "cost_nano_usd": cost_nano_usd, "tokens": tokens}
+    return {name: value for name, value in asked.items() if value is not None}
+
+
+def _opened(opened: OpenedJob, grant: Path | None, as_json: bool) -> None:  # noqa: FBT001 - passes an option on
+    """Tell of a job that was opened, and keep its grant."""
+    if grant is not None:
+        grant.write_bytes(bytes(opened.grant))
+    facts = {
+        name: getattr(opened, name) for name in ("job", "grant_digest", "policy", "opened", "expires", "unavailable")
+    }
+    missing = f"not available: {', '.join(opened.unavailable)}" if opened.unavailable else "everything is available"
+    _say(as_json, facts, f"{opened.job} until {_when(opened.expires)}", f"grant {opened.grant_digest}", missing)
+
+
 def _tool(text: str) -> Tools:
     server, slash, name = text.partition("/")
     if not slash or not name:
@@ -216,6 +274,7 @@ def _shown(issued: IssuedToken, out: Path | None) -> dict[str, Any]:
 def _tell(as_json: bool, found: JobStatus) -> None:  # noqa: FBT001 - passes an option on
     ended = "".join(f", {each}" for each in (found.reason, found.status) if each)
     lanes = [f"  lane {lane.lane}: {lane.size} receipts{', closed' * lane.closed}" for lane in found.lanes]
+    lanes += [f"  child {each}" for each in found.children]
     sealed = [f"  seal {found.seal}"] if found.seal else []
     heading = f"{found.job}: {found.state}{ended}, expires {_when(found.expires)}"
     _say(as_json, msgspec.to_builtins(found), heading, *lanes, *sealed)

@@ -7,11 +7,10 @@ last one; what cannot be is an incident, kept beside the lane that it concerns, 
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
-import msgspec
 from msgspec import structs
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from scope import revoke, store
+from scope import purse, revoke, store
 from scope.authority import SECOND, Authority
 from scope.client import Closing, Head, HeadsAnswer, LaneRequest, Reason, RefusedHead, RegisteredLane, RevocationRequest
 from scope.store import Job, Lane
@@ -19,8 +18,6 @@ from service.clients import Caller
 from service.engine import reading
 from verifier.checkpoint import Checkpoint
 from verifier.encoding import MAX_INT, canonical, unb64
-from verifier.encoding import read as read_canonical
-from verifier.grant import DIVIDED, Budget, Scope
 from verifier.merkle import EMPTY, check_consistency
 from verifier.refused import Refused
 from verifier.seal import origin
@@ -35,6 +32,8 @@ INCIDENTS = {"inconsistent-head", "bad-signature", "unknown-signer", "missing-si
 async def register(authority: Authority, caller: Caller, job: str, wanted: LaneRequest) -> RegisteredLane:
     """Register a lane of an open job and give it its share: all that is left of the purse, or half of that.
 
+    Half where the gateway asks for half, and where the job may delegate: its children get their part of the rest.
+
     The same request again is answered the same. Raises `Refused`: unknown-job, job-not-open, wrong-gateway,
     wrong-origin, lane-taken, too-many-lanes, and the codes of a key that is no gateway's.
     """
@@ -47,8 +46,8 @@ async def register(authority: Authority, caller: Caller, job: str, wanted: LaneR
         if found is None:
             raise Refused("unknown-job", "there is no such job")
         lane = await _known(db, caller, job, wanted) or await _add(db, authority, caller, found, wanted)
-        alone = len(await store.lanes_of(db, job)) == 1
-    return RegisteredLane(share=read_budget(lane.share), opened=found.opened, alone=alone)
+        alone = found.parent is None and len(await store.lanes_of(db, job)) == 1
+    return RegisteredLane(share=purse.read_budget(lane.share), opened=found.opened, alone=alone)
 
 
 async def report(authority: Authority, caller: Caller, heads: Sequence[Head]) -> HeadsAnswer:
@@ -75,7 +74,8 @@ async def _add(db: AsyncConnection, authority: Authority, caller: Caller, job: J
     earlier = await store.lanes_of(db, job.job)
     if len(earlier) >= MOST_LANES:
         raise Refused("too-many-lanes", f"a job has at most {MOST_LANES} lanes")
-    share = _share(_scope(job).limits, earlier, half=wanted.share == "half")
+    left = purse.left(job, earlier, await store.children_of(db, job.job))
+    share = purse.half(left) if wanted.share == "half" or _delegates(job) else left
     lane = Lane(
         wanted.lane, job.job, caller.client, wanted.gateway, wanted.kid, wanted.origin,
         size=0, root=EMPTY, note=None, marked=now, closed=False, share=canonical(share),
@@ -83,22 +83,6 @@ async def _add(db: AsyncConnection, authority: Authority, caller: Caller, job: J
     await store.add_lane(db, structs.asdict(lane))
     await store.mark_lane(db, wanted.lane, now, 0)
     return lane
-
-
-def _share(purse: Budget, earlier: Sequence[Lane], *, half: bool) -> Budget:
-    """Give what earlier lanes leave of a purse: an open one has its share, a closed one has what it spent of it."""
-    taken = [read_budget(lane.spent if lane.closed and lane.spent is not None else lane.share) for lane in earlier]
-    given = {}
-    for name in DIVIDED:
-        if (most := getattr(purse, name)) is not None:
-            left = max(0, most - sum(getattr(each, name) or 0 for each in taken))
-            given[name] = (left + 1) // 2 if half else left
-    return structs.replace(purse, **given)
-
-
-def read_budget(raw: bytes) -> Budget:
-    """Read a share as it is kept."""
-    return msgspec.json.decode(raw, type=Budget)
 
 
 async def _known(db: AsyncConnection, caller: Caller, job: str, wanted: LaneRequest) -> Lane | None:
@@ -208,5 +192,6 @@ async def _incident(db: AsyncConnection, authority: Authority, lane: Lane, what:
     authority.log.warning("incident", code=code, job=lane.job, lane=lane.lane, client=lane.client)
 
 
-def _scope(job: Job) -> Scope:
-    return read_canonical(job.scope, Scope, limit=1 << 16)
+def _delegates(job: Job) -> bool:
+    """Tell whether a job may have children yet: then no lane takes the whole purse."""
+    return purse.scope_of(job).depth < job.deepest

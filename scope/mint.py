@@ -77,7 +77,7 @@ async def exchange(
     """
     token = read(authority, subject)
     async with reading(authority.engine).connect() as db:
-        if token is None or not await _lives(db, authority, token):
+        if token is None or not await lives(db, authority, token):
             raise Refused("bad-token", "the subject token is not one of ours that is still good", field="subject_token")
     issued = await mint(authority, caller, token.txn, ttl, subject=token.grant, details=details)
     return msgspec.structs.replace(issued, issued_token_type=ACCESS_TOKEN)
@@ -91,7 +91,7 @@ async def withdraw(authority: Authority, caller: Caller, raw: str) -> None:
     if token.client_id != caller.client:
         raise Refused("forbidden", "the token was issued to another client")
     async with authority.engine.begin() as db:
-        if await _lives(db, authority, token):
+        if await lives(db, authority, token):
             wanted = RevocationRequest(kind="jti", value=token.jti, reason="revoked-by-client")
             await revoke.write(db, authority, wanted, caller.client)
 
@@ -101,7 +101,7 @@ async def introspect(authority: Authority, caller: Caller, raw: str) -> dict[str
     token = read(authority, raw)
     foreign = token is not None and token.client_id != caller.client and caller.roles.isdisjoint(READERS)
     async with reading(authority.engine).connect() as db:
-        if token is None or foreign or not await _lives(db, authority, token):
+        if token is None or foreign or not await lives(db, authority, token):
             return {"active": False}
     return {"active": True, "token_type": "Bearer", **msgspec.to_builtins(token)}
 
@@ -155,7 +155,7 @@ def _claims(authority: Authority, job: Job, held: Held, ttl: int | None) -> Toke
     )
 
 
-async def _lives(db: AsyncConnection, authority: Authority, token: Token) -> bool:
+async def lives(db: AsyncConnection, authority: Authority, token: Token) -> bool:
     """Tell whether a token of ours was issued, has time left, belongs to an open job and was not revoked."""
     now = authority.clock()
     job = await store.job(db, token.txn)

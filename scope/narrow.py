@@ -46,6 +46,18 @@ async def of_job(db: AsyncConnection, job: str) -> list[Held]:
     return sorted(found, key=lambda each: (each.grant.issued_at, each.digest))
 
 
+async def above(db: AsyncConnection, job: Sequence[Held]) -> list[Held]:
+    """List the grants of the jobs that delegated this one, whose own grants these are: up to the root job's."""
+    known, found = {each.digest for each in job}, list[Held]()
+    parents = [each.grant.parent for each in job if each.grant.parent is not None]
+    while wanted := [each for each in parents if each not in known]:
+        each = await held(db, wanted[0])
+        known.add(each.digest)
+        found.append(each)
+        parents = [*wanted[1:], *([each.grant.parent] if each.grant.parent is not None else [])]
+    return found
+
+
 async def narrowed(
     db: AsyncConnection, authority: Authority, job: Job, parent: Held, details: Sequence[Detail]
 ) -> Held:

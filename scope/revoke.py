@@ -49,8 +49,8 @@ async def write(db: AsyncConnection, authority: Authority, wanted: RevocationReq
     await store.write_due_marks(db, touched, now)
     await store.mark(db, touched, now)
     await store.owe_mark(db, touched, now)
-    ended = await store.end_jobs(db, touched, "revoked", now) if wanted.kind in OF_GRANT else 0
-    return Revoked(sequence=sequence, time=now, digest=digest(payload), jobs=ended)
+    ended = await store.end_jobs(db, touched, "revoked", now) if wanted.kind in OF_GRANT else []
+    return Revoked(sequence=sequence, time=now, digest=digest(payload), jobs=len(ended))
 
 
 async def snapshot(authority: Authority, after: int) -> Snapshot:

@@ -9,16 +9,16 @@ from collections.abc import Awaitable, Callable
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from scope import narrow, store
+from scope import narrow, purse, store
 from scope.authority import SECOND, Authority, signer
 from scope.store import Job, Lane, UsedToken
 from service.engine import reading
-from verifier.encoding import canonical, digest, read
+from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
-from verifier.grant import MAX_GRANT, Budget, Scope
+from verifier.grant import MAX_DEPTH, Budget
 from verifier.refused import Refused
-from verifier.revocation import Revocation
-from verifier.seal import Mark, Seal, SealedLane, SealedToken, Status
+from verifier.revocation import Revocation, named
+from verifier.seal import Child, Mark, Seal, SealedLane, SealedToken, Status
 
 PATIENCE = 5 * SECOND  # what a gateway has to close its lanes
 
@@ -33,9 +33,12 @@ async def advance(authority: Authority, now: int) -> None:
         due = await store.jobs_with_due_marks(db, now)
     await _each(authority, expired, _expire)
     await _each(authority, due, _mark)
-    async with reading(authority.engine).connect() as db:
-        ready = await store.jobs_to_seal(db, now - PATIENCE)
-    await _each(authority, ready, seal)
+    done = list[str]()
+    for _ in range(MAX_DEPTH + 1):  # a parent after its children
+        async with reading(authority.engine).connect() as db:
+            ready = await store.jobs_to_seal(db, now - PATIENCE)
+        await _each(authority, [name for name in ready if name not in done], seal)
+        done += ready
 
 
 async def _each(authority: Authority, names: list[str], act: Callable[[Authority, str], Awaitable[None]]) -> None:
@@ -58,6 +61,8 @@ async def seal(authority: Authority, name: str) -> None:
         job = await store.job(db, name, lock=True)
         if job is None or job.state != "closing" or job.closing_at is None:
             return
+        if any(child.state != "sealed" for child in await store.children_of(db, name)):
+            return
         now = authority.clock()
         found = await store.lanes_of(db, name)
         complete = all(lane.closed for lane in found)
@@ -75,12 +80,12 @@ async def seal(authority: Authority, name: str) -> None:
 
 async def _seal(db: AsyncConnection, authority: Authority, job: Job, last: int, now: int) -> Seal:
     lanes = await store.lanes_of(db, job.job)
-    scope = read(job.scope, Scope, limit=MAX_GRANT)
     tokens, marks = await store.tokens_of(db, job.job), await store.marks_of(db, job.job)
     sealed = [_lane(lane, tokens.get(lane.lane, []), marks[lane.lane]) for lane in lanes]
     jtis = frozenset(token.jti for lane in sealed for token in lane.tokens)
     grants = await narrow.of_job(db, job.job)
-    near = await store.revocations_near(db, job, last)
+    scopes = [each.grant.scope for each in (*grants, *await narrow.above(db, grants))]
+    near = await store.revocations_near(db, job, last, [value for each in scopes for value in named(each).values()])
     return Seal(
         iss=authority.issuer,
         job=job.job,
@@ -91,9 +96,17 @@ async def _seal(db: AsyncConnection, authority: Authority, job: Job, last: int, 
         opened=job.opened,
         closed=max(now, *(lane.marked for lane in lanes), job.opened),
         lanes=sealed,
-        children=[],
-        revocations=[named for named, raw in near if _revocation(authority, raw).touches(scope, jtis)],
+        children=[await _child(db, child) for child in await store.children_of(db, job.job)],
+        revocations=[
+            name for name, raw in near if any(_revocation(authority, raw).touches(scope, jtis) for scope in scopes)
+        ],
     )
+
+
+async def _child(db: AsyncConnection, job: Job) -> Child:
+    sealed = await store.seal(db, job.job)
+    assert sealed is not None, "a parent is sealed after its children"
+    return Child(job=job.job, grant=job.grant, seal=sealed[0], share=purse.scope_of(job).limits)
 
 
 def _lane(lane: Lane, tokens: list[UsedToken], marks: list[tuple[int, int]]) -> SealedLane:
@@ -130,7 +143,8 @@ def _revocation(authority: Authority, raw: bytes) -> Revocation:
 
 async def _expire(authority: Authority, name: str) -> None:
     async with authority.engine.begin() as db:
-        chosen = store.named([name])
+        await store.lock_sequence(db)  # no child opens meanwhile
+        chosen = store.with_children(store.named([name]))
         await store.lock_jobs(db, chosen)
         await store.end_jobs(db, chosen, "expired", authority.clock())
 

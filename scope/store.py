@@ -60,6 +60,8 @@ class Job(Struct, frozen=True):
     state: str
     closing_at: int | None
     reason: str | None
+    parent: str | None
+    deepest: int
 
 
 class Lane(Struct, frozen=True):
@@ -117,13 +119,13 @@ async def revocations_named(db: AsyncConnection, digests: Sequence[str]) -> list
     return [found[each] for each in digests]
 
 
-async def revocations_near(db: AsyncConnection, job: Job, last: int) -> list[tuple[str, bytes]]:
-    """Read digest and envelope of those since a job opened that may touch it."""
+async def revocations_near(db: AsyncConnection, job: Job, last: int, names: Iterable[str]) -> list[tuple[str, bytes]]:
+    """Read digest and envelope of those since a job opened that may touch it: `names` are what its grants name."""
     used = select(lane_tokens.c.jti).join(lanes, lanes.c.lane == lane_tokens.c.lane).where(lanes.c.job == job.job)
     column = revocations.c.sequence
     near = or_(
         revocations.c.kind.in_(["server", "tool", "model", "all"]),
-        revocations.c.value.in_([job.job, job.agent, job.client, job.policy]),
+        revocations.c.value.in_(sorted(set(names))),
         revocations.c.value.in_(used),
     )
     wanted = select(revocations.c.digest, revocations.c.envelope).where(column > job.sequence, column <= last, near)
@@ -169,14 +171,31 @@ async def jobs_of(db: AsyncConnection, client: str, before: int | None, limit: i
 
 
 def unsealed(kind: str, value: str) -> JobNames:
-    """Choose the jobs without a seal that a target can touch; servers, tools and models may be anybody's."""
+    """Choose the jobs without a seal that a target can touch; servers, tools and models may be anybody's.
+
+    What ends a job ends those that it delegated.
+    """
     columns: dict[str, ColumnElement[str]] = {name: jobs.c[name] for name in ("job", "agent", "client", "policy")}
     condition: ColumnElement[bool] = true()
     if kind in columns:
         condition = columns[kind] == value
     if kind == "jti":
         condition = jobs.c.job.in_(select(tokens.c.job).where(tokens.c.jti == value))
-    return select(jobs.c.job).where(jobs.c.state != "sealed", condition)
+    chosen = select(jobs.c.job).where(jobs.c.state != "sealed", condition)
+    return with_children(chosen) if kind in columns else chosen
+
+
+def with_children(chosen: JobNames) -> JobNames:
+    """Choose jobs, and all that they delegated, however deep, that are not sealed."""
+    tree = chosen.cte("tree", recursive=True)
+    tree = tree.union(select(jobs.c.job).where(jobs.c.parent == tree.c.job))
+    return select(jobs.c.job).where(jobs.c.job.in_(select(tree.c.job)), jobs.c.state != "sealed")
+
+
+async def children_of(db: AsyncConnection, name: str) -> list[Job]:
+    """List the jobs that a job delegated itself, by name."""
+    wanted = select(jobs).where(jobs.c.parent == name).order_by(jobs.c.job)
+    return [Job(*row) for row in await db.execute(wanted)]
 
 
 def named(names: Iterable[str]) -> JobNames:
@@ -189,10 +208,11 @@ async def lock_jobs(db: AsyncConnection, chosen: JobNames) -> list[str]:
     return list((await db.execute(chosen.order_by(jobs.c.job).with_for_update())).scalars())
 
 
-async def end_jobs(db: AsyncConnection, chosen: JobNames, reason: str, at: int) -> int:
-    """Let open jobs begin to close; return how many."""
+async def end_jobs(db: AsyncConnection, chosen: JobNames, reason: str, at: int) -> list[str]:
+    """Let open jobs begin to close; return which."""
     ended = update(jobs).where(jobs.c.job.in_(chosen), jobs.c.state == "open")
-    return (await db.execute(ended.values(state="closing", reason=reason, closing_at=at))).rowcount
+    closing = ended.values(state="closing", reason=reason, closing_at=at).returning(jobs.c.job)
+    return sorted((await db.execute(closing)).scalars())
 
 
 async def expired_jobs(db: AsyncConnection, at: int) -> list[str]:
@@ -201,9 +221,14 @@ async def expired_jobs(db: AsyncConnection, at: int) -> list[str]:
 
 
 async def jobs_to_seal(db: AsyncConnection, silent_since: int) -> list[str]:
-    """Name the closing jobs whose lanes are all closed, or that have been closing since `silent_since` or longer."""
+    """Name the closing jobs whose lanes are all closed, or that have been closing since `silent_since` or longer.
+
+    A parent waits for its children's seals.
+    """
     moving = exists().where(lanes.c.job == jobs.c.job, lanes.c.closed.is_(False))
-    ready = or_(jobs.c.closing_at <= silent_since, ~moving)
+    child = jobs.alias("child")
+    waiting = exists().where(child.c.parent == jobs.c.job, child.c.state != "sealed")
+    ready = and_(or_(jobs.c.closing_at <= silent_since, ~moving), ~waiting)
     return list((await db.execute(select(jobs.c.job).where(jobs.c.state == "closing", ready))).scalars())
 
 

@@ -23,6 +23,7 @@ from service.schema import Position, new_metadata
 metadata = new_metadata()
 
 # `sequence` is the last revocation when the job opened; `closing_at` and `reason` are set when it begins to close.
+# `parent` is the job that delegated it, `deepest` how deep its policies let jobs be delegated.
 jobs = Table(
     "jobs",
     metadata,
@@ -41,6 +42,8 @@ jobs = Table(
     Column("state", String(8), nullable=False),
     Column("closing_at", BigInteger),
     Column("reason", String(16)),
+    Column("parent", String(64), index=True),
+    Column("deepest", Integer, nullable=False, server_default="0"),
     Index(None, "client", "position"),
     Index(None, "state", "expires"),
 )

@@ -49,7 +49,7 @@ def expand(chain: Chain, manifests: Mapping[str, Manifest], subject: Subject) ->
     patterns = {
         f"{rule.provider}/{glob}" for policy in chain for rule in policy.model_egress.models for glob in rule.models
     }
-    models = sorted(pattern for pattern in patterns if _covered(chain, pattern))
+    models = sorted(pattern for pattern in patterns if covers(chain, pattern))
     named = {rule.server for rule in chain[0].allowed_tools}
     unavailable = sorted(server for server in named if not any(glob_matches(server, known) for known in manifests))
     return tools, models, unavailable
@@ -77,7 +77,7 @@ def may(chain: Chain, subject: Subject, target: ToolTarget) -> bool:
     return all(level.allows for level in possible(chain, call).levels)
 
 
-def _covered(chain: Chain, pattern: str) -> bool:
+def covers(chain: Chain, pattern: str) -> bool:
     """Tell whether every policy has a model rule whose glob matches this pattern as text."""
     provider, _, glob = pattern.partition("/")
     return all(
@@ -198,7 +198,7 @@ def outside(
     except Refused as refused:
         yield refused
     for pattern in scope.models:
-        if not _covered(chain, pattern):
+        if not covers(chain, pattern):
             yield Refused("scope-too-wide", f"the policy does not allow the models {pattern}", field="models")
     for name in LIMITS:
         most, asked = getattr(budgets, name), getattr(scope.limits, name)

@@ -85,6 +85,24 @@ async def test_a_narrower_token_is_made_of_one_in_a_private_file(today: Town, tm
     assert said["authorization_details"] == [{"type": "tally_mcp", "server": "crm-mcp", "tools": ["get_case"]}]
 
 
+async def test_a_child_job_takes_what_it_does_not_name_from_its_parents_token(today: Town, tmp_path: Path) -> None:
+    deep = {"cst_max_ttl_seconds": 900, "require_scope_hash": True, "policy_hash_pinning": "required"}
+    today.policy = await today.publish(policy_name="deep", token_constraints={**deep, "max_delegation_depth": 1})
+    parent = (await tally(today, *opening(today), "--json"))["job"]
+    token, grant = tmp_path / "token", tmp_path / "grant.json"
+    await tally(today, "job", "token", parent, "--out", token)
+    part = ["--agent", "helper-1", "--tool", "crm-mcp/get_case", "--calls", 3, "--expires-in", 60]
+    made = await tally(today, "job", "child", "--from", token, *part, "--grant", grant, "--json")
+    scope = open_grant(today.trust, grant.read_bytes()).value.scope
+    assert (scope.agent, scope.act, scope.depth, scope.limits.calls) == ("helper-1", "a-1", 1, 3)
+    assert (scope.policy, scope.job_type, scope.tools) == (today.policy, "support", ["mcp:crm-mcp/get_case"])
+    assert f"child {made['job']}" in await tally(today, "job", "status", parent)
+    await tally(today, "job", "child", "--from", token, "--tool", "crm-mcp/http_request", code="scope-too-wide")
+    (tmp_path / "loose").write_text("nothing")
+    (tmp_path / "loose").chmod(0o600)
+    await tally(today, "job", "child", "--from", tmp_path / "loose", code="bad-token")
+
+
 async def test_a_responder_revokes_and_learns_how_many_jobs_it_ended(today: Town) -> None:
     job = (await tally(today, *opening(today), "--json"))["job"]
     said = await tally(today, "revoke", "job", job, "--reason", "incident", "--ticket", "INC-7", client="responder")

@@ -1,0 +1,183 @@
+"""What a job would get: its scope under its policy, and what it cannot have (specs/grant.md §§3-4).
+
+A scope asked for outside the policy is refused by name, never quietly narrowed; no scope asked is all that the policy
+allows on servers with an approved manifest, in a child job all of that which its parent's token carries. No grant names
+a tool that is revoked: an auditor of a later job need not know of it.
+"""
+
+import asyncio
+from collections.abc import Sequence
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from controls.client import Document
+from scope import children, store
+from scope.authority import Authority
+from scope.children import Parent
+from scope.client import Detail, JobRequest, Models
+from service.chains import with_ancestors
+from service.clients import Caller
+from service.engine import reading
+from verifier.admission import admits, expand, within
+from verifier.chain import terms
+from verifier.conditions import glob_matches
+from verifier.decision import Subject
+from verifier.grant import LIMITS, Budget, Scope, server_of
+from verifier.manifest import Manifest
+from verifier.policy import Chain, Policy, check_enforceable
+from verifier.refused import Refused
+
+WITHOUT_MANIFEST = {"unknown-server", "no-manifest", "server-not-active"}
+
+Manifests = dict[str, Document[Manifest]]
+
+
+class Planned(Struct, frozen=True):
+    """A job that may be opened: its scope under its policy, what was asked for, whose child it is."""
+
+    scope: Scope
+    chain: Chain
+    asked: JobRequest
+    parent: Parent | None
+    unavailable: list[str]
+
+
+class Targets(Struct, frozen=True):
+    """Tools and models that a job gets, the manifests that they are of, what it does not get."""
+
+    tools: list[str]
+    models: list[str]
+    manifests: Manifests
+    unavailable: list[str]
+
+
+async def plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Planned:
+    """Find what a request comes to.
+
+    Raises `Refused`: the policy's own, policy-withdrawn, not-admitted, unknown-server, scope-too-wide, and those of
+    the user's or the parent's token.
+    """
+    now = authority.clock()
+    chain = await _chain(authority, wanted.policy, now)
+    if (await authority.registry.status(wanted.policy)).status != "published":
+        raise Refused("policy-withdrawn", "the policy was withdrawn: no new job may pin it", field="policy")
+    admits(chain, agent=wanted.agent, job_type=wanted.job_type, environment=wanted.environment)
+    parent = await children.parent_of(authority, caller, wanted, chain)
+    subject = await _subject(authority, caller, wanted, parent, now)
+    targets = await _targets(authority, wanted, subject, chain, parent)
+    servers = {server_of(tool) for tool in targets.tools}
+    scope = Scope(
+        iss=authority.issuer,
+        job=subject.job,
+        job_type=subject.job_type,
+        environment=subject.environment,
+        agent=subject.agent,
+        client=subject.client,
+        user=subject.user,
+        claims=dict(subject.claims) or None,
+        act=subject.act,
+        audience=authority.audience,
+        binding="none" if parent is None else parent.scope.binding,
+        policy=wanted.policy,
+        manifests={server: each.digest for server, each in targets.manifests.items() if server in servers},
+        tools=targets.tools,
+        models=targets.models,
+        limits=_limits(chain, wanted.limits),
+        depth=subject.depth,
+        client_counter=None if parent is None else parent.scope.client_counter,
+    )
+    within(scope, chain, _values(targets.manifests))
+    return Planned(scope, chain, wanted, parent, targets.unavailable)
+
+
+async def _subject(
+    authority: Authority, caller: Caller, wanted: JobRequest, parent: Parent | None, now: int
+) -> Subject:
+    """Name who will act: for a user whose token is verified, or for the parent's."""
+    job = f"job-{authority.random(12).hex()}"
+    subject = Subject(wanted.agent, caller.client, job, wanted.job_type, wanted.environment)
+    if parent is not None:
+        above = parent.scope
+        act = above.agent if above.agent != wanted.agent else None
+        return replace(subject, act=act, depth=above.depth + 1, user=above.user, claims=above.claims or {})
+    if wanted.user_token is None:
+        return subject
+    user = await authority.users.verify(wanted.user_token, now)
+    return replace(subject, user=user.name, claims=user.claims)
+
+
+async def _targets(
+    authority: Authority, wanted: JobRequest, subject: Subject, chain: Chain, parent: Parent | None
+) -> Targets:
+    now = authority.clock()
+    if wanted.authorization_details is not None:
+        tools, models = _asked(wanted.authorization_details)
+        if parent is None:
+            return Targets(tools, models, await _named(authority, tools, now), [])
+        return Targets(tools, models, await children.manifests(authority, parent, tools, now), [])
+    if parent is None:
+        manifests = await _available(authority, chain[0], now)
+        tools, models, unavailable = expand(chain, _values(manifests), subject)
+    else:
+        manifests = await children.manifests(authority, parent, None, now)
+        tools, models, unavailable = children.inherit(parent, chain, _values(manifests), subject)
+    async with reading(authority.engine).connect() as db:
+        revoked = await store.revoked_tools(db, tools)
+    return Targets(sorted(set(tools) - set(revoked)), models, manifests, sorted([*unavailable, *revoked]))
+
+
+async def _chain(authority: Authority, wanted: str, now: int) -> Chain:
+    """Fetch a policy and its ancestors, each in force now. Raises `Refused`: theirs, bad-policy, unsupported."""
+
+    async def fetch(digest: str) -> Policy:
+        policy = (await authority.registry.policy(digest, now)).value
+        check_enforceable(policy)
+        return policy
+
+    return await with_ancestors(await fetch(wanted), fetch)
+
+
+def _asked(details: Sequence[Detail]) -> tuple[list[str], list[str]]:
+    """Read RFC 9396 authorization details as sorted sets of tools and models."""
+    tools = {name for each in details if not isinstance(each, Models) for name in each.names()}
+    models = {model for each in details if isinstance(each, Models) for model in each.models}
+    return sorted(tools), sorted(models)
+
+
+async def _named(authority: Authority, tools: list[str], now: int) -> Manifests:
+    """Fetch the manifests of servers that were asked for by name; one that cannot be had is a refusal."""
+    servers = sorted({server_of(tool) for tool in tools})
+    found = await asyncio.gather(*(authority.registry.approved_manifest(server, now) for server in servers))
+    return dict(zip(servers, found, strict=True))
+
+
+async def _available(authority: Authority, policy: Policy, now: int) -> Manifests:
+    """Fetch the manifests of every server that the policy names and the registry offers."""
+    patterns = {rule.server for rule in policy.allowed_tools}
+    if not patterns:
+        return {}
+    registered = [each.name async for each in authority.registry.servers() if each.manifest_serial]
+    servers = [name for name in registered if any(glob_matches(pattern, name) for pattern in patterns)]
+    found = await asyncio.gather(*(_perhaps(authority, server, now) for server in servers))
+    return {server: manifest for server, manifest in zip(servers, found, strict=True) if manifest is not None}
+
+
+async def _perhaps(authority: Authority, server: str, now: int) -> Document[Manifest] | None:
+    try:
+        return await authority.registry.approved_manifest(server, now)
+    except Refused as refused:
+        if refused.code in WITHOUT_MANIFEST:
+            return None
+        raise
+
+
+def _limits(chain: Chain, asked: Budget) -> Budget:
+    """Take what was asked for, and the policies' budget where nothing was; `within` refuses more."""
+    budgets = terms(chain).budgets
+    values = {name: getattr(asked, name) for name in LIMITS}
+    return Budget(**{name: getattr(budgets, name) if value is None else value for name, value in values.items()})
+
+
+def _values(manifests: Manifests) -> dict[str, Manifest]:
+    return {server: each.value for server, each in manifests.items()}
