@@ -362,7 +362,7 @@ class Publisher:
 
 
 async def audit_lines(http: Connection) -> AsyncIterator[bytes]:
-    """Walk through the registry's record as an auditor: canonical lines, the oldest first (specs/audit.md)."""
+    """Walk through a service's record as an auditor: canonical lines, the oldest first (specs/audit.md)."""
     after: int | None = 0
     while after is not None:
         page = _decode(await http.call("GET", f"/audit?after={after}&limit=100"), _AuditPage)

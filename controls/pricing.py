@@ -3,9 +3,8 @@
 from sqlalchemy import insert, select
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from controls import audit
 from controls.register import Approved
-from controls.tables import prices
+from controls.tables import audit, prices
 from verifier.documents import open_prices
 from verifier.keys import Trust
 from verifier.refused import Refused

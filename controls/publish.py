@@ -11,9 +11,10 @@ from contextlib import AbstractAsyncContextManager
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
 
-from controls import audit, pricing, store
+from controls import pricing, store
 from controls.analysis import compare
 from controls.store import Head, StoredPolicy
+from controls.tables import audit
 from service.chains import with_ancestors
 from service.clients import Clock
 from service.engine import reading

@@ -4,9 +4,10 @@ import msgspec
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from controls import audit, store
+from controls import store
 from controls.client import ServerRecord
 from controls.store import StoredManifest, StoredServer
+from controls.tables import audit
 from verifier.documents import open_manifest
 from verifier.encoding import canonical
 from verifier.encoding import digest as digest_of

@@ -9,17 +9,18 @@ from litestar import Controller, Response, get, post, put
 from litestar.params import RawBody
 from litestar.types import ControllerRouterHandler
 
-from controls import audit, listing, pricing, publish, register, store
+from controls import listing, pricing, publish, register, store
 from controls.asked import Ask, At, Before, By, Here, Named, OfIssuer, OfKey, OfName, Page, Position, Wider, read
-from controls.audit import AuditPage
 from controls.client import PolicyEntry, PolicyPage, PolicyStatus, ServerEntry, ServerPage, ServerRecord, Withdrawal
 from controls.questions import Questions, exported
 from controls.register import Registered
 from controls.scan import Scan, compare, draft, warn
 from controls.serving import ENVELOPE, FOR_EVER, matches
 from controls.store import StoredPolicy
+from controls.tables import audit
 from service.described import envelope_body, json_body
 from service.reach import networks
+from service.record import AuditPage
 from verifier.keys import key_list_digest
 from verifier.refused import Refused
 
@@ -235,8 +236,7 @@ async def audit_page(caller: By, registry: Here, after: Position = 0, limit: Pag
     """Give the append-only record, the oldest first."""
     caller.require("auditor")
     async with registry.reading() as db:
-        found = await audit.page(db, after=after, limit=limit + 1)
-    return AuditPage(found[:limit], found[limit - 1].entry.position if len(found) > limit else None)
+        return await audit.page(db, after, limit)
 
 
 ROUTES: list[ControllerRouterHandler] = [

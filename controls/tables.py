@@ -14,6 +14,7 @@ from sqlalchemy import (
     UniqueConstraint,
 )
 
+from service.record import Record
 from service.schema import Position, new_metadata
 
 metadata = new_metadata()
@@ -92,20 +93,5 @@ prices = Table(
     UniqueConstraint("issuer", "name", "serial"),
 )
 
-# Append-only: triggers refuse every change (migrations/controls/0003_audit.py). `entry` is canonical JSON.
-audit = Table(
-    "audit",
-    metadata,
-    Column("position", BigInteger, primary_key=True, autoincrement=False),
-    Column("entry", LargeBinary, nullable=False),
-    Column("hash", String(71), nullable=False),
-)
-
-# The one row that writers of the record queue for.
-audit_head = Table(
-    "audit_head",
-    metadata,
-    Column("position", BigInteger, nullable=False),
-    Column("time", BigInteger, nullable=False),
-    Column("hash", String(71), nullable=False),
-)
+# The record of what was done, append-only (migrations/controls/0003_audit.py).
+audit = Record("audit", metadata)

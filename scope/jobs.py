@@ -16,6 +16,7 @@ from scope.authority import SECOND, Authority
 from scope.client import JobLane, JobPage, JobRequest, JobStatus, OpenedJob
 from scope.plan import Planned, plan
 from scope.store import Job
+from scope.tables import acts
 from service.clients import Caller
 from service.engine import reading
 from verifier.chain import terms
@@ -45,6 +46,7 @@ async def open_job(authority: Authority, caller: Caller, wanted: JobRequest) -> 
         Grant.parse(payload)
         envelope = await asyncio.to_thread(seal_up, "grant", payload, authority.keys.grant)
         await store.add_job(db, _row(planned, grant, digest(payload), sequence), envelope)
+        await _record(db, planned, grant, digest(payload))
     return OpenedJob(
         job=scope.job,
         grant=Raw(envelope),
@@ -65,7 +67,7 @@ async def close_job(authority: Authority, caller: Caller, name: str) -> JobStatu
             raise _unknown()
         chosen = store.with_children(store.named([name]))
         await store.lock_jobs(db, chosen)
-        await store.end_jobs(db, chosen, "complete", authority.clock())
+        await store.end_jobs(db, chosen, "complete", authority.clock(), caller.client)
     return await status(authority, caller, name)
 
 
@@ -154,6 +156,22 @@ def _row(planned: Planned, grant: Grant, grant_digest: str, sequence: int) -> di
         "sequence": sequence,
         "state": "open",
     }
+
+
+async def _record(db: AsyncConnection, planned: Planned, grant: Grant, grant_digest: str) -> None:
+    scope = grant.scope
+    await acts.append(
+        db,
+        at=grant.opened,
+        by=scope.client,
+        act="job-opened",
+        subject=scope.job,
+        digest=grant_digest,
+        agent=scope.agent,
+        parent=None if planned.parent is None else planned.parent.job,
+        policy=scope.policy,
+        user=scope.user,
+    )
 
 
 async def _refuse_revoked(db: AsyncConnection, planned: Planned) -> None:

@@ -14,8 +14,10 @@ from scope import purse, revoke, store
 from scope.authority import SECOND, Authority
 from scope.client import Closing, Head, HeadsAnswer, LaneRequest, Reason, RefusedHead, RegisteredLane, RevocationRequest
 from scope.store import Job, Lane
+from scope.tables import acts
 from service.clients import Caller
 from service.engine import reading
+from service.record import Act
 from verifier.checkpoint import Checkpoint
 from verifier.encoding import MAX_INT, canonical, unb64
 from verifier.merkle import EMPTY, check_consistency
@@ -57,11 +59,13 @@ async def report(authority: Authority, caller: Caller, heads: Sequence[Head]) ->
     await _revoke_strangers(authority, caller, heads)
     async with authority.engine.begin() as db:
         chosen = store.named({lane.job for lane in (await _own_lanes(db, caller, heads)).values()})
-        await store.lock_jobs(db, chosen)
+        locked = await store.lock_jobs(db, chosen)
         now = authority.clock()
         await store.write_due_marks(db, chosen, now)
-        mine = await _own_lanes(db, caller, heads)
+        mine = {name: lane for name, lane in (await _own_lanes(db, caller, heads)).items() if lane.job in locked}
         refused = [each for head in heads if (each := await _witness(db, authority, mine.get(head.lane), head, now))]
+        found = [(mine[each.lane], (each.code, str(each.size))) for each in refused if each.code in INCIDENTS]
+        await _incidents(db, authority, found, now)
         closing = await store.closing_for(db, caller.client)
     return HeadsAnswer(closing=[Closing(job=job, reason=cast("Reason", why)) for job, why in closing], refused=refused)
 
@@ -82,6 +86,8 @@ async def _add(db: AsyncConnection, authority: Authority, caller: Caller, job: J
     )  # fmt: skip
     await store.add_lane(db, structs.asdict(lane))
     await store.mark_lane(db, wanted.lane, now, 0)
+    said = {"gateway": wanted.gateway, "job": job.job, "kid": wanted.kid}
+    await acts.append(db, at=now, by=caller.client, act="lane-registered", subject=wanted.lane, **said)
     return lane
 
 
@@ -113,7 +119,7 @@ async def _revoke_strangers(authority: Authority, caller: Caller, heads: Sequenc
             if not await store.is_revoked(db, [("jti", jti)]):
                 wanted = RevocationRequest(kind="jti", value=jti, reason="unknown-token")
                 done = await revoke.write(db, authority, wanted, caller.client)
-                await _incident(db, authority, lane, ("unknown-token", jti), done.time)
+                await _incidents(db, authority, [(lane, ("unknown-token", jti))], done.time)
     if len(strangers) > MOST_STRANGERS:
         raise Refused("too-many-requests", f"more than {MOST_STRANGERS} unknown tokens in one report: report again")
 
@@ -140,8 +146,6 @@ async def _witness(
         assert job is not None, "a lane's row names its job's"
         await _accept(db, authority, job, lane, head=head, now=now)
     except Refused as refused:
-        if refused.code in INCIDENTS:
-            await _incident(db, authority, lane, (refused.code, str(lane.size)), now)
         return RefusedHead(lane=lane.lane, code=refused.code, why=refused.why, size=lane.size)
     return None
 
@@ -186,10 +190,17 @@ def _between_marks(job: Job) -> int:
     return max(MINUTE, (job.expires - job.opened) // MOST_MARKS)
 
 
-async def _incident(db: AsyncConnection, authority: Authority, lane: Lane, what: tuple[str, str], now: int) -> None:
-    code, value = what
-    await store.add_incident(db, {"time": now, "job": lane.job, "lane": lane.lane, "code": code, "value": value})
-    authority.log.warning("incident", code=code, job=lane.job, lane=lane.lane, client=lane.client)
+async def _incidents(
+    db: AsyncConnection, authority: Authority, found: Sequence[tuple[Lane, tuple[str, str]]], now: int
+) -> None:
+    """Record what cannot be: lane, code and value of each."""
+    told = []
+    for lane, (code, value) in found:
+        said = {"job": lane.job, "code": code, "value": value}
+        await store.add_incident(db, {"time": now, "lane": lane.lane, **said})
+        authority.log.warning("incident", code=code, job=lane.job, lane=lane.lane, client=lane.client)
+        told.append(Act(by=lane.client, act="incident", subject=lane.lane, details=said))
+    await acts.append_all(db, now, told)
 
 
 def _delegates(job: Job) -> bool:

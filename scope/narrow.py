@@ -17,6 +17,7 @@ from scope import store
 from scope.authority import Authority
 from scope.client import Detail, Models
 from scope.store import Job
+from scope.tables import acts
 from verifier.conditions import any_glob
 from verifier.encoding import canonical, digest
 from verifier.envelope import Envelope, seal_up
@@ -81,6 +82,8 @@ async def narrowed(
     Grant.parse(payload)
     envelope = await asyncio.to_thread(seal_up, "grant", payload, authority.keys.grant)
     await store.add_grant(db, digest(payload), job.job, envelope)
+    said = {"digest": digest(payload), "parent": parent.digest}
+    await acts.append(db, at=now, by=job.client, act="grant-narrowed", subject=job.job, **said)
     return Held(grant, digest(payload))
 
 

@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from scope import store
 from scope.authority import Authority
 from scope.client import RevocationRequest, Revoked, Snapshot
+from scope.tables import acts
 from service.engine import reading
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
@@ -49,7 +50,19 @@ async def write(db: AsyncConnection, authority: Authority, wanted: RevocationReq
     await store.write_due_marks(db, touched, now)
     await store.mark(db, touched, now)
     await store.owe_mark(db, touched, now)
-    ended = await store.end_jobs(db, touched, "revoked", now) if wanted.kind in OF_GRANT else []
+    await acts.append(
+        db,
+        at=now,
+        by=actor,
+        act="revoked",
+        subject="all" if wanted.kind == "all" else wanted.value,
+        digest=digest(payload),
+        kind=wanted.kind,
+        sequence=sequence,
+        reason=wanted.reason,
+        ticket=wanted.ticket,
+    )
+    ended = await store.end_jobs(db, touched, "revoked", now, actor) if wanted.kind in OF_GRANT else []
     return Revoked(sequence=sequence, time=now, digest=digest(payload), jobs=len(ended))
 
 

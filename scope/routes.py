@@ -26,9 +26,11 @@ from scope.client import (
     Revoked,
     Snapshot,
 )
+from scope.tables import acts
 from service.clients import Caller
 from service.described import json_body
 from service.engine import reading
+from service.record import AuditPage
 from verifier.encoding import MAX_INT, Digest, Id, parse, reject_duplicates
 from verifier.envelope import Envelope
 from verifier.keys import key_list_digest
@@ -155,6 +157,14 @@ async def incidents(
     return Response(IncidentPage(incidents=found[:limit], next=more), headers=PRIVATE)
 
 
+@get("/audit", tags=["audit"], summary="What was done with jobs, and what was revoked")
+async def audit(caller: By, authority: Here, after: After = 0, limit: Limit = 50) -> Response[AuditPage]:
+    """Give the append-only record, the oldest first."""
+    caller.require("auditor")
+    async with reading(authority.engine).connect() as db:
+        return Response(await acts.page(db, after, limit), headers=PRIVATE)
+
+
 @get("/grants/{digest:str}", tags=["documents"], summary="A grant, byte for byte")
 async def grant(digest: At, request: Ask, authority: Here) -> Response[bytes]:
     """Serve the exact bytes of a grant to whoever knows its digest."""
@@ -171,7 +181,7 @@ async def keys(request: Ask, authority: Here) -> Response[bytes]:
     return _document(request, authority.key_list, key_list_digest(authority.key_list), ASK_AGAIN)
 
 
-ROUTES: list[ControllerRouterHandler] = [Jobs, heads, Revocations, incidents, grant, keys, *oauth.ROUTES]
+ROUTES: list[ControllerRouterHandler] = [Jobs, heads, Revocations, incidents, audit, grant, keys, *oauth.ROUTES]
 
 
 def _read(body: bytes, kind: type[T], *, limit: int = MAX_REQUEST) -> T:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from scope import narrow, purse, store
 from scope.authority import SECOND, Authority, signer
 from scope.store import Job, Lane, UsedToken
+from scope.tables import acts
 from service.engine import reading
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
@@ -76,6 +77,8 @@ async def seal(authority: Authority, name: str) -> None:
         _require_key(authority, sealed.closed)
         envelope = await asyncio.to_thread(seal_up, "seal", payload, authority.keys.seal)
         await store.add_seal(db, name, digest(payload), sealed.status, envelope)
+        said = {"digest": digest(payload), "status": sealed.status}
+        await acts.append(db, at=now, by=authority.issuer, act="job-sealed", subject=name, **said)
 
 
 async def _seal(db: AsyncConnection, authority: Authority, job: Job, last: int, now: int) -> Seal:
@@ -146,7 +149,7 @@ async def _expire(authority: Authority, name: str) -> None:
         await store.lock_sequence(db)  # no child opens meanwhile
         chosen = store.with_children(store.named([name]))
         await store.lock_jobs(db, chosen)
-        await store.end_jobs(db, chosen, "expired", authority.clock())
+        await store.end_jobs(db, chosen, "expired", authority.clock(), authority.issuer)
 
 
 async def _mark(authority: Authority, name: str) -> None:

@@ -1,4 +1,8 @@
-"""The SQL of `scope`. Whoever locks more than one thing locks the sequence first, then jobs by name: no deadlocks."""
+"""The SQL of `scope`.
+
+Whoever locks more than one thing locks the sequence first, then jobs by name, the record's head last of all (an entry
+is what a transaction ends with): no deadlocks.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -23,6 +27,7 @@ from sqlalchemy import (
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope.tables import (
+    acts,
     counters,
     due_marks,
     grants,
@@ -35,6 +40,7 @@ from scope.tables import (
     seals,
     tokens,
 )
+from service.record import Act
 
 SECOND = 1_000_000
 SEQUENCE = "revocations"
@@ -208,11 +214,14 @@ async def lock_jobs(db: AsyncConnection, chosen: JobNames) -> list[str]:
     return list((await db.execute(chosen.order_by(jobs.c.job).with_for_update())).scalars())
 
 
-async def end_jobs(db: AsyncConnection, chosen: JobNames, reason: str, at: int) -> list[str]:
-    """Let open jobs begin to close; return which."""
+async def end_jobs(db: AsyncConnection, chosen: JobNames, reason: str, at: int, by: str) -> list[str]:
+    """Let open jobs begin to close, and record who ended each; return which."""
     ended = update(jobs).where(jobs.c.job.in_(chosen), jobs.c.state == "open")
     closing = ended.values(state="closing", reason=reason, closing_at=at).returning(jobs.c.job)
-    return sorted((await db.execute(closing)).scalars())
+    names = sorted((await db.execute(closing)).scalars())
+    ends = [Act(by=by, act="job-closing", subject=name, details={"reason": reason}) for name in names]
+    await acts.append_all(db, at, ends)
+    return names
 
 
 async def expired_jobs(db: AsyncConnection, at: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""What `scope` keeps: jobs and their grants, tokens, lanes and what it witnessed of them, revocations, seals.
+"""What `scope` keeps: jobs and their grants, tokens, lanes and what it witnessed of them, revocations, seals, acts.
 
 Signed documents are stored as the bytes that were signed and are never updated. Times are Unix microseconds, those of
 tokens seconds. `counters` has one row: whoever revokes, opens or seals locks it, so that the sequence has no gaps and
@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
 )
 
+from service.record import Record
 from service.schema import Position, new_metadata
 
 metadata = new_metadata()
@@ -148,3 +149,6 @@ incidents = Table(
     Column("code", String(64), nullable=False),
     Column("value", String(128), nullable=False),
 )
+
+# The record of what was done, append-only (migrations/scope/0004_acts.py).
+acts = Record("acts", metadata)

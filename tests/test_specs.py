@@ -180,6 +180,20 @@ def test_every_code_in_the_table_is_in_the_sources() -> None:
     assert set(documented()) - literals == set()
 
 
+@pytest.mark.parametrize(("service", "title"), [("controls", "1. "), ("scope", "2. ")])
+def test_the_acts_on_record_are_those_that_are_written(service: str, title: str) -> None:
+    nodes = [node for path in (ROOT / service).rglob("*.py") for node in ast.walk(ast.parse(path.read_text()))]
+    literals = {node.value for node in nodes if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    named = {
+        node.value.value
+        for node in nodes
+        if isinstance(node, ast.keyword) and node.arg == "act" and isinstance(node.value, ast.Constant)
+    }
+    rows = table((SPECS / "audit.md").read_text(), title)
+    written = {act for row in rows for act in re.findall(r"[a-z-]+", row[0])}
+    assert named <= written <= literals
+
+
 def test_a_code_that_has_a_status_of_its_own_is_written_with_it() -> None:
     tables = {service: import_module(f"{service}.app").STATUSES for service in ("controls", "scope", "receipts")}
     tables["every service"] = import_module("service.problems").STATUS

@@ -1,4 +1,4 @@
-"""`tally audit`: the registry's append-only record, kept as a file and checked offline."""
+"""`tally audit`: the append-only record of controls or of scope, kept as a file and checked offline."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,10 +7,13 @@ import aiohttp
 import typer
 
 from controls.client import Connection, audit_lines
-from controls.commands.shared import Client, In, Json, Out, Url, credential, online, say
+from controls.commands.shared import Client, In, Json, Out, credential, online, say
 from service.audit import check
+from verifier.refused import Refused
 
-app = typer.Typer(help="The registry's append-only record of what was done.", no_args_is_help=True)
+Url = Annotated[str, typer.Option("--url", help="Base URL of controls, or of scope: each keeps its own record.")]
+
+app = typer.Typer(help="The append-only records of what was done in controls and in scope.", no_args_is_help=True)
 
 
 @app.command("export")
@@ -23,7 +26,12 @@ def export(*, url: Url, client: Client, out: Out, as_json: Json = False) -> None
     async def fetch(session: aiohttp.ClientSession) -> list[bytes]:
         return [line async for line in audit_lines(Connection(session, url, credential(url, client)))]
 
-    lines = online(fetch)
+    try:
+        lines = online(fetch)
+    except Refused as refused:
+        if refused.code != "controls-unavailable":
+            raise
+        raise Refused("service-unavailable", f"{url} does not answer with a record") from refused
     found = check(lines)
     out.write_bytes(b"".join(line + b"\n" for line in lines))
     say(

@@ -8,18 +8,22 @@ from typing import Any
 
 import jwt
 import msgspec
+from typer import Typer
 from typer.testing import CliRunner
 
+from controls.commands import app as registry
 from scope.commands import app
 from tests.scope.conftest import Town
 from verifier.documents import open_grant
 from verifier.refused import Refused
 
 
-async def tally(town: Town, *words: object, client: str = "orchestrator", code: str = "") -> Any:
+async def tally(
+    town: Town, *words: object, client: str = "orchestrator", code: str = "", program: Typer = app, url: str = ""
+) -> Any:
     """Run a command as a client; gives what it said, as JSON where that was asked for."""
-    line = [*map(str, words), "--url", town.urls.scope, "--client", str(town.installation / client)]
-    result = await asyncio.to_thread(CliRunner().invoke, app, line)
+    line = [*map(str, words), "--url", url or town.urls.scope, "--client", str(town.installation / client)]
+    result = await asyncio.to_thread(CliRunner().invoke, program, line)
     if code:
         assert isinstance(result.exception, Refused), result.output
         assert result.exception.code == code
@@ -101,6 +105,19 @@ async def test_a_child_job_takes_what_it_does_not_name_from_its_parents_token(to
     (tmp_path / "loose").write_text("nothing")
     (tmp_path / "loose").chmod(0o600)
     await tally(today, "job", "child", "--from", tmp_path / "loose", code="bad-token")
+
+
+async def test_an_auditor_keeps_scopes_record_and_the_registrys_by_one_command(today: Town, tmp_path: Path) -> None:
+    await tally(today, *opening(today))
+    file = tmp_path / "audit.jsonl"
+    export = ["audit", "export", "--out", file, "--json"]
+    for url, entries in ((today.urls.scope, 1), (today.urls.controls, 3)):
+        done = await tally(today, *export, client="auditor", program=registry, url=url)
+        assert done["entries"] == entries
+        checked = await asyncio.to_thread(CliRunner().invoke, registry, ["audit", "verify", str(file), "--json"])
+        assert json.loads(checked.stdout) == {"entries": entries, "head": done["head"]}
+    nobody = "http://127.0.0.1:9"
+    await tally(today, *export, client="auditor", program=registry, url=nobody, code="service-unavailable")
 
 
 async def test_a_responder_revokes_and_learns_how_many_jobs_it_ended(today: Town) -> None:

@@ -20,6 +20,7 @@ MATRIX: dict[tuple[str, str], set[str | None]] = {
     ("POST", "/revocations"): {"responder"},
     ("GET", "/revocations/snapshot"): {"receipts", "auditor", "responder"},
     ("GET", "/incidents"): {"auditor", "responder"},
+    ("GET", "/audit"): {"auditor"},
     ("POST", "/token"): {"orchestrator"},
     ("POST", "/revoke"): {"orchestrator"},
     ("POST", "/introspect"): {"orchestrator", "receipts", "auditor", "responder"},
