@@ -135,6 +135,12 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
         share=settings.share,
     )
     reporter = Reporter(lanes, ledger, scope, state.log)
+
+    def changed() -> None:
+        lanes.ask()
+        reporter.wake()
+
+    revocations.changed = changed
     for log in await recover(state.engine, ledger, pair, clock, state.log):
         reporter.add(log)
     with suppress(Refused):  # what an earlier epoch left of a job's purse is there before the first call

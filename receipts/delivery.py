@@ -91,10 +91,10 @@ async def _forward(request: Request, path: Path, begun: Begun) -> UpstreamFailed
     """Send the call, until its answer is there, its client leaves or its lane is cut; every failure becomes a value."""
     exchange, here = begun.exchange, asyncio.current_task()
     assert here is not None
-    if begun.cut.said:
-        exchange.fail("policy_cut", "job-closed")
-        return UpstreamFailed("job-closed", "the job ended before the call was sent", 403)
-    begun.cut.listen(partial(_stop, here, exchange, "policy_cut", "job-closed"))
+    if begun.cut.code:
+        exchange.fail("policy_cut", begun.cut.code)
+        return _cut(begun)
+    begun.cut.listen(lambda: _stop(here, exchange, "policy_cut", begun.cut.code))
     watching = asyncio.create_task(_watch(request, partial(_stop, here, exchange, "client_abort", "client-gone")))
     try:
         await path.forward(begun.asked, exchange)
@@ -105,7 +105,7 @@ async def _forward(request: Request, path: Path, begun: Begun) -> UpstreamFailed
         if not exchange.stopped:
             raise  # the gateway itself stops: recovery will say that the call was lost
         here.uncancel()
-        return UpstreamFailed("job-closed", "the job ended while the call was under way", 403)
+        return _cut(begun)
     except Exception:
         log.exception("bug", call=exchange.call)
         exchange.fail("upstream_error", "internal-error")
@@ -127,6 +127,13 @@ def _stop(work: asyncio.Task[object], exchange: Exchange, status: Status, code: 
     exchange.stopped = True
     exchange.fail(status, code)
     work.cancel()
+
+
+def _cut(begun: Begun) -> UpstreamFailed:
+    """Say why a call was stopped: its job ended, it was revoked, or its client has left and reads nothing of this."""
+    if begun.cut.code == "revoked":
+        return UpstreamFailed("revoked", "what this call needs was revoked while it was under way", 403)
+    return UpstreamFailed("job-closed", "the job ended while the call was under way", 403)
 
 
 def _no_answer() -> UpstreamFailed:

@@ -40,18 +40,29 @@ GRACE = 2.0  # seconds that open calls get to write their own end; scope waits f
 
 
 class Cut:
-    """The word from outside that a call is over: heard at once by who listens, known to who asks later."""
+    """The word from outside that a call is over: heard at once by who listens, known to who asks later.
 
-    def __init__(self) -> None:
+    `still` raises `Refused` once the call is no longer allowed: its token, its job or its target was revoked.
+    """
+
+    def __init__(self, still: Callable[[], None]) -> None:
         """Nothing is said yet."""
-        self.said = False
+        self.code = ""
+        self._still = still
         self._listener: Callable[[], None] | None = None
 
-    def set(self) -> None:
-        """Say it."""
-        self.said = True
+    def set(self, code: str) -> None:
+        """Say it, and why."""
+        self.code = self.code or code
         if self._listener is not None:
             self._listener()
+
+    def ask(self) -> None:
+        """Say it when the call is no longer allowed."""
+        try:
+            self._still()
+        except Refused as refused:
+            self.set(refused.code)
 
     def listen(self, listener: Callable[[], None] | None) -> None:
         """Call `listener` when it is said; None stops listening."""
@@ -131,8 +142,8 @@ class Lane(Log):
     async def end(self, reason: str) -> None:
         """Take no more calls, cut those that are open, and close once they have ended or the grace is over."""
         self.closing = True
-        for cut in self.calls.values():
-            cut.set()
+        for cut in list(self.calls.values()):
+            cut.set("job-closed")
         if self.open_calls:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._quiet.wait(), GRACE)
@@ -210,6 +221,11 @@ class Lanes:
         for each in self:
             each.closing = each.closing or each.lane == lane
         self._open = {job: each for job, each in self._open.items() if each.lane != lane}
+
+    def ask(self) -> None:
+        """Cut every open call that something revoked meanwhile no longer allows."""
+        for cut in [cut for lane in self for cut in lane.calls.values()]:
+            cut.ask()
 
     def __iter__(self) -> Iterator[Lane]:
         """Go through the open lanes."""

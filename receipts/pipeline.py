@@ -120,7 +120,7 @@ class Pipeline:
         appended = lane.append(partial(self._judge, ready), asked.arguments)
         if isinstance(appended.leaf, Begin):
             exchange.rules = (appended.leaf.rule, *(appended.leaf.inherited or ()))
-        cut = lane.calls[exchange.call] = Cut()
+        cut = lane.calls[exchange.call] = Cut(partial(self._require_allowed, session, asked.target))
         try:
             await lane.durable(appended)
         except Refused:
@@ -157,8 +157,12 @@ class Pipeline:
     def _require_current(self, session: Session, target: Target, time: int) -> None:
         """Look at what may have changed while the call was read: time passes at every await."""
         check_time(session.token, time)
-        self._revocations.require_live(session.grants, session.token.jti, session.chain)
         self._revocations.require_fresh(session.terms, time)
+        self._require_allowed(session, target)
+
+    def _require_allowed(self, session: Session, target: Target) -> None:
+        """Raise `Refused` revoked when the token, its job or the target is."""
+        self._revocations.require_live(session.grants, session.token.jti, session.chain)
         self._revocations.require_target(target)
 
 

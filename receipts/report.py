@@ -31,6 +31,10 @@ class Reporter:
         """Report a lane of an earlier epoch, until scope has its closing head or has sealed without it."""
         self._recovered[log.lane] = log
 
+    def wake(self) -> None:
+        """Report now: something was revoked, and jobs may be closing."""
+        self._wake.set()
+
     async def run(self) -> None:
         """Report for ever; scope may be away for a while."""
         while True:

@@ -1,8 +1,9 @@
 """What has been revoked, as far as scope said it moments ago (specs/revocation.md).
 
-Every second the signed snapshot is fetched: a heartbeat that says how many revocations there are, and those not yet
-seen. Sequences have no gaps, so a heartbeat without its revocations freshens nothing; whoever cannot hear scope for
-longer than a policy's bound refuses that policy's calls.
+Scope's feed is followed: signed revocations as they are committed, and each second a heartbeat that says how many there
+are. Where the feed brings nothing, a proxy in between perhaps, the snapshot is asked for each second. Sequences have no
+gaps: a heartbeat without its revocations freshens nothing. Whoever cannot hear scope for longer than a policy's bound
+refuses that policy's calls.
 """
 
 import asyncio
@@ -24,6 +25,8 @@ from verifier.revocation import OF_GRANT, Revocation, named
 SECOND = 1_000_000
 SKEW = 5 * SECOND
 MAX_PAGES = 1000
+AGAIN = 0.25  # seconds until scope is asked again after it did not answer
+WITHOUT_FEED = 30  # polls, one a second, until a feed that brought nothing is tried again
 
 log = structlog.get_logger(service="receipts")
 
@@ -38,19 +41,45 @@ class Revocations:
         self._issuer = issuer
         self._clock = clock
         self._revoked: dict[str, set[str]] = {}
+        self._said = ""
         self.sequence = 0
         self.heard = 0
+        self.changed: Callable[[], None] = lambda: None  # what to do when something was revoked
 
-    async def follow(self, every: float = 1.0) -> None:
-        """Poll for ever. A failed poll is logged and tried again: the staleness bound is what protects."""
+    async def follow(self) -> None:
+        """Hear scope for ever. Where it cannot be heard it is asked again: the staleness bound is what protects."""
+        polls = 0
         while True:
             try:
                 await self.poll()
+                if polls:
+                    polls -= 1
+                elif not await self._hear():
+                    polls = WITHOUT_FEED
+                self._said = ""
             except Refused as refused:
-                log.warning("revocations", code=refused.code, why=refused.why)
+                self._warn(refused)
             except Exception:
                 log.exception("bug", task="revocations")
-            await asyncio.sleep(every)
+            await asyncio.sleep(1.0 if polls else AGAIN)
+
+    async def _hear(self) -> bool:
+        """Follow the feed to its end; return whether it brought anything. Raises `Refused` for what cannot be."""
+        heard = self.heard
+        try:
+            async for heartbeat, revocations in self._scope.follow(self.sequence):
+                self._take(heartbeat, revocations)
+        except Refused as refused:
+            if refused.code == "bad-snapshot":
+                raise
+            self._warn(refused)
+        return self.heard > heard
+
+    def _warn(self, refused: Refused) -> None:
+        """Log what is wrong, once until it is well again or something else."""
+        if refused.code != self._said:
+            log.warning("revocations", code=refused.code, why=refused.why)
+        self._said = refused.code
 
     async def poll(self) -> None:
         """Take in what is new. Raises `Refused` for a snapshot not signed, not gapless or older than what is known."""
@@ -74,6 +103,8 @@ class Revocations:
         complete = heartbeat.sequence == self.sequence
         if complete:
             self.heard = max(self.heard, heartbeat.time)
+        if revocations:
+            self.changed()
         return complete
 
     def _add(self, revocation: Revocation) -> None:

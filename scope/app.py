@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from controls.client import ControlsClient
 from scope import seals
 from scope.authority import Authority, Keys
+from scope.feed import Feed
 from scope.routes import ROUTES
 from scope.settings import ScopeSettings
 from scope.users import Users
@@ -24,6 +25,7 @@ from service.app import build, now
 from service.clients import Clients, Clock, client_token
 from service.engine import open_engine
 from service.keystore import Random
+from service.problems import Log
 from service.reach import networks
 from service.settings import load
 from verifier.keys import Pin, Trust
@@ -59,13 +61,15 @@ def create(settings_path: Path, *, clock: Clock = now, random: Random = os.urand
     async def working(app: Litestar) -> AsyncGenerator[None, None]:
         async with aiohttp.ClientSession() as session:
             authority = app.state.authority = prepare(session)
-            ticking = asyncio.create_task(keep_time(authority, settings.tick_milliseconds / 1000))
+            beside = keep_time(authority, settings.tick_milliseconds / 1000), authority.feed.run()
+            tasks = [asyncio.create_task(each) for each in beside]
             try:
                 yield
             finally:
-                ticking.cancel()
-                with suppress(asyncio.CancelledError):
-                    await ticking
+                for task in tasks:
+                    task.cancel()
+                    with suppress(asyncio.CancelledError):
+                        await task
 
     return build(
         settings,
@@ -103,6 +107,8 @@ def _authority(
     def credential() -> str:
         return client_token(client, NAME, settings.controls_url, clock())
 
+    log: Log = structlog.get_logger(service=NAME)
+
     def prepare(session: aiohttp.ClientSession) -> Authority:
         return Authority(
             issuer=settings.issuer,
@@ -115,7 +121,8 @@ def _authority(
             clock=clock,
             random=random,
             users=users,
-            log=structlog.get_logger(service=NAME),
+            feed=Feed(engine, settings.issuer, keys.revocation, clock, log),
+            log=log,
         )
 
     return prepare

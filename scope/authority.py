@@ -11,6 +11,7 @@ from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from controls.client import ControlsClient
+from scope.feed import Feed
 from scope.users import Users
 from service import keystore
 from service.problems import Log
@@ -55,6 +56,7 @@ class Authority(Struct, frozen=True, kw_only=True):
     clock: Callable[[], int]
     random: Callable[[int], bytes]
     users: Users
+    feed: Feed
     log: Log
 
     def gateway_key(self, kid: str, gateway: str, at: int) -> Key:

@@ -5,7 +5,7 @@ good is the caller's to ask `verifier.documents`, whose trust is the caller's ow
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -24,6 +24,8 @@ T = TypeVar("T")
 Credential = Callable[[], str]
 
 MAX_ANSWER = 1 << 24
+MAX_FEED_LINE = 1 << 19  # a hundred revocations are half of it
+MAX_REFUSAL = 1 << 16
 MAX_HEADS = 500  # closing heads with their proofs stay below the largest body that a service reads
 TIMEOUT = aiohttp.ClientTimeout(total=10)
 ASSERTION = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -380,6 +382,25 @@ class ScopeClient:
         """Fetch a heartbeat and the revocations after a sequence, as the envelopes that were signed."""
         answer = _decode(await self._call("GET", f"/revocations/snapshot?after={after}"), Snapshot)
         return bytes(answer.heartbeat), [bytes(each) for each in answer.revocations]
+
+    async def follow(self, after: int, silence: float = 2.5) -> AsyncIterator[tuple[bytes, list[bytes]]]:
+        """Follow the feed of revocations: snapshots as they come, each from where the last one ended.
+
+        Ends when scope ends it. Raises `Refused` scope-unavailable, also after `silence` seconds without a line.
+        """
+        url = f"{self._url}/revocations/stream?after={after}"
+        headers, patience = {"Authorization": f"Bearer {self._credential()}"}, aiohttp.ClientTimeout(sock_read=silence)
+        try:
+            async with self._session.get(
+                url, headers=headers, allow_redirects=False, timeout=patience, read_bufsize=MAX_FEED_LINE
+            ) as answer:
+                if answer.status != 200:  # noqa: PLR2004 - redirects are not followed
+                    raise _refusal(answer.status, await answer.content.read(MAX_REFUSAL))
+                while line := await answer.content.readline():
+                    said = _decode(line, Snapshot)
+                    yield bytes(said.heartbeat), [bytes(each) for each in said.revocations]
+        except (aiohttp.ClientError, TimeoutError, ValueError) as error:
+            raise Refused("scope-unavailable", f"scope's feed ends: {type(error).__name__}") from error
 
     async def grant(self, wanted: str) -> bytes:
         """Fetch a grant by digest. Raises `Refused` wrong-digest when the answer is another."""

@@ -114,7 +114,7 @@ async def _revoke_strangers(authority: Authority, caller: Caller, heads: Sequenc
     async with reading(authority.engine).connect() as db:
         strangers = await _strangers(db, await _own_lanes(db, caller, heads), heads)
     for lane, jti in strangers[:MOST_STRANGERS]:
-        async with authority.engine.begin() as db:
+        async with revoke.revoking(authority) as db:
             await store.lock_sequence(db)
             if not await store.is_revoked(db, [("jti", jti)]):
                 wanted = RevocationRequest(kind="jti", value=jti, reason="unknown-token")

@@ -90,7 +90,7 @@ async def withdraw(authority: Authority, caller: Caller, raw: str) -> None:
         return
     if token.client_id != caller.client:
         raise Refused("forbidden", "the token was issued to another client")
-    async with authority.engine.begin() as db:
+    async with revoke.revoking(authority) as db:
         if await lives(db, authority, token):
             wanted = RevocationRequest(kind="jti", value=token.jti, reason="revoked-by-client")
             await revoke.write(db, authority, wanted, caller.client)

@@ -1,29 +1,37 @@
 """Revocation: what is revoked is revoked for ever, in one sequence without gaps (specs/revocation.md)."""
 
-from msgspec import Raw
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
+
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import store
 from scope.authority import Authority
-from scope.client import RevocationRequest, Revoked, Snapshot
+from scope.client import RevocationRequest, Revoked
 from scope.tables import acts
-from service.engine import reading
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
 from verifier.refused import Refused
-from verifier.revocation import OF_GRANT, Heartbeat, Revocation, Target
+from verifier.revocation import OF_GRANT, Revocation, Target
 
-MAX_PAGE = 1000
 DIGEST_LENGTH = len("sha256:") + 64
 
 
 async def revoke(authority: Authority, wanted: RevocationRequest, actor: str) -> Revoked:
     """Revoke in a transaction of its own: when this returns it is durable. Raises `Refused`: unknown-job, bad-value."""
     _check_target(wanted)
-    async with authority.engine.begin() as db:
+    async with revoking(authority) as db:
         if wanted.kind == "job" and await store.job(db, wanted.value) is None:
             raise Refused("unknown-job", "there is no such job", field="value")
         return await write(db, authority, wanted, actor)
+
+
+@asynccontextmanager
+async def revoking(authority: Authority) -> AsyncGenerator[AsyncConnection, None]:
+    """Open a transaction that revokes; once it is durable, followers of the feed hear of it."""
+    async with authority.engine.begin() as db:
+        yield db
+    authority.feed.wake()
 
 
 async def write(db: AsyncConnection, authority: Authority, wanted: RevocationRequest, actor: str) -> Revoked:
@@ -64,17 +72,6 @@ async def write(db: AsyncConnection, authority: Authority, wanted: RevocationReq
     )
     ended = await store.end_jobs(db, touched, "revoked", now, actor) if wanted.kind in OF_GRANT else []
     return Revoked(sequence=sequence, time=now, digest=digest(payload), jobs=len(ended))
-
-
-async def snapshot(authority: Authority, after: int) -> Snapshot:
-    """Answer with a heartbeat and the revocations after a sequence; the clock is read first: it never says too much."""
-    now = authority.clock()
-    async with reading(authority.engine).connect() as db:
-        last = await store.sequence(db)
-        found = await store.revocations_after(db, after, last, MAX_PAGE)
-    heartbeat = canonical(Heartbeat(iss=authority.issuer, sequence=last, time=now))
-    signed = seal_up("heartbeat", heartbeat, authority.keys.revocation)
-    return Snapshot(heartbeat=Raw(signed), revocations=[Raw(each) for each in found])
 
 
 def _check_target(wanted: RevocationRequest) -> None:

@@ -1,10 +1,11 @@
 """Jobs, lanes, revocations and seals over HTTP (specs/http.md §2). Decides nothing but whose role may ask."""
 
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, cast, get_args
 
 from litestar import Controller, Request, Response, get, post
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter, RawBody
+from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 from msgspec import Raw
 
@@ -30,6 +31,7 @@ from scope.tables import acts
 from service.clients import Caller
 from service.described import json_body
 from service.engine import reading
+from service.protocol import LEAVING
 from service.record import AuditPage
 from verifier.encoding import MAX_INT, Digest, Id, parse, reject_duplicates
 from verifier.envelope import Envelope
@@ -54,6 +56,7 @@ ASK_AGAIN = "no-cache"
 PRIVATE = {"Cache-Control": "no-store"}
 MAX_REQUEST = 1 << 20
 MAX_REPORT = 1 << 22
+MAX_PAGE = 1000
 
 
 class Jobs(Controller):
@@ -139,7 +142,15 @@ class Revocations(Controller):
     async def snapshot(self, caller: By, authority: Here, after: After = 0) -> Response[Snapshot]:
         """Serve a signed heartbeat and at most a thousand signed revocations, in order."""
         caller.require("gateway", "auditor", "responder")
-        return Response(await revoke.snapshot(authority, after), headers=PRIVATE)
+        return Response((await authority.feed.page(after, MAX_PAGE)).said, headers=PRIVATE)
+
+    @get("/stream", summary="The feed: a snapshot a line, as things are revoked and each second")
+    async def stream(self, request: Ask, caller: By, authority: Here, after: After = 0) -> Stream:
+        """Follow what is revoked after a sequence; ends after ten minutes, and when this process does."""
+        caller.require("gateway", "auditor", "responder")
+        cast("dict[str, Any]", request.scope)[LEAVING] = authority.feed.close
+        headers = {**PRIVATE, "X-Accel-Buffering": "no"}
+        return Stream(authority.feed.follow(after), media_type="application/x-ndjson", headers=headers)
 
 
 @get("/incidents", tags=["revocations"], summary="What gateways reported and cannot be")

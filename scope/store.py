@@ -21,6 +21,7 @@ from sqlalchemy import (
     literal,
     or_,
     select,
+    text,
     true,
     update,
 )
@@ -44,6 +45,7 @@ from service.record import Act
 
 SECOND = 1_000_000
 SEQUENCE = "revocations"
+CHANNEL = "tally_revocations"
 JobNames = Select[str]
 UsedToken = tuple[str, str, int, int]  # jti, grant, iat, exp
 
@@ -109,6 +111,8 @@ async def add_revocation(
     row = {"sequence": number, "digest": digest, "kind": kind, "value": value, "envelope": envelope}
     await db.execute(insert(revocations).values(row))
     await db.execute(update(counters).where(counters.c.name == SEQUENCE).values(value=number))
+    if db.dialect.name == "postgresql":
+        await db.execute(text(f"NOTIFY {CHANNEL}"))  # heard by every process when, and if, this is committed
 
 
 async def revocations_after(db: AsyncConnection, after: int, last: int, limit: int) -> list[bytes]:

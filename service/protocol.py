@@ -10,6 +10,7 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 MAX_HEAD = 1 << 18  # the largest token of a job is half of it
+LEAVING = "tally.leaving"  # where an answer that never ends puts, in its ASGI scope, what ends it
 
 
 class Joined:
@@ -51,6 +52,13 @@ class BoundedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[explicit-override,override] # see below
         """Begin, and join what is written."""
         super().connection_made(Joined(transport, self.loop))  # type: ignore[arg-type] # it is one in all that is used
+
+    def shutdown(self) -> None:  # type: ignore[explicit-override] # see below
+        """Leave: what is under way is answered first, and what would never end is told to."""
+        super().shutdown()
+        state: dict[str, Any] = dict(getattr(self.cycle, "scope", {}))
+        if LEAVING in state:
+            state[LEAVING]()
 
     def data_received(self, data: bytes) -> None:  # type: ignore[explicit-override] # typing has no `override` before 3.12
         """Take what the network brings."""

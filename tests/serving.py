@@ -7,10 +7,12 @@ from typing import Any
 
 import uvicorn
 
+from service.protocol import BoundedProtocol
+
 
 async def serve_on(app: Any, listener: socket.socket) -> Callable[[], Awaitable[None]]:
     """Serve until the function that is returned is awaited."""
-    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none"))
+    server = uvicorn.Server(uvicorn.Config(app, log_config=None, lifespan="on", ws="none", http=BoundedProtocol))
     task = asyncio.create_task(server.serve(sockets=[listener]))
     while not server.started:
         if task.done():

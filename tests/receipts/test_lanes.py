@@ -128,10 +128,10 @@ async def test_a_refused_leaf_leaves_no_trace(epoch: Epoch, town: Town) -> None:
 async def test_an_open_call_is_cut_when_its_job_closes(epoch: Epoch, town: Town) -> None:
     job, calls = await opened(epoch, town)
     call = calls.begin(MODEL, "model-1")
-    cut = calls.lane.calls[call] = Cut()
+    cut = calls.lane.calls[call] = Cut(lambda: None)
     cut.listen(lambda: calls.end(call, "get_case"))
     await epoch.finish(job)
-    assert cut.said
+    assert cut.code == "job-closed"
     report = epoch.verify(await epoch.bundle(job))
     assert (report.verdict, report.totals.lost) == ("PASS", 0)
 

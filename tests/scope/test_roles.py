@@ -1,5 +1,7 @@
 """Who may do what at scope: nobody without a token of their own, each client only what its role says."""
 
+from collections.abc import AsyncIterator
+
 import msgspec
 import pytest
 
@@ -19,6 +21,7 @@ MATRIX: dict[tuple[str, str], set[str | None]] = {
     ("POST", "/heads"): {"receipts"},
     ("POST", "/revocations"): {"responder"},
     ("GET", "/revocations/snapshot"): {"receipts", "auditor", "responder"},
+    ("GET", "/revocations/stream"): {"receipts", "auditor", "responder"},
     ("GET", "/incidents"): {"auditor", "responder"},
     ("GET", "/audit"): {"auditor"},
     ("POST", "/token"): {"orchestrator"},
@@ -45,10 +48,20 @@ async def test_each_role_may_do_what_the_matrix_says_and_nothing_else(town: Town
     for (method, path), allowed in MATRIX.items():
         for client in [*sorted(CLIENTS), None]:
             given = {"data": {"token": "x"}} if path in FORMS else {"data": b"{}"} if method == "POST" else {}
+            if path == "/revocations/stream" and client in allowed:
+                assert [each async for each in limited(town, client)]
+                continue
             status, _, body = await town.ask(method, path.format(**VALUES), client, **given)
             refused = isinstance(body, dict) and body.get("code") in {"unauthenticated", "forbidden"}
             assert refused != (client in allowed), (method, path, client, status)
             assert status < 500, (method, path, client)
+
+
+async def limited(town: Town, client: str | None) -> AsyncIterator[bytes]:
+    """Read the first line of a feed that has no end."""
+    async for heartbeat, _ in town.scope(client or "").follow(0):
+        yield heartbeat
+        return
 
 
 async def test_a_jobs_state_is_its_clients_and_its_overseers(town: Town) -> None:
