@@ -33,6 +33,7 @@ from receipts.settings import ReceiptsSettings
 from scope.client import ScopeClient
 from service.app import build, now
 from service.clients import Clients, Clock
+from service.dpop import Proofs
 from service.engine import open_engine
 from service.keystore import Random
 from service.settings import load
@@ -45,6 +46,7 @@ STATUSES = {
     "not-sealed": 404,
     "revoked": 403,
     "stale-revocations": 503,
+    "too-many-proofs": 503,
     "ledger-unavailable": 503,
     "scope-unavailable": 503,
     "controls-unavailable": 503,
@@ -121,7 +123,8 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
     await ledger.keep(trust.digest, "keys", identity.key_list)
     archive = Archive(state.engine, ledger, trust, scope, controls)
     state.revocations = revocations = Revocations(scope, trust, settings.scope_url, clock)
-    state.sessions = sessions = Sessions(archive, trust, settings.scope_url, settings.issuer, clock)
+    proofs = Proofs(settings.issuer, given.random(32), clock)
+    state.sessions = sessions = Sessions(archive, trust, settings.scope_url, settings.issuer, clock, proofs=proofs)
     lanes = Lanes(
         directory=keys,
         gateway=settings.issuer,

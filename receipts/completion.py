@@ -18,7 +18,7 @@ from receipts.models import ModelProvider, ModelRequest, ask, read_request
 from receipts.request import JSON, Answer, Request
 from receipts.sessions import Session
 from receipts.stream import comment, event, events
-from receipts.tokens import BadToken
+from receipts.tokens import BadToken, challenge
 from receipts.upstream import PolicyCut, Upstream, UpstreamFailed, whole
 from verifier.encoding import Count, safe_text
 from verifier.leaf import ToolCall, Usage
@@ -36,6 +36,7 @@ STATUS = {
     "budget-rate": 429, "limit-rate": 429, "too-large": 413, "unknown-model": 404, "not-found": 404,
     "method-not-allowed": 405, "stale-revocations": 503, "ledger-unavailable": 503, "scope-unavailable": 503,
     "controls-unavailable": 503, "client-gone": 499, "internal-error": 500, "unknown-call": 404,
+    "too-many-proofs": 503,
 }  # fmt: skip
 INVALID = "invalid_request_error"
 KINDS = {400: INVALID, 404: INVALID, 405: INVALID, 413: INVALID, 403: "permission_error", 429: "rate_limit_error"}
@@ -213,13 +214,8 @@ class Completion:
 def refusal(refused: Refused, receipt: str | None = None) -> Answer:
     """Refuse in OpenAI's error shape, with the status that fits."""
     if isinstance(refused, BadToken):
-        challenge = {} if refused.code == "no-token" else {"error": "invalid_token"}
-        said = ", ".join(f'{name}="{value}"' for name, value in challenge.items())
-        return Answer(
-            UNAUTHORIZED,
-            error_body(refused.code, refused.why, "authentication_error"),
-            {"www-authenticate": f"Bearer {said}".strip()},
-        )
+        body = error_body(refused.code, refused.why, "authentication_error")
+        return Answer(UNAUTHORIZED, body, challenge(refused))
     status = 400 if refused.code in BAD_REQUEST else STATUS.get(refused.code, FORBIDDEN)
     headers = {"tally-receipt": receipt} if receipt else {}
     return Answer(

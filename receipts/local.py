@@ -21,7 +21,7 @@ from receipts.mcp_calls import schema_of
 from receipts.pipeline import Pipeline
 from receipts.request import Answer, Request
 from receipts.sessions import Session, Sessions
-from receipts.tokens import BadToken
+from receipts.tokens import BadToken, challenge
 from receipts.upstream import PolicyCut, UpstreamFailed
 from service.signs import signs, strings
 from verifier.admission import find_target
@@ -189,7 +189,7 @@ def refusal(refused: Refused, receipt: str | None = None) -> Answer:
     }
     body = {name: value for name, value in {**problem, "receipt": receipt}.items() if value}
     headers = {"tally-receipt": receipt} if receipt else {}
-    headers |= {"www-authenticate": "Bearer"} if status == 401 else {}  # noqa: PLR2004 - RFC 6750 §3
+    headers |= challenge(refused) if status == 401 else {}  # noqa: PLR2004 - RFC 6750 §3
     return Answer(status, encode(body), headers, PROBLEM)
 
 

@@ -6,8 +6,9 @@ import msgspec
 
 from receipts.request import Answer
 from receipts.sessions import Server
-from receipts.tokens import BadToken
+from receipts.tokens import BadToken, challenge
 from service.app import VERSION
+from service.dpop import ALGORITHMS
 from verifier.admission import grants, prompt_target, resource_target, tool_target
 from verifier.grant import Scope
 from verifier.manifest import Manifest, Prompt, Resource, Tool
@@ -55,9 +56,7 @@ def refusal(ident: Ident, refused: Refused, metadata: str, receipt: str | None) 
     hint = {"hint": refused.hint} if refused.hint else {}
     if isinstance(refused, BadToken):
         answer = rpc_error(ident, refused.code, refused.why, receipt=receipt, said=(401, BAD_TOKEN), **hint)
-        invalid = "" if refused.code == "no-token" else 'error="invalid_token", '
-        challenge = {"www-authenticate": f'Bearer {invalid}resource_metadata="{metadata}"'}
-        return Answer(401, answer.body, {**answer.headers, **challenge})
+        return Answer(401, answer.body, {**answer.headers, **challenge(refused, metadata)})
     if refused.code == "unsupported-version":
         hint |= {"supported": [REVISION], "requested": refused.field}  # type: ignore[dict-item] # as the revision has it
     return rpc_error(ident, refused.code, refused.why, receipt=receipt, said=_said(refused), **hint)
@@ -93,6 +92,7 @@ def protected_resource(gateway: str, scope_url: str, server: str) -> Answer:
         "resource": gateway,
         "authorization_servers": [scope_url],
         "bearer_methods_supported": ["header"],
+        "dpop_signing_alg_values_supported": [*ALGORITHMS],
         "resource_name": f"{server} through Tallystick",
     }
     return Answer(200, _encode(document))

@@ -64,7 +64,7 @@ class Pipeline:
 
     async def admit(self, request: Request) -> Session:
         """Authenticate: who calls, and may the token still be used? Raises `BadToken`, `Refused`."""
-        session = await self._sessions.open(request.header("authorization"))
+        session = await self._sessions.open(request.credential())
         self._revocations.require_live(session.grants, session.token.jti, session.chain)
         return session
 
@@ -86,7 +86,7 @@ class Pipeline:
         """Judge a call and record its `begin`; None when it was refused, or answered at once."""
         known, session = Known(), None
         try:
-            session = await self._sessions.open(request.header("authorization"))
+            session = await self._sessions.open(request.credential())
             begun = await self._begin(request, path, session, known)
         except Refused as refused:
             receipt = await self._denials.record(refused, session, known, request)

@@ -6,6 +6,7 @@ from typing import Any
 from litestar.types import HTTPScope, Receive, Send
 from msgspec import Struct
 
+from receipts.tokens import Credential
 from verifier.refused import Refused
 
 MAX_BODY = 1 << 20
@@ -41,6 +42,11 @@ class Request:
         if len(found) > 1:
             raise Refused("duplicate-header", f"the header {name} stands more than once", field=name)
         return found[0].decode("latin-1").strip() if found else None
+
+    def credential(self) -> Credential:
+        """Give what says who calls. Raises `Refused` duplicate-header."""
+        proof = self.header("dpop")
+        return Credential(self.header("authorization"), () if proof is None else (proof,), self.method, self.path)
 
     def header_names(self) -> Iterable[str]:
         """Return the names of all headers, in lower case."""

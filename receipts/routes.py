@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, BinaryIO
 
 import jwt
-from litestar import Controller, Request, get
+from litestar import Controller, Request, Response, get
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter
@@ -20,9 +20,10 @@ from receipts.client import Receipt, ReceiptPage
 from receipts.lookup import Lookup
 from receipts.revocations import Revocations
 from receipts.sessions import Sessions
-from receipts.tokens import BadToken, bearer
+from receipts.tokens import OF_PROOF, BadToken, Credential, challenge
 from service.clients import Caller, provide_caller
 from service.engine import reading
+from service.problems import MEDIA_TYPE, problem
 from verifier.refused import Refused
 
 ID = r"^[A-Za-z0-9_-]{1,64}\Z"
@@ -46,10 +47,18 @@ class Visitor(Struct, frozen=True):
             raise Refused("forbidden", "the token is of another job")
 
 
+def _bad_token(_request: Request[Any, Any, Any], refused: BadToken) -> Response[bytes]:
+    """Answer 401 with how to come again."""
+    shown = refused if refused.code in OF_PROOF else Refused("unauthenticated", refused.why, hint=refused.hint)
+    headers = {**challenge(refused), "cache-control": "no-store"}
+    return Response(problem(shown, 401), status_code=401, media_type=MEDIA_TYPE, headers=headers)
+
+
 class Receipts(Controller):
     """Receipts, each with its proof."""
 
     tags = ("receipts",)
+    exception_handlers = {BadToken: _bad_token}  # noqa: RUF012 - Litestar's own way to say it
 
     @get("/receipts/{call:str}", summary="A call's receipt with its proof")
     async def receipt(
@@ -106,21 +115,19 @@ async def provide_visitor(
     request: Request[Any, Any, Any], sessions: NamedDependency[Sessions], revocations: NamedDependency[Revocations]
 ) -> Visitor:
     """Find out who asks: a job-scoped token says what it is in its header, anything else must be a client's own."""
-    authorization = request.headers.get("authorization", "")
-    if not _job_scoped(authorization):
+    proofs = request.headers.getall("dpop", [])
+    credential = Credential(request.headers.get("authorization"), proofs, request.method, request.url.path)
+    if not _job_scoped(credential):
         (await provide_caller(request)).require("auditor")
         return Visitor(None)
-    try:
-        session = await sessions.open(authorization)
-    except BadToken as refused:
-        raise Refused("unauthenticated", refused.why, hint=refused.hint) from refused
+    session = await sessions.open(credential)
     revocations.require_live(session.grants, session.token.jti, session.chain)
     return Visitor(session.scope.job)
 
 
-def _job_scoped(authorization: str) -> bool:
+def _job_scoped(credential: Credential) -> bool:
     try:
-        return jwt.get_unverified_header(bearer(authorization)).get("typ") == "at+jwt"
+        return jwt.get_unverified_header(credential.token()[1]).get("typ") == "at+jwt"
     except (jwt.PyJWTError, Refused):
         return False
 

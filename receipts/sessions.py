@@ -6,14 +6,16 @@ Everything that a call is held against hangs on the session, so that a second ca
 from collections import OrderedDict
 from collections.abc import Callable
 from hashlib import sha256
+from hmac import compare_digest
 from typing import Protocol, TypeVar
 
 from msgspec import Struct
 
 from receipts.arguments import Arguments
 from receipts.labelling import Handling, handling
-from receipts.tokens import BadToken, bearer, check_time, read_token
+from receipts.tokens import OF_PROOF, BadToken, Credential, check_time, read_token
 from service.chains import with_ancestors
+from service.dpop import Proofs
 from verifier.admission import subject_of
 from verifier.chain import Terms, terms
 from verifier.compiled import Decide, compile_policy
@@ -100,9 +102,17 @@ class Sessions:
     """The tokens that this gateway has seen and checked."""
 
     def __init__(
-        self, documents: Documents, trust: Trust, issuer: str, audience: str, clock: Callable[[], int]
+        self,
+        documents: Documents,
+        trust: Trust,
+        issuer: str,
+        audience: str,
+        clock: Callable[[], int],
+        *,
+        proofs: Proofs,
     ) -> None:
-        """Start empty; `issuer` is scope's URL, `audience` the gateway's own."""
+        """Start empty; `issuer` is scope's URL, `audience` the gateway's own, `proofs` those that came here."""
+        self._proofs = proofs
         self._documents = documents
         self._trust = trust
         self._issuer = issuer
@@ -112,12 +122,12 @@ class Sessions:
         self._servers: OrderedDict[str, Server] = OrderedDict()
         self._compiled: OrderedDict[str, Compiled] = OrderedDict()
 
-    async def open(self, authorization: str | None) -> Session:
-        """Open the session of a call's token; its expiry is checked each time.
+    async def open(self, credential: Credential) -> Session:
+        """Open the session of a call's token; its expiry, and the proof of who holds it, are checked each time.
 
         Raises `BadToken` when the token is at fault, `Refused` when its documents cannot be had.
         """
-        text = bearer(authorization)
+        scheme, text = credential.token()
         key = sha256(text.encode("latin-1")).digest()
         session = self._known.get(key)
         if session is None:
@@ -128,7 +138,30 @@ class Sessions:
         except BadToken:
             self._known.pop(key, None)
             raise
+        if session.token.cnf is not None or scheme != "bearer":
+            self._check_holder(session.token, scheme, text, credential)
         return session
+
+    def _check_holder(self, token: Token, scheme: str, text: str, credential: Credential) -> None:
+        """Check that whoever calls has the key that the token is bound to (RFC 9449 §7.1).
+
+        Raises `BadToken`: bad-token, dpop-required, bad-dpop-proof, use-dpop-nonce.
+        """
+        if token.cnf is None:
+            raise BadToken("bad-token", "this token is bound to no key", hint="Send Authorization: Bearer <token>.")
+        if scheme != "dpop":
+            hint = "Send Authorization: DPoP <token>, and a proof."
+            raise BadToken("dpop-required", "this token is bound to a key", hint=hint, field="dpop")
+        try:
+            jkt = self._proofs.check(credential.proofs, credential.method, credential.path, text)
+        except Refused as refused:
+            if refused.code not in OF_PROOF:
+                raise
+            bad = BadToken(refused.code, refused.why, hint=refused.hint, field=refused.field)
+            bad.nonce = self._proofs.nonce()
+            raise bad from refused
+        if not compare_digest(jkt, token.cnf.jkt):
+            raise BadToken("bad-dpop-proof", "the proof is signed with another key than the token's", field="dpop")
 
     async def server(self, session: Session, name: str) -> Server:
         """Find a server under the manifest that the grant pins. Raises `Refused`: unknown-server, wrong-manifest."""
@@ -205,7 +238,7 @@ def _enforceable(grant: Grant) -> None:
     """Refuse by name what this gateway could accept and would not enforce."""
     scope = grant.scope
     for unbuilt, name in (
-        (scope.binding != "none", "binding"),
+        (scope.binding == "mtls", "binding"),
         (scope.client_counter is not None, "client_counter"),
     ):
         if unbuilt:

@@ -6,11 +6,13 @@ algorithm is only compared.
 
 import base64
 import binascii
+from collections.abc import Sequence
 from typing import Literal
 
 import msgspec
 from msgspec import Struct
 
+from service.dpop import ALGORITHMS
 from verifier.grant import Token
 from verifier.keys import Trust
 from verifier.refused import Refused
@@ -18,10 +20,21 @@ from verifier.signing import verify_ed25519
 
 MAX_TOKEN = 1 << 14
 SECOND = 1_000_000
+# Our codes by those of RFC 9449.
+OF_PROOF = {
+    "dpop-required": "invalid_token",
+    "bad-dpop-proof": "invalid_dpop_proof",
+    "use-dpop-nonce": "use_dpop_nonce",
+}
 
 
 class BadToken(Refused):
-    """The credential itself is refused: the caller gets 401, and 403 from nothing else (RFC 6750 §3.1)."""
+    """The credential itself is refused: the caller gets 401, and 403 from nothing else (RFC 6750 §3.1).
+
+    `nonce` is what the next proof of possession is to hold.
+    """
+
+    nonce = ""
 
 
 class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -32,12 +45,34 @@ class Header(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     kid: str
 
 
-def bearer(authorization: str | None) -> str:
-    """Take the token out of an `Authorization` header. Raises `BadToken` no-token."""
-    scheme, _, token = (authorization or "").partition(" ")
-    if scheme.lower() != "bearer" or not token or len(token) > MAX_TOKEN:
-        raise BadToken("no-token", "the call carries no job-scoped token", hint="Send Authorization: Bearer <token>.")
-    return token.strip()
+class Credential(Struct, frozen=True):
+    """What a request says of who calls: its `Authorization`, its DPoP headers, and what a proof has to be for."""
+
+    authorization: str | None
+    proofs: Sequence[str]
+    method: str
+    path: str
+
+    def token(self) -> tuple[str, str]:
+        """Give scheme, `bearer` or `dpop`, and token. Raises `BadToken` no-token."""
+        scheme, _, token = (self.authorization or "").partition(" ")
+        if scheme.lower() not in {"bearer", "dpop"} or not token or len(token) > MAX_TOKEN:
+            hint = "Send Authorization: Bearer <token>, or DPoP <token> where it is bound."
+            raise BadToken("no-token", "the call carries no job-scoped token", hint=hint)
+        return scheme.lower(), token.strip()
+
+
+def challenge(refused: Refused, metadata: str = "") -> dict[str, str]:
+    """Write what a 401 says of how to come again (RFC 6750 §3, RFC 9449 §7.1, §9; RFC 9728 §5.1 for `metadata`)."""
+    parts = {} if refused.code == "no-token" else {"error": OF_PROOF.get(refused.code, "invalid_token")}
+    scheme, headers = "Bearer", {}
+    if refused.code in OF_PROOF:
+        scheme, parts["algs"] = "DPoP", " ".join(ALGORITHMS)
+    if isinstance(refused, BadToken) and refused.nonce:
+        headers["dpop-nonce"] = refused.nonce
+    parts |= {"resource_metadata": metadata} if metadata else {}
+    said = ", ".join(f'{name}="{value}"' for name, value in parts.items())
+    return {"www-authenticate": f"{scheme} {said}".strip(), **headers}
 
 
 def read_token(text: str, trust: Trust, *, issuer: str, audience: str, now: int) -> Token:

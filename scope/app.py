@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager, suppress
+from hashlib import sha256
 from pathlib import Path
 
 import aiohttp
@@ -23,6 +24,7 @@ from scope.users import Users
 from service import keystore
 from service.app import build, now
 from service.clients import Clients, Clock, client_token
+from service.dpop import Proofs
 from service.engine import open_engine
 from service.keystore import Random
 from service.problems import Log
@@ -44,6 +46,7 @@ STATUSES = {
     "controls-unavailable": 503,
     "bad-user-token": 403,
     "bad-parent-token": 403,
+    "too-many-proofs": 503,
     "too-many-children": 409,
     "unknown-issuer": 403,
     "identity-unavailable": 503,
@@ -121,11 +124,17 @@ def _authority(
             clock=clock,
             random=random,
             users=users,
+            proofs=Proofs(settings.issuer, _nonces(keys), clock),
             feed=Feed(engine, settings.issuer, keys.revocation, clock, log),
             log=log,
         )
 
     return prepare
+
+
+def _nonces(keys: Keys) -> bytes:
+    """Derive the secret of DPoP nonces: every process of this scope has the same, and it needs no file of its own."""
+    return sha256(keys.token.ed25519(b"tally-dpop-nonces/1")).digest()
 
 
 def _given(state: State) -> Authority:

@@ -14,6 +14,7 @@ from controls.client import ControlsClient
 from scope.feed import Feed
 from scope.users import Users
 from service import keystore
+from service.dpop import Proofs
 from service.problems import Log
 from verifier.keys import Key, Trust
 from verifier.refused import Refused
@@ -57,6 +58,7 @@ class Authority(Struct, frozen=True, kw_only=True):
     random: Callable[[int], bytes]
     users: Users
     feed: Feed
+    proofs: Proofs
     log: Log
 
     def gateway_key(self, kid: str, gateway: str, at: int) -> Key:

@@ -22,6 +22,7 @@ from verifier.revocation import TargetKind, TargetValue
 
 T = TypeVar("T")
 Credential = Callable[[], str]
+Proving = Callable[[str, str, str], str]  # method, URL, nonce -> the DPoP header (RFC 9449)
 
 MAX_ANSWER = 1 << 24
 MAX_FEED_LINE = 1 << 19  # a hundred revocations are half of it
@@ -109,7 +110,8 @@ class JobRequest(_Request, frozen=True, kw_only=True):
 
     `expires_in` in seconds; without it the job ends after an hour, or with its policy. `user_token` is an identity
     provider's token about the user that the job works for. `parent_token`, a living token of another job of the same
-    client, makes it a child of that job: with a part of what that token carries, and of the purse.
+    client, makes it a child of that job: with a part of what that token carries, and of the purse. `binding` dpop asks
+    for tokens that are bound to a key, where the policy does not.
     """
 
     agent: SafeText
@@ -121,6 +123,7 @@ class JobRequest(_Request, frozen=True, kw_only=True):
     expires_in: ExpiresIn | None = None
     user_token: Annotated[str, Meta(max_length=1 << 14)] | None = None
     parent_token: Annotated[str, Meta(max_length=1 << 17)] | None = None
+    binding: Literal["none", "dpop"] = "none"
 
 
 class OpenedJob(_Message, frozen=True, kw_only=True):
@@ -312,6 +315,7 @@ class ScopeClient:
         self._session = session
         self._url = url.rstrip("/")
         self._credential = credential
+        self._nonce = ""
 
     async def open(self, job: JobRequest) -> OpenedJob:
         """Open a job (role orchestrator)."""
@@ -321,19 +325,22 @@ class ScopeClient:
         """Open a child job of the one that a living token is of; what the request does not name it inherits."""
         return await self.open(msgspec.structs.replace(job, parent_token=token))
 
-    async def token(self, job: str, ttl: int | None = None) -> IssuedToken:
-        """Get a token for a job of one's own; `ttl` in seconds."""
-        return await self._token({"grant_type": "client_credentials", "job": job}, ttl)
+    async def token(self, job: str, ttl: int | None = None, *, proving: Proving | None = None) -> IssuedToken:
+        """Get a token for a job of one's own; `ttl` in seconds; `proving` binds it to a key (RFC 9449)."""
+        return await self._token({"grant_type": "client_credentials", "job": job}, ttl, proving)
 
-    async def refresh(self, token: str, ttl: int | None = None) -> IssuedToken:
+    async def refresh(self, token: str, ttl: int | None = None, *, proving: Proving | None = None) -> IssuedToken:
         """Exchange a living token for a younger one of the same job and scope (RFC 8693)."""
         fields = {"grant_type": TOKEN_EXCHANGE, "subject_token": token, "subject_token_type": ACCESS_TOKEN}
-        return await self._token(fields, ttl)
+        return await self._token(fields, ttl, proving)
 
-    async def narrow(self, token: str, *details: Detail, ttl: int | None = None) -> IssuedToken:
+    async def narrow(
+        self, token: str, *details: Detail, ttl: int | None = None, proving: Proving | None = None
+    ) -> IssuedToken:
         """Exchange a living token for one that carries a part of what it does (RFC 8693, RFC 9396)."""
         fields = {"grant_type": TOKEN_EXCHANGE, "subject_token": token, "subject_token_type": ACCESS_TOKEN}
-        return await self._token({**fields, "authorization_details": msgspec.json.encode(details).decode()}, ttl)
+        asked = {**fields, "authorization_details": msgspec.json.encode(details).decode()}
+        return await self._token(asked, ttl, proving)
 
     async def revoke_token(self, token: str) -> None:
         """Revoke one token of one's own (RFC 7009)."""
@@ -422,14 +429,20 @@ class ScopeClient:
         """Revoke (role responder); the answer comes when it is durable."""
         return _decode(await self._call("POST", "/revocations", wanted), Revoked)
 
-    async def _token(self, fields: Mapping[str, str], ttl: int | None) -> IssuedToken:
+    async def _token(self, fields: Mapping[str, str], ttl: int | None, proving: Proving | None) -> IssuedToken:
         asked = fields if ttl is None else {**fields, "ttl": str(ttl)}
-        return _decode(await self._form("/token", asked), IssuedToken)
+        try:
+            return _decode(await self._form("/token", asked, proving), IssuedToken)
+        except Refused as refused:
+            if refused.code != "use-dpop-nonce" or proving is None:
+                raise
+        return _decode(await self._form("/token", asked, proving), IssuedToken)
 
-    async def _form(self, path: str, fields: Mapping[str, str]) -> bytes:
+    async def _form(self, path: str, fields: Mapping[str, str], proving: Proving | None = None) -> bytes:
         """Send a form as OAuth asks, with the client's own JWT as its assertion (RFC 7523)."""
         assertion = {"client_assertion_type": ASSERTION, "client_assertion": self._credential()}
-        return await self._send("POST", path, data={**fields, **assertion})
+        headers = {} if proving is None else {"DPoP": proving("POST", self._url + path, self._nonce)}
+        return await self._send("POST", path, data={**fields, **assertion}, headers=headers)
 
     async def _call(self, method: str, path: str, body: Struct | None = None, *, public: bool = False) -> bytes:
         headers = {} if public else {"Authorization": f"Bearer {self._credential()}"}
@@ -442,6 +455,7 @@ class ScopeClient:
         url = self._url + path
         try:
             async with self._session.request(method, url, allow_redirects=False, timeout=TIMEOUT, **given) as answer:
+                self._nonce = answer.headers.get("DPoP-Nonce", self._nonce)
                 content = await answer.content.read(MAX_ANSWER + 1)
                 while len(content) <= MAX_ANSWER and (more := await answer.content.read(MAX_ANSWER + 1 - len(content))):
                     content += more

@@ -7,6 +7,7 @@ the policy allows, never beyond the grant.
 import base64
 import binascii
 from collections.abc import Sequence
+from hmac import compare_digest
 from typing import Any
 
 import msgspec
@@ -20,7 +21,7 @@ from scope.narrow import Held
 from scope.store import Job
 from service.clients import Caller
 from service.engine import reading
-from verifier.grant import Token, authorization_details
+from verifier.grant import Confirmation, Token, authorization_details
 from verifier.refused import Refused
 from verifier.signing import KeyPair, verify_ed25519
 
@@ -44,11 +45,12 @@ async def mint(
     *,
     subject: str | None = None,
     details: Sequence[Detail] | None = None,
+    jkt: str | None = None,
 ) -> IssuedToken:
     """Issue a token to the client that opened the job: under its first grant, or that of a `subject` token.
 
-    With `details` the token carries that part of it. Raises `Refused`: unknown-job, job-not-open, ttl-too-long,
-    too-many-tokens, scope-too-wide, too-many-grants.
+    With `details` the token carries that part of it; `jkt` is the key that it is bound to. Raises `Refused`:
+    unknown-job, job-not-open, ttl-too-long, too-many-tokens, scope-too-wide, too-many-grants, dpop-required.
     """
     async with authority.engine.begin() as db:
         found = await store.job(db, job, lock=details is not None, share=details is None)
@@ -57,7 +59,10 @@ async def mint(
         held = await narrow.held(db, subject or found.grant)
         if details is not None:
             held = await narrow.narrowed(db, authority, found, held, details)
-        token = _claims(authority, found, held, ttl)
+        if held.grant.scope.binding == "dpop" and jkt is None:
+            hint = "Send a DPoP proof with the request."
+            raise Refused("dpop-required", "this job's tokens are bound to a key", hint=hint, field="dpop")
+        token = _claims(authority, found, held, ttl, jkt)
         if await store.count_tokens(db, job) >= MOST_TOKENS:
             hint = "Use a token until it expires; open a new job."
             raise Refused("too-many-tokens", f"a job has at most {MOST_TOKENS} tokens", hint=hint)
@@ -65,21 +70,29 @@ async def mint(
             db, {"jti": token.jti, "job": job, "grant": token.grant, "iat": token.iat, "exp": token.exp}
         )
     signed = encode(token, authority.keys.token)
-    return IssuedToken(access_token=signed, token_type="Bearer", expires_in=token.exp - token.iat)  # noqa: S106 - RFC 6750
+    return IssuedToken(access_token=signed, token_type=_type(token), expires_in=token.exp - token.iat)
 
 
 async def exchange(
-    authority: Authority, caller: Caller, subject: str, ttl: int | None, details: Sequence[Detail] | None
+    authority: Authority,
+    caller: Caller,
+    subject: str,
+    ttl: int | None,
+    details: Sequence[Detail] | None,
+    *,
+    jkt: str | None = None,
 ) -> IssuedToken:
     """Exchange a living token for a younger one of the same grant, or for a narrower one (RFC 8693).
 
-    Raises `Refused` bad-token as well.
+    A bound token stays bound to its key. Raises `Refused` bad-token and bad-dpop-proof as well.
     """
     token = read(authority, subject)
     async with reading(authority.engine).connect() as db:
         if token is None or not await lives(db, authority, token):
             raise Refused("bad-token", "the subject token is not one of ours that is still good", field="subject_token")
-    issued = await mint(authority, caller, token.txn, ttl, subject=token.grant, details=details)
+    if token.cnf is not None and not compare_digest(token.cnf.jkt, jkt or ""):
+        raise Refused("bad-dpop-proof", "the subject token is bound to another key", field="dpop")
+    issued = await mint(authority, caller, token.txn, ttl, subject=token.grant, details=details, jkt=jkt)
     return msgspec.structs.replace(issued, issued_token_type=ACCESS_TOKEN)
 
 
@@ -103,7 +116,11 @@ async def introspect(authority: Authority, caller: Caller, raw: str) -> dict[str
     async with reading(authority.engine).connect() as db:
         if token is None or foreign or not await lives(db, authority, token):
             return {"active": False}
-    return {"active": True, "token_type": "Bearer", **msgspec.to_builtins(token)}
+    return {"active": True, "token_type": _type(token), **msgspec.to_builtins(token)}
+
+
+def _type(token: Token) -> str:
+    return "Bearer" if token.cnf is None else "DPoP"
 
 
 def encode(token: Token, key: KeyPair) -> str:
@@ -127,7 +144,7 @@ def read(authority: Authority, raw: str) -> Token | None:
         return None
 
 
-def _claims(authority: Authority, job: Job, held: Held, ttl: int | None) -> Token:
+def _claims(authority: Authority, job: Job, held: Held, ttl: int | None, jkt: str | None) -> Token:
     now = authority.clock()
     issued = now // SECOND
     if job.state != "open" or now >= job.expires:
@@ -152,6 +169,7 @@ def _claims(authority: Authority, job: Job, held: Held, ttl: int | None) -> Toke
         scope_hash=scope.hash(),
         grant=held.digest,
         authorization_details=authorization_details(scope),
+        cnf=None if jkt is None else Confirmation(jkt=jkt),
     )
 
 

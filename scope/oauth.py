@@ -21,6 +21,7 @@ from scope.client import ACCESS_TOKEN, ASSERTION, TOKEN_EXCHANGE, IssuedToken
 from scope.narrow import read_details
 from service.clients import Caller, Clients
 from service.described import form_body
+from service.dpop import ALGORITHMS
 from verifier.refused import Refused
 
 MAX_FIELDS = 16
@@ -42,10 +43,14 @@ ERRORS = {
     "wrong-audience": "invalid_target",
     "ttl-too-long": "invalid_scope",
     "unsupported": "invalid_scope",
+    "dpop-required": "invalid_dpop_proof",
+    "bad-dpop-proof": "invalid_dpop_proof",
+    "use-dpop-nonce": "use_dpop_nonce",
+    "too-many-proofs": "temporarily_unavailable",
     "too-many-failures": "temporarily_unavailable",
     "too-many-requests": "temporarily_unavailable",
 }
-STATUSES = {"unauthenticated": 401, "too-many-failures": 429, "too-many-requests": 429}
+STATUSES = {"unauthenticated": 401, "too-many-proofs": 503, "too-many-failures": 429, "too-many-requests": 429}
 
 Ask = Request[Any, Any, Any]
 Here = NamedDependency[Authority]
@@ -61,12 +66,14 @@ class OAuthError(Struct, frozen=True, kw_only=True, omit_defaults=True):
     field: str = ""
 
 
-def refused(_request: Ask, error: Refused) -> Response[OAuthError]:
+def refused(request: Ask, error: Refused) -> Response[OAuthError]:
     """Answer a refusal in OAuth's shape."""
     status = STATUSES.get(error.code, 400)
     name = ERRORS.get(error.code, "invalid_request")
     body = OAuthError(error=name, error_description=error.why, code=error.code, hint=error.hint, field=error.field)
     challenge = {"WWW-Authenticate": "Bearer"} if error.code == "unauthenticated" else {}
+    if error.code in {"use-dpop-nonce", "dpop-required"}:
+        challenge = {"DPoP-Nonce": request.app.state.authority.proofs.nonce()}
     return Response(body, status_code=status, headers={**PRIVATE, **challenge})
 
 
@@ -87,7 +94,8 @@ class OAuth(Controller):
     async def token(self, request: Ask, body: RawBody, authority: Here) -> Response[IssuedToken]:
         """Issue a token: `client_credentials` with `job`, or a token exchange inside the job; `ttl` in seconds.
 
-        An exchange with `authorization_details` gives a token for that part of what the subject token carries.
+        An exchange with `authorization_details` gives a token for that part of what the subject token carries. A
+        `DPoP` header binds the token to the key that signed it (RFC 9449).
         """
         form, caller = _enter(request, body)
         caller.require("orchestrator")
@@ -96,7 +104,10 @@ class OAuth(Controller):
         if "scope" in form:
             hint = "Ask with authorization_details, in a token exchange."
             raise Refused("unsupported", "what a token carries is said by authorization_details", hint=hint)
-        return Response(await _issue(authority, caller, form), headers=PRIVATE)
+        given = request.headers.getall("dpop", [])
+        jkt = authority.proofs.check(given, "POST", "/token") if given else None
+        nonce = {"DPoP-Nonce": authority.proofs.nonce()} if given else {}
+        return Response(await _issue(authority, caller, form, jkt), headers={**PRIVATE, **nonce})
 
     @post("/revoke", status_code=200, summary="Revoke a token (RFC 7009)", operation_class=form_body("token"))
     async def revoke(self, request: Ask, body: RawBody, authority: Here) -> Response[None]:
@@ -127,6 +138,7 @@ async def metadata(authority: Here) -> dict[str, Any]:
         "introspection_endpoint": f"{issuer}/introspect",
         "jwks_uri": f"{issuer}/jwks.json",
         "response_types_supported": [],
+        "dpop_signing_alg_values_supported": [*ALGORITHMS],
         "grant_types_supported": ["client_credentials", TOKEN_EXCHANGE],
         **{f"{endpoint}_endpoint_{name}": value for endpoint in endpoints for name, value in proof.items()},
         "authorization_details_types_supported": [
@@ -146,11 +158,11 @@ async def jwks(authority: Here) -> dict[str, list[dict[str, str]]]:
     return {"keys": [{**public, "kid": key.kid, "x": _b64url(key.pair().raw()[0])} for key in authority.token_keys()]}
 
 
-async def _issue(authority: Authority, caller: Caller, form: Mapping[str, str]) -> IssuedToken:
+async def _issue(authority: Authority, caller: Caller, form: Mapping[str, str], jkt: str | None) -> IssuedToken:
     ttl = _seconds(form["ttl"]) if "ttl" in form else None
     kind = _field(form, "grant_type")
     if kind == "client_credentials" and "authorization_details" not in form:
-        return await mint.mint(authority, caller, _field(form, "job"), ttl)
+        return await mint.mint(authority, caller, _field(form, "job"), ttl, jkt=jkt)
     if kind == "client_credentials":
         raise Refused(
             "unsupported", "a job's first token carries its whole scope", hint="Exchange it for a narrower one."
@@ -161,7 +173,7 @@ async def _issue(authority: Authority, caller: Caller, form: Mapping[str, str]) 
         if form.get(name, ACCESS_TOKEN) != ACCESS_TOKEN:
             raise Refused("bad-request", "only access tokens are exchanged, for access tokens", field=name)
     details = read_details(form["authorization_details"]) if "authorization_details" in form else None
-    return await mint.exchange(authority, caller, _field(form, "subject_token"), ttl, details)
+    return await mint.exchange(authority, caller, _field(form, "subject_token"), ttl, details, jkt=jkt)
 
 
 def _enter(request: Ask, body: bytes) -> tuple[dict[str, str], Caller]:

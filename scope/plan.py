@@ -23,7 +23,7 @@ from verifier.admission import admits, expand, within
 from verifier.chain import terms
 from verifier.conditions import glob_matches
 from verifier.decision import Subject
-from verifier.grant import LIMITS, Budget, Scope, server_of
+from verifier.grant import BINDINGS, LIMITS, Binding, Budget, Scope, server_of
 from verifier.manifest import Manifest
 from verifier.policy import Chain, Policy, check_enforceable
 from verifier.refused import Refused
@@ -78,7 +78,7 @@ async def plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Plan
         claims=dict(subject.claims) or None,
         act=subject.act,
         audience=authority.audience,
-        binding="none" if parent is None else parent.scope.binding,
+        binding=_binding(chain, wanted, parent),
         policy=wanted.policy,
         manifests={server: each.digest for server, each in targets.manifests.items() if server in servers},
         tools=targets.tools,
@@ -89,6 +89,12 @@ async def plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Plan
     )
     within(scope, chain, _values(targets.manifests))
     return Planned(scope, chain, wanted, parent, targets.unavailable)
+
+
+def _binding(chain: Chain, wanted: JobRequest, parent: Parent | None) -> Binding:
+    """Bind tokens as the strictest of policy, request and parent asks."""
+    asked: list[Binding] = [terms(chain).token_constraints.binding, wanted.binding]
+    return max(asked if parent is None else [*asked, parent.scope.binding], key=BINDINGS.index)
 
 
 async def _subject(

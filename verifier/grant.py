@@ -24,6 +24,7 @@ ToolName = Annotated[
 Claim = Annotated[str, Meta(max_length=256)] | Annotated[int, Meta(ge=-MAX_INT, le=MAX_INT)] | bool
 # How a token is bound to its holder, the weakest first.
 BINDINGS = ("none", "dpop", "mtls")
+Binding = Literal["none", "dpop", "mtls"]
 # What a purse divides among lanes and child jobs; time passes for all of them alike.
 DIVIDED = ("calls", "cost_nano_usd", "tokens")
 LIMITS = (*DIVIDED, "wall_seconds")
@@ -55,7 +56,7 @@ class Scope(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
     claims: Annotated[dict[Name, Claim], Meta(min_length=1, max_length=64)] | None = None
     act: SafeText | None = None
     audience: Url
-    binding: Literal["none", "dpop", "mtls"]
+    binding: Binding
     policy: Digest
     manifests: dict[Name, Digest]
     tools: Annotated[list[ToolName], Meta(max_length=2000)]
@@ -100,6 +101,12 @@ class Grant(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknow
         return grant
 
 
+class Confirmation(Struct, frozen=True, kw_only=True):
+    """The key that a token is bound to, by its thumbprint (RFC 9449 §6.1, RFC 7638)."""
+
+    jkt: str
+
+
 class Token(Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The claims of a job-scoped token (CST): an RFC 9068 access token; times in seconds as JWT asks."""
 
@@ -116,6 +123,7 @@ class Token(Struct, frozen=True, kw_only=True, omit_defaults=True):
     scope_hash: Digest
     grant: Digest
     authorization_details: list[dict[str, Any]]
+    cnf: Confirmation | None = None
 
     def fits(self, grant: Grant) -> None:
         """Check that a token says what its grant says. Raises `Refused`: wrong-policy, wrong-scope or wrong-grant."""
@@ -127,6 +135,8 @@ class Token(Struct, frozen=True, kw_only=True, omit_defaults=True):
         said = (self.iss, self.sub, self.client_id, self.txn, self.aud)
         if said != (scope.iss, scope.agent, scope.client, scope.job, scope.audience):
             raise Refused("wrong-grant", "issuer, agent, client, job or audience are not the grant's")
+        if scope.binding == "dpop" and self.cnf is None:
+            raise Refused("wrong-grant", "the grant is for bound tokens, and this one is not")
         if self.exp * 1_000_000 > grant.expires or self.nbf * 1_000_000 < grant.issued_at // 1_000_000 * 1_000_000:
             raise Refused("wrong-grant", "the token lives longer than its grant")
 

@@ -285,7 +285,7 @@ def check_enforceable(policy: Policy) -> None:
     """
     for undone, name in (
         (policy.receipts.privacy == "sealed" or bool(policy.receipts.auditors), "receipts.privacy sealed"),
-        (policy.token_constraints.binding != "none", "token_constraints.binding"),
+        (policy.token_constraints.binding == "mtls", "token_constraints.binding"),
     ):
         if undone:
             raise unsupported(name)

@@ -27,8 +27,10 @@ from receipts.pipeline import Pipeline
 from receipts.request import Answer, Request
 from receipts.revocations import Revocations
 from receipts.sessions import Session, Sessions
+from receipts.tokens import Credential
 from receipts.upstream import Upstream
 from scope.client import ScopeClient
+from service.dpop import Proofs
 from service.reach import networks
 from tests.bench.installation import Message
 from tests.bench.upstream import RESULT, completion
@@ -121,12 +123,15 @@ class Counter:
         self.trust = trust
         self.token = _token(world)
         self.authorization = f"Bearer {self.token}"
+        self.credential = Credential(self.authorization, (), "POST", "/")
         self.ledger = Paper(FilePath())
         self.ledger.open()
         scope = ScopeClient(http, SCOPE, lambda: "")
         self.revocations = Revocations(scope, trust, SCOPE, clock)
         self.revocations.heard = LATER
-        self.sessions = Sessions(Shelf(world, trust), trust, SCOPE, GATEWAY, clock)
+        self.sessions = Sessions(
+            Shelf(world, trust), trust, SCOPE, GATEWAY, clock, proofs=Proofs(GATEWAY, bytes(32), clock)
+        )
         self.upstream = Upstream(networks(["127.0.0.0/8"]))
         self._pipeline = self._assemble(world, scope)
         self._providers = {
@@ -138,7 +143,7 @@ class Counter:
     def session(self) -> Session:
         """Open the session of a token that is known: nothing there waits for anything."""
         try:
-            self.sessions.open(self.authorization).send(None)
+            self.sessions.open(self.credential).send(None)
         except StopIteration as opened:
             session: Session = opened.value
             return session

@@ -33,7 +33,7 @@ def rows() -> list[Row]:
 async def _rows() -> list[Row]:
     async with aiohttp.ClientSession() as http:
         counter = Counter(http)
-        await counter.sessions.open(counter.authorization)
+        await counter.sessions.open(counter.credential)
         samples = interleave({name: repeated(work, TIMES) for name, work in _works(counter).items()}, ROUNDS)
         found = {name: median(rounds) for name, rounds in samples.items()}
         calls = await _calls(counter)

@@ -138,7 +138,7 @@ async def test_what_this_version_does_not_decide_is_refused_by_name(world: World
     constraints = built["token_constraints"]
     for fields, named in (
         ({"receipts": {"privacy": "sealed", "auditors": ["auditor"]}}, "sealed"),
-        ({"token_constraints": {**constraints, "binding": "dpop"}}, "binding"),
+        ({"token_constraints": {**constraints, "binding": "mtls"}}, "binding"),
     ):
         answer = await world.publish(world.edited(**fields))
         assert (answer.status, answer.code) == (400, "unsupported")

@@ -305,9 +305,10 @@ async def gatehouse(
     prices: Prices | None = None,
     local: Manifest | None = None,
     reviewed: dict[str, Any] | None = None,
+    opened: bool = True,
     **policy: Any,
 ) -> AsyncIterator[Gatehouse]:
-    """Run everything, with the example policy published and a job open."""
+    """Run everything, with the example policy published and, unless told not to, a job open."""
     listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in ("controls", "scope", "receipts")}
     urls = Urls(**{name: f"http://127.0.0.1:{each.getsockname()[1]}" for name, each in listeners.items()})
     directory, clock, upstream = tmp_path / "house", Clock(), Upstream()
@@ -328,7 +329,8 @@ async def gatehouse(
                     await house.offer(crm or f"{address}/mcp", local, **(reviewed or {}))
                     await house.publish(crm or f"{address}/mcp", **policy)
             await house.ready()
-            await house.open()
+            if opened:
+                await house.open()
             yield house
         finally:
             await asyncio.gather(*(stop() for stop in house.stops.values()))

@@ -10,6 +10,8 @@ from receipts.call import Known
 from receipts.denials import PolicyDenied
 from receipts.request import Request
 from receipts.sessions import Sessions
+from receipts.tokens import Credential
+from service.dpop import Proofs
 from tests.bench.counter import Counter, Shelf, _token, clock
 from tests.conftest import Serve
 from tests.receipts.gatehouse import completion, gatehouse
@@ -50,7 +52,7 @@ async def test_a_denial_is_the_policys_only_while_the_policy_still_says_so(
     denied = Denied("deny-1", "limit-rate")
     async with aiohttp.ClientSession() as http:
         counter = Counter(http)
-        session = await counter.sessions.open(counter.authorization)
+        session = await counter.sessions.open(counter.credential)
         scope: Any = {"method": "POST", "path": "/", "headers": [], "client": None}
         request = Request(scope, None, None)  # type: ignore[arg-type]
         refusal = PolicyDenied(denied, lambda *_: later or denied)
@@ -64,6 +66,6 @@ async def test_a_denial_is_the_policys_only_while_the_policy_still_says_so(
 async def test_the_gateway_takes_no_policy_that_it_cannot_enforce() -> None:
     world = World(policy={"receipts": {"privacy": "sealed", "auditors": ["auditor"]}})
     trust = Trust.establish(world.pin(), seal_up("keys", world.keys_payload, pair("root")))
-    sessions = Sessions(Shelf(world, trust), trust, SCOPE, GATEWAY, clock)
+    sessions = Sessions(Shelf(world, trust), trust, SCOPE, GATEWAY, clock, proofs=Proofs(GATEWAY, bytes(32), clock))
     with refused("unsupported"):
-        await sessions.open(f"Bearer {_token(world)}")
+        await sessions.open(Credential(f"Bearer {_token(world)}", (), "POST", "/"))

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from receipts.sessions import Sessions
+from receipts.tokens import Credential
+from service.dpop import Proofs
 from tests.refusal import refused
 from tests.world import GATEWAY, SCOPE, SECOND, World, pair
 from verifier.documents import Opened
@@ -40,7 +42,7 @@ class Shelf:
         raise AssertionError(f"nobody asked for {digest}")
 
 
-def sessions(world: World) -> tuple[Sessions, str]:
+def sessions(world: World) -> tuple[Sessions, Credential]:
     """Open a gateway's door, and come with the token of the world's grant."""
     scope = world.grant.scope
     token = Token(
@@ -52,8 +54,12 @@ def sessions(world: World) -> tuple[Sessions, str]:
     signed = b".".join(base64.urlsafe_b64encode(part).rstrip(b"=") for part in (head, canonical(token)))
     signature = base64.urlsafe_b64encode(pair("token").ed25519(signed)).rstrip(b"=")
     trust = Trust.establish(world.pin(), seal_up("keys", world.keys_payload, pair("root")))
-    door = Sessions(Shelf(world), trust, SCOPE, GATEWAY, lambda: world.iat * SECOND + 1)
-    return door, f"Bearer {signed.decode()}.{signature.decode()}"
+
+    def clock() -> int:
+        return world.iat * SECOND + 1
+
+    door = Sessions(Shelf(world), trust, SCOPE, GATEWAY, clock, proofs=Proofs(GATEWAY, bytes(32), clock))
+    return door, Credential(f"Bearer {signed.decode()}.{signature.decode()}", (), "POST", "/")
 
 
 async def test_an_honest_token_opens_its_session() -> None:
@@ -67,9 +73,8 @@ async def test_an_honest_token_opens_its_session() -> None:
 @pytest.mark.parametrize(
     ("scope", "grant", "field"),
     [
-        ({"binding": "dpop"}, {}, "binding"),
+        ({"binding": "mtls"}, {}, "binding"),
         ({"client_counter": "required"}, {}, "client_counter"),
-        ({"depth": 1}, {"parent": "sha256:" + "0" * 64}, "delegation"),
     ],
 )
 async def test_a_grant_that_this_gateway_would_not_enforce_is_refused(

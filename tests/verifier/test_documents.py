@@ -12,7 +12,7 @@ from verifier import documents
 from verifier.admission import admits, expand, subject_of, within
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
-from verifier.grant import Budget, Grant, Token, authorization_details
+from verifier.grant import Budget, Confirmation, Grant, Token, authorization_details
 from verifier.keys import Trust
 from verifier.latest import Latest
 from verifier.manifest import Manifest, Tool
@@ -143,6 +143,14 @@ def test_a_token_that_says_more_than_its_grant_does_not_fit(changes: dict[str, A
     token().fits(GRANT)
     with refused(code):
         token(**changes).fits(GRANT)
+
+
+def test_a_token_that_is_bound_to_nobody_does_not_fit_a_grant_of_bound_ones() -> None:
+    grant = replace(GRANT, scope=replace(GRANT.scope, binding="dpop"))
+    made = token(scope_hash=grant.scope.hash())
+    with refused("wrong-grant"):
+        made.fits(grant)
+    replace(made, cnf=Confirmation(jkt="thumbprint")).fits(grant)
 
 
 def test_a_scope_is_described_as_rfc_9396_asks() -> None:
