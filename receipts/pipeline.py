@@ -65,7 +65,7 @@ class Pipeline:
     async def admit(self, request: Request) -> Session:
         """Authenticate: who calls, and may the token still be used? Raises `BadToken`, `Refused`."""
         session = await self._sessions.open(request.credential())
-        self._revocations.require_live(session.grants, session.token.jti, session.chain)
+        self._revocations.require_live(session.names)
         return session
 
     def require_fresh(self, session: Session) -> None:
@@ -100,7 +100,7 @@ class Pipeline:
 
     async def _begin(self, request: Request, path: Path, session: Session, known: Known) -> Begun | Answer:
         """Read, judge and record a call. Raises `Refused` when it may not be sent."""
-        self._revocations.require_live(session.grants, session.token.jti, session.chain)
+        self._revocations.require_live(session.names)
         self.require_fresh(session)
         known.raw = await request.body(self._max_body)
         asked = await path.read(known.raw, session, known)
@@ -158,12 +158,12 @@ class Pipeline:
         """Look at what may have changed while the call was read: time passes at every await."""
         check_time(session.token, time)
         self._revocations.require_fresh(session.terms, time)
-        self._require_allowed(session, target)
+        self._require_allowed(session, target, time)
 
-    def _require_allowed(self, session: Session, target: Target) -> None:
-        """Raise `Refused` revoked when the token, its job or the target is."""
-        self._revocations.require_live(session.grants, session.token.jti, session.chain)
-        self._revocations.require_target(target)
+    def _require_allowed(self, session: Session, target: Target, time: int | None = None) -> None:
+        """Raise `Refused` revoked when the token, its job or the target is at a time, or now."""
+        self._revocations.require_live(session.names)
+        self._revocations.require_target(target, self._clock() if time is None else time)
 
 
 def _tie(ready: Ready, seq: int) -> Parent | None:

@@ -7,7 +7,8 @@ refuses that policy's calls.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
+from heapq import heappop, heappush
 
 import structlog
 
@@ -15,15 +16,15 @@ from receipts.tokens import BadToken
 from scope.client import ScopeClient
 from verifier.chain import Terms
 from verifier.documents import open_heartbeat, open_revocation
-from verifier.grant import Grant
 from verifier.keys import Trust
 from verifier.leaf import Target
-from verifier.policy import Chain
 from verifier.refused import Refused
-from verifier.revocation import OF_GRANT, Revocation, named
+from verifier.revocation import OF_CALL, Name, Revocation
 
 SECOND = 1_000_000
 SKEW = 5 * SECOND
+FOREVER = 2**62
+LONGEST_TOKEN = 3600 * SECOND  # no policy lets a token live longer, and none that does is accepted
 MAX_PAGES = 1000
 AGAIN = 0.25  # seconds until scope is asked again after it did not answer
 WITHOUT_FEED = 30  # polls, one a second, until a feed that brought nothing is tried again
@@ -40,7 +41,8 @@ class Revocations:
         self._trust = trust
         self._issuer = issuer
         self._clock = clock
-        self._revoked: dict[str, set[str]] = {}
+        self._revoked: dict[Name, int] = {}  # until when, in microseconds
+        self._passing: list[tuple[int, Name]] = []  # a heap of what will be forgotten
         self._said = ""
         self.sequence = 0
         self.heard = 0
@@ -103,6 +105,7 @@ class Revocations:
         complete = heartbeat.sequence == self.sequence
         if complete:
             self.heard = max(self.heard, heartbeat.time)
+            self._forget()
         if revocations:
             self.changed()
         return complete
@@ -110,8 +113,21 @@ class Revocations:
     def _add(self, revocation: Revocation) -> None:
         if revocation.iss != self._issuer or revocation.sequence != self.sequence + 1:
             raise Refused("bad-snapshot", "a revocation of another issuer, or out of sequence")
-        self._revoked.setdefault(revocation.target.kind, set()).add(revocation.target.value)
+        name, until = revocation.name, FOREVER if revocation.until is None else revocation.until
+        if name[0] == "jti":
+            until = revocation.time + LONGEST_TOKEN + SKEW  # it has expired by then
+        until = self._revoked[name] = max(until, self._revoked.get(name, 0))
+        if name[0] == "jti" or name[0] in OF_CALL:
+            heappush(self._passing, (until, name))
         self.sequence = revocation.sequence
+
+    def _forget(self) -> None:
+        """Drop what no call can be about any more: tokens that have expired, targets that may be used again."""
+        now = self._clock()
+        while self._passing and self._passing[0][0] <= now:
+            until, name = heappop(self._passing)
+            if self._revoked.get(name) == until:
+                del self._revoked[name]
 
     def require_heard(self) -> None:
         """Raise `Refused` stale-revocations when scope has never been heard: every call would be refused."""
@@ -131,28 +147,19 @@ class Revocations:
                 hint="Try again shortly.",
             )
 
-    def require_live(self, grants: Iterable[Grant], jti: str, chain: Chain = ()) -> None:
-        """Raise `BadToken` revoked when a token is revoked, its grant, one above that, or an ancestor of its policy."""
+    def require_live(self, names: Mapping[Name, int]) -> None:
+        """Raise `BadToken` revoked when one of the names of a session is, and was in use before that ended."""
+        if self._revoked.keys().isdisjoint(names.keys()):
+            return
+        for name, since in names.items():
+            if since < self._revoked.get(name, 0):
+                raise BadToken("revoked", f"revoked by {name[0]}", field=name[0])
+
+    def require_target(self, target: Target, at: int) -> None:
+        """Raise `Refused` revoked when the server, tool or model is at a time."""
         if not self._revoked:
             return
-        for parent in (each.parent for each in chain):
-            if parent is not None and parent in self._revoked.get("policy", ()):
-                raise BadToken("revoked", "revoked by policy: an ancestor of the job's", field="policy")
-        if jti in self._revoked.get("jti", ()):
-            raise BadToken("revoked", "revoked by jti", field="jti")
-        for grant in grants:
-            named_by = named(grant.scope)
-            for kind in self._revoked.keys() & OF_GRANT:
-                if named_by[kind] in self._revoked[kind]:
-                    raise BadToken("revoked", f"revoked by {kind}", field=kind)
-
-    def require_target(self, target: Target) -> None:
-        """Raise `Refused` revoked when the server, tool or model is."""
-        targets = {
-            "server": target.server,
-            "tool": target.place,
-            "model": f"{target.provider}/{target.model}",
-        }
-        for kind in self._revoked.keys() & targets.keys():
-            if targets[kind] in self._revoked[kind]:
+        names = ("server", target.server), ("tool", target.place), ("model", f"{target.provider}/{target.model}")
+        for kind, value in names:
+            if value is not None and at < self._revoked.get((kind, value), 0):
                 raise Refused("revoked", f"this {kind} is revoked", field=kind)

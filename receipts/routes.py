@@ -121,7 +121,7 @@ async def provide_visitor(
         (await provide_caller(request)).require("auditor")
         return Visitor(None)
     session = await sessions.open(credential)
-    revocations.require_live(session.grants, session.token.jti, session.chain)
+    revocations.require_live(session.names)
     return Visitor(session.scope.job)
 
 

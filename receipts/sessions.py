@@ -4,7 +4,7 @@ Everything that a call is held against hangs on the session, so that a second ca
 """
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from hashlib import sha256
 from hmac import compare_digest
 from typing import Protocol, TypeVar
@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from receipts.arguments import Arguments
 from receipts.labelling import Handling, handling
-from receipts.tokens import OF_PROOF, BadToken, Credential, check_time, read_token
+from receipts.tokens import OF_PROOF, BadToken, Credential, check_time, kid_of, read_token
 from service.chains import with_ancestors
 from service.dpop import Proofs
 from verifier.admission import subject_of
@@ -28,6 +28,7 @@ from verifier.manifest import Manifest
 from verifier.policy import Chain, Policy, check_enforceable
 from verifier.prices import Prices
 from verifier.refused import Refused
+from verifier.revocation import Name, named
 
 MAX_SESSIONS = 4096
 MAX_SERVERS = 512
@@ -80,11 +81,11 @@ class Compiled(Struct, frozen=True):
 
 
 class Session(Struct, frozen=True):
-    """A token with what it stands for; `grants` are its own and all above, up to the root job's."""
+    """A token with what it stands for; `names` are all by which it can be revoked (`names_of`)."""
 
     token: Token
     grant: Grant
-    grants: tuple[Grant, ...]
+    names: dict[Name, int]
     chain: Chain
     terms: Terms
     handling: Handling
@@ -180,34 +181,37 @@ class Sessions:
     async def _check(self, text: str) -> Session:
         token = read_token(text, self._trust, issuer=self._issuer, audience=self._audience, now=self._clock())
         check_time(token, self._clock())
-        grant = addressed(open_grant(self._trust, await self._documents.grant(token.grant)), token.grant).value
+        opened = addressed(open_grant(self._trust, await self._documents.grant(token.grant)), token.grant)
+        grant = opened.value
         try:
             token.fits(grant)
         except Refused as refused:
             raise BadToken(refused.code, refused.why) from refused
         _enforceable(grant)
-        grants, found = (grant, *await self._above(grant)), await self._policy(grant)
-        subject = subject_of(grant.scope)
+        grants, found = (opened, *await self._above(grant)), await self._policy(grant)
+        if token.exp - token.iat > found.terms.token_constraints.cst_max_ttl_seconds:
+            raise BadToken("bad-token", "the token lives longer than its policy allows", field="exp")
+        names, subject = names_of(token, kid_of(text), grants, found.chain), subject_of(grant.scope)
         return Session(
-            token, grant, grants, found.chain, found.terms, found.handling, found.prices, found.decide, subject
+            token, grant, names, found.chain, found.terms, found.handling, found.prices, found.decide, subject
         )
 
-    async def _above(self, grant: Grant) -> tuple[Grant, ...]:
+    async def _above(self, grant: Grant) -> tuple[Opened[Grant], ...]:
         """Open the grants that one was narrowed from, each inside the next: what ends one of them ends it.
 
         Raises `BadToken`: wrong-delegation for a grant that goes beyond its parent.
         """
-        found: list[Grant] = []
+        found: list[Opened[Grant]] = []
         below = grant
         while below.parent is not None:
             raw = await self._documents.grant(below.parent)
-            above = addressed(open_grant(self._trust, raw), below.parent).value
-            for field, why in widened(below, above):
+            above = addressed(open_grant(self._trust, raw), below.parent)
+            for field, why in widened(below, above.value):
                 raise BadToken("wrong-delegation", f"the grant {why}", field=field)
             found.append(above)
             if len(found) > MOST_ABOVE:
                 raise BadToken("wrong-delegation", "the grant was narrowed too often", field="parent")
-            below = above
+            below = above.value
         return tuple(found)
 
     async def _policy(self, grant: Grant) -> Compiled:
@@ -232,6 +236,19 @@ class Sessions:
 
     async def _prices(self, digest: str | None, at: int) -> Prices | None:
         return None if digest is None else addressed(await self._documents.prices(digest, at), digest).value
+
+
+def names_of(token: Token, kid: str, grants: Iterable[Opened[Grant]], chain: Chain) -> dict[Name, int]:
+    """Name all that ends a token: itself, its key, its grant and each above, whoever signed them, and its policies.
+
+    Of each since when it was in use, in microseconds: what is revoked until a time ends what was in use before it.
+    """
+    names: dict[Name, int] = {("jti", token.jti): 0, ("key", kid): 0}
+    policies = [policy.parent for policy in chain if policy.parent is not None]
+    for each in grants:
+        for name in named(each.value.scope, each.kids, policies):
+            names[name] = min(names.get(name, each.value.opened), each.value.opened)
+    return names
 
 
 def _enforceable(grant: Grant) -> None:

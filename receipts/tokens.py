@@ -110,6 +110,11 @@ def _read(text: str, trust: Trust, issuer: str, audience: str, now: int) -> Toke
     return token
 
 
+def kid_of(text: str) -> str:
+    """Name the key that a token says has signed it; `read_token` has found that it did."""
+    return msgspec.json.decode(_unb64url(text.partition(".")[0]), type=Header).kid
+
+
 def check_time(token: Token, now: int) -> None:
     """Check the token's window for a time in microseconds. Raises `BadToken`: token-expired, token-not-valid-yet."""
     if now >= token.exp * SECOND:

@@ -55,14 +55,14 @@ async def parent_of(authority: Authority, caller: Caller, wanted: JobRequest, ch
         return None
     if wanted.user_token is not None:
         raise Refused("bad-value", "a child job has its parent's user", field="user_token")
-    token = mint.read(authority, wanted.parent_token)
+    shown = mint.read(authority, wanted.parent_token)
     async with reading(authority.engine).connect() as db:
-        if token is None or token.client_id != caller.client or not await mint.lives(db, authority, token):
+        if shown is None or shown.token.client_id != caller.client or not await mint.lives(db, authority, shown):
             hint = "Get a token of the parent job, and try again."
             raise Refused(
                 "bad-parent-token", "this is no living token of a job of yours", hint=hint, field="parent_token"
             )
-        parent = Parent(await narrow.held(db, token.grant))
+        parent = Parent(await narrow.held(db, shown.token.grant))
     deepest = terms(chain).token_constraints.max_delegation_depth
     if parent.scope.depth >= deepest:
         why = f"the policy allows {deepest} levels of delegation, and the parent is at level {parent.scope.depth}"

@@ -272,13 +272,17 @@ class IncidentPage(_Message, frozen=True, kw_only=True):
 
 
 class RevocationRequest(_Request, frozen=True, kw_only=True):
-    """What to revoke, for ever: a tool is `server/name`, a model `provider/name`, everything kind `all`, value `*`."""
+    """What to revoke: a tool is `server/name`, a model `provider/name`, everything kind `all`, value `*`.
+
+    For ever, or with `until` for new jobs and calls from that time on no more; what it ended stays ended.
+    """
 
     kind: TargetKind
     value: TargetValue
     reason: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]
     ticket: SafeText | None = None
     note: Annotated[str, Meta(max_length=512)] | None = None
+    until: Time | None = None
 
 
 class Revoked(_Message, frozen=True, kw_only=True):

@@ -195,7 +195,7 @@ def status(name: Name, *, url: Url, client: Client, as_json: Json = False) -> No
 
 @app.command("revoke")
 def revoke(
-    kind: Annotated[str, typer.Argument(help="jti, job, agent, client, policy, server, tool, model or all")],
+    kind: Annotated[str, typer.Argument(help="jti, job, agent, client, user, policy, server, tool, model, key or all")],
     value: Annotated[
         str, typer.Argument(help="Which; a tool is server/name, a model provider/name, of all it is '*'.")
     ],

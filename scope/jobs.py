@@ -24,6 +24,7 @@ from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
 from verifier.grant import Grant, Scope
 from verifier.refused import Refused
+from verifier.revocation import Name, named
 
 LIFETIME = 3600  # seconds of a job that asks for none
 
@@ -37,7 +38,7 @@ async def open_job(authority: Authority, caller: Caller, wanted: JobRequest) -> 
     planned = await plan(authority, caller, wanted)
     async with authority.engine.begin() as db:
         sequence = await store.lock_sequence(db)
-        await _refuse_revoked(db, planned)
+        await _refuse_revoked(db, authority, planned)
         scope = await _admitted(db, authority, planned)
         now = authority.clock()
         authority.keys.require(authority.trust, authority.issuer, now)
@@ -45,7 +46,8 @@ async def open_job(authority: Authority, caller: Caller, wanted: JobRequest) -> 
         payload = canonical(grant)
         Grant.parse(payload)
         envelope = await asyncio.to_thread(seal_up, "grant", payload, authority.keys.grant)
-        await store.add_job(db, _row(planned, grant, digest(payload), sequence), envelope)
+        row, names = _row(planned, grant, digest(payload), sequence), _names(planned, scope, authority.keys.grant.kid)
+        await store.add_job(db, row, envelope, names)
         await _record(db, planned, grant, digest(payload))
     return OpenedJob(
         job=scope.job,
@@ -174,14 +176,18 @@ async def _record(db: AsyncConnection, planned: Planned, grant: Grant, grant_dig
     )
 
 
-async def _refuse_revoked(db: AsyncConnection, planned: Planned) -> None:
-    scope, ancestors = planned.scope, [each.parent for each in planned.chain if each.parent is not None]
-    named = [("agent", scope.agent), ("client", scope.client), ("policy", scope.policy), ("all", "*")]
-    named += [("policy", each) for each in ancestors]
-    if await store.is_revoked(db, named):
-        raise Refused("revoked", "the agent, the client, the policy or everything was revoked")
-    if gone := await store.revoked_tools(db, scope.tools):
+async def _refuse_revoked(db: AsyncConnection, authority: Authority, planned: Planned) -> None:
+    keys, now = authority.keys, authority.clock()
+    names = _names(planned, planned.scope, keys.grant.kid, keys.token.kid)
+    if (found := await store.revoked(db, names, now)) is not None:
+        raise Refused("revoked", "everything is revoked" if found[0] == "all" else f"the job's {found[0]} is revoked")
+    if gone := await store.revoked_tools(db, planned.scope.tools, now):
         raise Refused("revoked", f"{gone[0]} was revoked", field="tools")
+
+
+def _names(planned: Planned, scope: Scope, *kids: str) -> set[Name]:
+    """Name what can end the job, when these keys sign for it."""
+    return named(scope, kids, [each.parent for each in planned.chain if each.parent is not None])
 
 
 async def _status(db: AsyncConnection, job: Job) -> JobStatus:

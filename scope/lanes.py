@@ -112,11 +112,11 @@ async def _revoke_strangers(authority: Authority, caller: Caller, heads: Sequenc
     Each in a transaction of its own: it is seen as soon as it has its time, and waits for no lock of a lane.
     """
     async with reading(authority.engine).connect() as db:
-        strangers = await _strangers(db, await _own_lanes(db, caller, heads), heads)
+        strangers = await _strangers(db, await _own_lanes(db, caller, heads), heads, authority.clock())
     for lane, jti in strangers[:MOST_STRANGERS]:
         async with revoke.revoking(authority) as db:
             await store.lock_sequence(db)
-            if not await store.is_revoked(db, [("jti", jti)]):
+            if await store.revoked(db, [("jti", jti)], authority.clock()) is None:
                 wanted = RevocationRequest(kind="jti", value=jti, reason="unknown-token")
                 done = await revoke.write(db, authority, wanted, caller.client)
                 await _incidents(db, authority, [(lane, ("unknown-token", jti))], done.time)
@@ -124,7 +124,9 @@ async def _revoke_strangers(authority: Authority, caller: Caller, heads: Sequenc
         raise Refused("too-many-requests", f"more than {MOST_STRANGERS} unknown tokens in one report: report again")
 
 
-async def _strangers(db: AsyncConnection, mine: Mapping[str, Lane], heads: Sequence[Head]) -> list[tuple[Lane, str]]:
+async def _strangers(
+    db: AsyncConnection, mine: Mapping[str, Lane], heads: Sequence[Head], at: int
+) -> list[tuple[Lane, str]]:
     """Find tokens that were not issued for the job of the lane that used them, and are not revoked yet."""
     found = []
     for head in heads:
@@ -132,7 +134,7 @@ async def _strangers(db: AsyncConnection, mine: Mapping[str, Lane], heads: Seque
         if lane is not None and head.jtis:
             issued = await store.issued(db, head.jtis)
             found += [(lane, jti) for jti in sorted(set(head.jtis)) if issued.get(jti) != lane.job]
-    return [(lane, jti) for lane, jti in found if not await store.is_revoked(db, [("jti", jti)])]
+    return [(lane, jti) for lane, jti in found if await store.revoked(db, [("jti", jti)], at) is None]
 
 
 async def _witness(

@@ -31,6 +31,13 @@ MOST_TOKENS = 4000  # of one job: its seal names each one that was used, in at m
 READERS = {"gateway", "responder", "auditor"}  # who may learn of anybody's token
 
 
+class Shown(Struct, frozen=True):
+    """A token that somebody showed, and the key that signed it."""
+
+    token: Token
+    kid: str
+
+
 class _Header(Struct, frozen=True):
     alg: str
     kid: str
@@ -52,10 +59,14 @@ async def mint(
     With `details` the token carries that part of it; `jkt` is the key that it is bound to. Raises `Refused`:
     unknown-job, job-not-open, ttl-too-long, too-many-tokens, scope-too-wide, too-many-grants, dpop-required.
     """
+    key = authority.keys.token
     async with authority.engine.begin() as db:
+        if details is not None:
+            await store.lock_sequence(db)  # no key is revoked while it signs a grant
         found = await store.job(db, job, lock=details is not None, share=details is None)
         if found is None or found.client != caller.client:
             raise Refused("unknown-job", "this client opened no such job", field="job")
+        await _refuse_revoked(db, authority, key.kid, *([] if details is None else [authority.keys.grant.kid]))
         held = await narrow.held(db, subject or found.grant)
         if details is not None:
             held = await narrow.narrowed(db, authority, found, held, details)
@@ -67,9 +78,9 @@ async def mint(
             hint = "Use a token until it expires; open a new job."
             raise Refused("too-many-tokens", f"a job has at most {MOST_TOKENS} tokens", hint=hint)
         await store.add_token(
-            db, {"jti": token.jti, "job": job, "grant": token.grant, "iat": token.iat, "exp": token.exp}
+            db, {"jti": token.jti, "job": job, "grant": token.grant, "iat": token.iat, "exp": token.exp, "kid": key.kid}
         )
-    signed = encode(token, authority.keys.token)
+    signed = encode(token, key)
     return IssuedToken(access_token=signed, token_type=_type(token), expires_in=token.exp - token.iat)
 
 
@@ -86,10 +97,11 @@ async def exchange(
 
     A bound token stays bound to its key. Raises `Refused` bad-token and bad-dpop-proof as well.
     """
-    token = read(authority, subject)
+    shown = read(authority, subject)
     async with reading(authority.engine).connect() as db:
-        if token is None or not await lives(db, authority, token):
+        if shown is None or not await lives(db, authority, shown):
             raise Refused("bad-token", "the subject token is not one of ours that is still good", field="subject_token")
+    token = shown.token
     if token.cnf is not None and not compare_digest(token.cnf.jkt, jkt or ""):
         raise Refused("bad-dpop-proof", "the subject token is bound to another key", field="dpop")
     issued = await mint(authority, caller, token.txn, ttl, subject=token.grant, details=details, jkt=jkt)
@@ -98,25 +110,26 @@ async def exchange(
 
 async def withdraw(authority: Authority, caller: Caller, raw: str) -> None:
     """Revoke one token for its client (RFC 7009); a token that is none, or no longer one, is no error."""
-    token = read(authority, raw)
-    if token is None:
+    shown = read(authority, raw)
+    if shown is None:
         return
+    token = shown.token
     if token.client_id != caller.client:
         raise Refused("forbidden", "the token was issued to another client")
     async with revoke.revoking(authority) as db:
-        if await lives(db, authority, token):
+        if await lives(db, authority, shown):
             wanted = RevocationRequest(kind="jti", value=token.jti, reason="revoked-by-client")
             await revoke.write(db, authority, wanted, caller.client)
 
 
 async def introspect(authority: Authority, caller: Caller, raw: str) -> dict[str, Any]:
     """Say whether a token is live and what it says (RFC 7662); who is no reader learns of its own tokens alone."""
-    token = read(authority, raw)
-    foreign = token is not None and token.client_id != caller.client and caller.roles.isdisjoint(READERS)
+    shown = read(authority, raw)
+    foreign = shown is not None and shown.token.client_id != caller.client and caller.roles.isdisjoint(READERS)
     async with reading(authority.engine).connect() as db:
-        if token is None or foreign or not await lives(db, authority, token):
+        if shown is None or foreign or not await lives(db, authority, shown):
             return {"active": False}
-    return {"active": True, "token_type": _type(token), **msgspec.to_builtins(token)}
+    return {"active": True, "token_type": _type(shown.token), **msgspec.to_builtins(shown.token)}
 
 
 def _type(token: Token) -> str:
@@ -129,17 +142,18 @@ def encode(token: Token, key: KeyPair) -> str:
     return f"{signed}.{_b64url(key.ed25519(signed.encode()))}"
 
 
-def read(authority: Authority, raw: str) -> Token | None:
+def read(authority: Authority, raw: str) -> Shown | None:
     """Read a token of ours: the header is, byte for byte, the one that we write for a key that was not revoked."""
     header, _, rest = raw.partition(".")
-    public = {_header(key.kid): key.pair().raw()[0] for key in authority.token_keys()}
+    public = {_header(key.kid): key for key in authority.token_keys()}
     payload, dot, signature = rest.partition(".")
     if header not in public or not dot or len(raw) > MAX_TOKEN:
         return None
     try:
-        if not verify_ed25519(public[header], f"{header}.{payload}".encode(), _unb64url(signature)):
+        key = public[header]
+        if not verify_ed25519(key.pair().raw()[0], f"{header}.{payload}".encode(), _unb64url(signature)):
             return None
-        return msgspec.json.decode(_unb64url(payload), type=Token)
+        return Shown(msgspec.json.decode(_unb64url(payload), type=Token), key.kid)
     except (binascii.Error, ValueError):
         return None
 
@@ -173,15 +187,22 @@ def _claims(authority: Authority, job: Job, held: Held, ttl: int | None, jkt: st
     )
 
 
-async def lives(db: AsyncConnection, authority: Authority, token: Token) -> bool:
+async def lives(db: AsyncConnection, authority: Authority, shown: Shown) -> bool:
     """Tell whether a token of ours was issued, has time left, belongs to an open job and was not revoked."""
-    now = authority.clock()
+    now, token = authority.clock(), shown.token
     job = await store.job(db, token.txn)
     if job is None or job.state != "open" or now >= token.exp * SECOND or now >= job.expires:
         return False
     if await store.token_job(db, token.jti) != token.txn:
         return False
-    return not await store.is_revoked(db, [("jti", token.jti)])
+    return await store.revoked(db, [("jti", token.jti), ("key", shown.kid)], now) is None
+
+
+async def _refuse_revoked(db: AsyncConnection, authority: Authority, *kids: str) -> None:
+    """Refuse to sign with a revoked key; the job is locked, so none is revoked meanwhile."""
+    if await store.revoked(db, [("key", kid) for kid in kids], authority.clock()) is not None:
+        hint = "Make another (tally keys rotate), and restart scope."
+        raise Refused("revoked", "the key that signs grants or tokens is revoked", hint=hint)
 
 
 def _header(kid: str) -> str:

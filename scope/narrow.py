@@ -28,22 +28,23 @@ MOST_GRANTS = 64  # of one job: its seal names each
 
 
 class Held(Struct, frozen=True):
-    """A grant with its digest."""
+    """A grant with its digest, and the keys that signed it."""
 
     grant: Grant
     digest: str
+    kids: frozenset[str]
 
 
 async def held(db: AsyncConnection, wanted: str) -> Held:
     """Read a grant that was issued here."""
     raw = await store.grant(db, wanted)
     assert raw is not None, "a token of ours names a grant of ours"
-    return Held(_read(raw), wanted)
+    return _held(raw, wanted)
 
 
 async def of_job(db: AsyncConnection, job: str) -> list[Held]:
     """List a job's grants as they were issued, the one that opened it first."""
-    found = [Held(_read(raw), name) for name, raw in await store.grants_of(db, job)]
+    found = [_held(raw, name) for name, raw in await store.grants_of(db, job)]
     return sorted(found, key=lambda each: (each.grant.issued_at, each.digest))
 
 
@@ -82,9 +83,10 @@ async def narrowed(
     Grant.parse(payload)
     envelope = await asyncio.to_thread(seal_up, "grant", payload, authority.keys.grant)
     await store.add_grant(db, digest(payload), job.job, envelope)
+    await store.add_targets(db, job.job, [("key", authority.keys.grant.kid)])
     said = {"digest": digest(payload), "parent": parent.digest}
     await acts.append(db, at=now, by=job.client, act="grant-narrowed", subject=job.job, **said)
-    return Held(grant, digest(payload))
+    return _held(envelope, digest(payload))
 
 
 def _part(scope: Scope, details: Sequence[Detail]) -> Scope:
@@ -112,5 +114,6 @@ def read_details(text: str) -> list[Detail]:
 
 
 @lru_cache(1024)
-def _read(raw: bytes) -> Grant:
-    return Grant.parse(Envelope.parse(raw, "grant").content())
+def _held(raw: bytes, name: str) -> Held:
+    envelope = Envelope.parse(raw, "grant")
+    return Held(Grant.parse(envelope.content()), name, frozenset(envelope.kids()))

@@ -15,13 +15,14 @@ from litestar.params import RawBody
 from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
-from scope import mint
+from scope import mint, store
 from scope.authority import Authority
 from scope.client import ACCESS_TOKEN, ASSERTION, TOKEN_EXCHANGE, IssuedToken
 from scope.narrow import read_details
 from service.clients import Caller, Clients
 from service.described import form_body
 from service.dpop import ALGORITHMS
+from service.engine import reading
 from verifier.refused import Refused
 
 MAX_FIELDS = 16
@@ -35,6 +36,7 @@ ERRORS = {
     "forbidden": "unauthorized_client",
     "unsupported-grant-type": "unsupported_grant_type",
     "bad-token": "invalid_grant",
+    "revoked": "invalid_grant",
     "unknown-job": "invalid_grant",
     "job-not-open": "invalid_grant",
     "too-many-tokens": "invalid_grant",
@@ -154,8 +156,11 @@ async def metadata(authority: Here) -> dict[str, Any]:
 @get("/jwks.json", tags=["tokens"], summary="The keys that sign tokens (RFC 7517)")
 async def jwks(authority: Here) -> dict[str, list[dict[str, str]]]:
     """List the token keys of the signed key list, in the form that OAuth libraries read; revoked ones are left out."""
+    async with reading(authority.engine).connect() as db:
+        revoked = await store.revoked_keys(db)
     public = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig"}
-    return {"keys": [{**public, "kid": key.kid, "x": _b64url(key.pair().raw()[0])} for key in authority.token_keys()]}
+    keys = [key for key in authority.token_keys() if key.kid not in revoked]
+    return {"keys": [{**public, "kid": key.kid, "x": _b64url(key.pair().raw()[0])} for key in keys]}
 
 
 async def _issue(authority: Authority, caller: Caller, form: Mapping[str, str], jkt: str | None) -> IssuedToken:

@@ -129,7 +129,7 @@ async def _targets(
         manifests = await children.manifests(authority, parent, None, now)
         tools, models, unavailable = children.inherit(parent, chain, _values(manifests), subject)
     async with reading(authority.engine).connect() as db:
-        revoked = await store.revoked_tools(db, tools)
+        revoked = await store.revoked_tools(db, tools, now)
     return Targets(sorted(set(tools) - set(revoked)), models, manifests, sorted([*unavailable, *revoked]))
 
 

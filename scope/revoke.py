@@ -8,6 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from scope import store
 from scope.authority import Authority
 from scope.client import RevocationRequest, Revoked
+from scope.store import JobNames
 from scope.tables import acts
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
@@ -19,7 +20,7 @@ DIGEST_LENGTH = len("sha256:") + 64
 
 async def revoke(authority: Authority, wanted: RevocationRequest, actor: str) -> Revoked:
     """Revoke in a transaction of its own: when this returns it is durable. Raises `Refused`: unknown-job, bad-value."""
-    _check_target(wanted)
+    _check_target(authority, wanted)
     async with revoking(authority) as db:
         if wanted.kind == "job" and await store.job(db, wanted.value) is None:
             raise Refused("unknown-job", "there is no such job", field="value")
@@ -37,7 +38,7 @@ async def revoking(authority: Authority) -> AsyncGenerator[AsyncConnection, None
 async def write(db: AsyncConnection, authority: Authority, wanted: RevocationRequest, actor: str) -> Revoked:
     """Sign the next revocation, witness every lane that it touches, and let the jobs that it ends begin to close."""
     sequence = await store.lock_sequence(db) + 1
-    touched = store.unsealed(wanted.kind, wanted.value)
+    touched = _touched(authority, wanted)
     await store.lock_jobs(db, touched)
     now = authority.clock()
     payload = canonical(
@@ -50,11 +51,12 @@ async def write(db: AsyncConnection, authority: Authority, wanted: RevocationReq
             actor=actor,
             ticket=wanted.ticket,
             note=wanted.note,
+            until=wanted.until,
         )
     )
-    Revocation.parse(payload)
+    revocation = Revocation.parse(payload)
     envelope = seal_up("revocation", payload, authority.keys.revocation)
-    await store.add_revocation(db, sequence, digest(payload), (wanted.kind, wanted.value), envelope)
+    await store.add_revocation(db, revocation, digest(payload), envelope)
     await store.write_due_marks(db, touched, now)
     await store.mark(db, touched, now)
     await store.owe_mark(db, touched, now)
@@ -69,21 +71,41 @@ async def write(db: AsyncConnection, authority: Authority, wanted: RevocationReq
         sequence=sequence,
         reason=wanted.reason,
         ticket=wanted.ticket,
+        until=wanted.until,
     )
-    ended = await store.end_jobs(db, touched, "revoked", now, actor) if wanted.kind in OF_GRANT else []
+    ended = await store.end_jobs(db, touched, "revoked", now, actor) if _ends(authority, wanted) else []
     return Revoked(sequence=sequence, time=now, digest=digest(payload), jobs=len(ended))
 
 
-def _check_target(wanted: RevocationRequest) -> None:
+def _touched(authority: Authority, wanted: RevocationRequest) -> JobNames:
+    """Choose the jobs that it touches: a token key may have signed tokens of any."""
+    if _use(authority, wanted) == "token":
+        return store.unsealed("all", "*")
+    return store.unsealed(wanted.kind, wanted.value)
+
+
+def _ends(authority: Authority, wanted: RevocationRequest) -> bool:
+    """Tell whether it ends jobs: without its tokens a job goes on, by those of another key."""
+    return wanted.kind in OF_GRANT and _use(authority, wanted) != "token"
+
+
+def _use(authority: Authority, wanted: RevocationRequest) -> str:
+    """Name the use of the key that is revoked; nothing when it is none of ours, or something else is revoked."""
+    key = authority.trust.by_kid.get(wanted.value) if wanted.kind == "key" else None
+    return key.use if key is not None and key.owner == authority.issuer else ""
+
+
+def _check_target(authority: Authority, wanted: RevocationRequest) -> None:
     """Refuse a target that could never fit anything: it would look like a revocation and be none."""
+    Target(wanted.kind, wanted.value).check()
     kind, value = wanted.kind, wanted.value
     first, slash, rest = value.partition("/")
     fits = {
-        "all": value == "*",
+        "key": _use(authority, wanted) in {"grant", "token"},
         "policy": value.startswith("sha256:") and len(value) == DIGEST_LENGTH,
         "tool": bool(slash and first and rest),
         "model": bool(slash and first and rest),
         "server": not slash,
     }
-    if not fits.get(kind, value != "*"):
+    if not fits.get(kind, True):
         raise Refused("bad-value", f"this value names no {kind}", field="value")

@@ -4,13 +4,15 @@ The gateway cannot write a seal and `scope` cannot write a receipt. A job is sea
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
+from itertools import chain
 
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import narrow, purse, store
 from scope.authority import SECOND, Authority, signer
+from scope.narrow import Held
 from scope.store import Job, Lane, UsedToken
 from scope.tables import acts
 from service.engine import reading
@@ -18,7 +20,7 @@ from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
 from verifier.grant import MAX_DEPTH, Budget
 from verifier.refused import Refused
-from verifier.revocation import Revocation, named
+from verifier.revocation import Name, Revocation, named
 from verifier.seal import Child, Mark, Seal, SealedLane, SealedToken, Status
 
 PATIENCE = 5 * SECOND  # what a gateway has to close its lanes
@@ -84,11 +86,10 @@ async def seal(authority: Authority, name: str) -> None:
 async def _seal(db: AsyncConnection, authority: Authority, job: Job, last: int, now: int) -> Seal:
     lanes = await store.lanes_of(db, job.job)
     tokens, marks = await store.tokens_of(db, job.job), await store.marks_of(db, job.job)
-    sealed = [_lane(lane, tokens.get(lane.lane, []), marks[lane.lane]) for lane in lanes]
-    jtis = frozenset(token.jti for lane in sealed for token in lane.tokens)
     grants = await narrow.of_job(db, job.job)
-    scopes = [each.grant.scope for each in (*grants, *await narrow.above(db, grants))]
-    near = await store.revocations_near(db, job, last, [value for each in scopes for value in named(each).values()])
+    touching = await _touching(db, authority, job, last, grants=grants, used=chain.from_iterable(tokens.values()))
+    revoked = {value for _, (kind, value) in touching if kind == "key"}
+    sealed = [_lane(lane, tokens.get(lane.lane, []), marks[lane.lane], revoked) for lane in lanes]
     return Seal(
         iss=authority.issuer,
         job=job.job,
@@ -100,10 +101,22 @@ async def _seal(db: AsyncConnection, authority: Authority, job: Job, last: int, 
         closed=max(now, *(lane.marked for lane in lanes), job.opened),
         lanes=sealed,
         children=[await _child(db, child) for child in await store.children_of(db, job.job)],
-        revocations=[
-            name for name, raw in near if any(_revocation(authority, raw).touches(scope, jtis) for scope in scopes)
-        ],
+        revocations=[digest for digest, _ in touching],
     )
+
+
+async def _touching(
+    db: AsyncConnection, authority: Authority, job: Job, last: int, *, grants: list[Held], used: Iterable[UsedToken]
+) -> list[tuple[str, Name]]:
+    """Find the revocations since a job opened that can concern a call of it: digest, and what is revoked."""
+    names = await store.targets_of(db, job.job)
+    for each in (*grants, *await narrow.above(db, grants)):
+        names |= named(each.grant.scope, each.kids)
+    for jti, _, _, _, kid in used:
+        names |= {("jti", jti), ("key", kid or "")}
+    near = await store.revocations_near(db, job, last, [value for kind, value in names if kind != "jti"])
+    read = [(digest, _revocation(authority, raw)) for digest, raw in near]
+    return [(digest, each.name) for digest, each in read if each.touches(names)]
 
 
 async def _child(db: AsyncConnection, job: Job) -> Child:
@@ -112,7 +125,8 @@ async def _child(db: AsyncConnection, job: Job) -> Child:
     return Child(job=job.job, grant=job.grant, seal=sealed[0], share=purse.scope_of(job).limits)
 
 
-def _lane(lane: Lane, tokens: list[UsedToken], marks: list[tuple[int, int]]) -> SealedLane:
+def _lane(lane: Lane, tokens: list[UsedToken], marks: list[tuple[int, int]], revoked: set[str]) -> SealedLane:
+    """Seal a lane; of a token whose key was revoked it says the key."""
     return SealedLane(
         lane=lane.lane,
         origin=lane.origin,
@@ -121,7 +135,10 @@ def _lane(lane: Lane, tokens: list[UsedToken], marks: list[tuple[int, int]]) -> 
         size=lane.size,
         root="sha256:" + lane.root.hex(),
         share=msgspec.json.decode(lane.share, type=Budget),
-        tokens=[SealedToken(jti=jti, grant=grant, iat=iat, exp=exp) for jti, grant, iat, exp in tokens],
+        tokens=[
+            SealedToken(jti=jti, grant=grant, iat=iat, exp=exp, kid=kid if kid in revoked else None)
+            for jti, grant, iat, exp, kid in tokens
+        ],
         marks=[Mark(time=time, size=size) for time, size in marks],
     )
 

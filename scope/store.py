@@ -39,15 +39,18 @@ from scope.tables import (
     marks,
     revocations,
     seals,
+    targets,
     tokens,
 )
 from service.record import Act
+from verifier.revocation import Name, Revocation
 
 SECOND = 1_000_000
 SEQUENCE = "revocations"
 CHANNEL = "tally_revocations"
+TARGETS = ("agent", "client", "key", "policy", "user")  # what `targets` knows of
 JobNames = Select[str]
-UsedToken = tuple[str, str, int, int]  # jti, grant, iat, exp
+UsedToken = tuple[str, str, int, int, str | None]  # jti, grant, iat, exp, kid
 
 
 class Job(Struct, frozen=True):
@@ -103,12 +106,11 @@ async def lock_sequence(db: AsyncConnection) -> int:
     return found
 
 
-async def add_revocation(
-    db: AsyncConnection, number: int, digest: str, target: tuple[str, str], envelope: bytes
-) -> None:
+async def add_revocation(db: AsyncConnection, revocation: Revocation, digest: str, envelope: bytes) -> None:
     """Append a revocation; the sequence is locked."""
-    kind, value = target
+    (kind, value), number = revocation.name, revocation.sequence
     row = {"sequence": number, "digest": digest, "kind": kind, "value": value, "envelope": envelope}
+    row["until"] = revocation.until
     await db.execute(insert(revocations).values(row))
     await db.execute(update(counters).where(counters.c.name == SEQUENCE).values(value=number))
     if db.dialect.name == "postgresql":
@@ -142,25 +144,49 @@ async def revocations_near(db: AsyncConnection, job: Job, last: int, names: Iter
     return [(row.digest, row.envelope) for row in await db.execute(wanted.order_by(column))]
 
 
-async def is_revoked(db: AsyncConnection, targets: Iterable[tuple[str, str]]) -> bool:
-    """Tell whether any of these targets was revoked by name."""
-    named = or_(*(and_(revocations.c.kind == kind, revocations.c.value == value) for kind, value in targets))
-    return bool((await db.execute(select(exists().where(named)))).scalar_one())
+async def revoked(db: AsyncConnection, names: Iterable[Name], at: int) -> Name | None:
+    """Find one of these names that is revoked at a time; None when none is."""
+    wanted = or_(*(and_(revocations.c.kind == kind, revocations.c.value == value) for kind, value in names))
+    found = select(revocations.c.kind, revocations.c.value).where(wanted, _lasts(at)).order_by(revocations.c.sequence)
+    row = (await db.execute(found.limit(1))).one_or_none()
+    return None if row is None else (row.kind, row.value)
 
 
-async def revoked_tools(db: AsyncConnection, tools: Sequence[str]) -> list[str]:
-    """Find which of some tools, as a grant names them, were revoked by name or with their server."""
+async def revoked_keys(db: AsyncConnection) -> set[str]:
+    """Name the keys that were revoked."""
+    return set((await db.execute(select(revocations.c.value).where(revocations.c.kind == "key"))).scalars())
+
+
+def _lasts(at: int) -> ColumnElement[bool]:
+    return or_(revocations.c.until.is_(None), revocations.c.until > at)
+
+
+async def revoked_tools(db: AsyncConnection, tools: Sequence[str], at: int) -> list[str]:
+    """Find which of some tools, as a grant names them, are revoked at a time by name or with their server."""
     names = {tool: tool.partition(":")[2] for tool in tools}
     values = {*names.values(), *(name.partition("/")[0] for name in names.values())}
-    wanted = select(revocations.c.value).where(revocations.c.kind.in_(["server", "tool"]))
+    wanted = select(revocations.c.value).where(revocations.c.kind.in_(["server", "tool"]), _lasts(at))
     found = set((await db.execute(wanted.where(revocations.c.value.in_(sorted(values))))).scalars())
     return [tool for tool, name in names.items() if not found.isdisjoint((name, name.partition("/")[0]))]
 
 
-async def add_job(db: AsyncConnection, values: Mapping[str, Any], envelope: bytes) -> None:
-    """Add a job and its grant."""
+async def add_job(db: AsyncConnection, values: Mapping[str, Any], envelope: bytes, names: Iterable[Name]) -> None:
+    """Add a job, its grant, and by what it can be revoked."""
     await db.execute(insert(jobs).values(**values))
     await db.execute(insert(grants).values(digest=values["grant"], job=values["job"], envelope=envelope))
+    await add_targets(db, values["job"], names)
+
+
+async def add_targets(db: AsyncConnection, name: str, names: Iterable[Name]) -> None:
+    """Remember by what a job can be revoked; what is remembered already stays."""
+    if fresh := sorted({each for each in names if each[0] in TARGETS} - await targets_of(db, name)):
+        await db.execute(insert(targets), [{"kind": kind, "value": value, "job": name} for kind, value in fresh])
+
+
+async def targets_of(db: AsyncConnection, name: str) -> set[Name]:
+    """Name what a job that is not sealed can be revoked by, beside its own name."""
+    found = await db.execute(select(targets.c.kind, targets.c.value).where(targets.c.job == name))
+    return {(row.kind, row.value) for row in found}
 
 
 async def job(db: AsyncConnection, name: str, *, lock: bool = False, share: bool = False) -> Job | None:
@@ -185,14 +211,16 @@ def unsealed(kind: str, value: str) -> JobNames:
 
     What ends a job ends those that it delegated.
     """
-    columns: dict[str, ColumnElement[str]] = {name: jobs.c[name] for name in ("job", "agent", "client", "policy")}
     condition: ColumnElement[bool] = true()
-    if kind in columns:
-        condition = columns[kind] == value
+    if kind == "job":
+        condition = jobs.c.job == value
+    if kind in TARGETS:
+        by_name = select(targets.c.job).where(targets.c.kind == kind, targets.c.value == value)
+        condition = jobs.c.job.in_(by_name)
     if kind == "jti":
         condition = jobs.c.job.in_(select(tokens.c.job).where(tokens.c.jti == value))
     chosen = select(jobs.c.job).where(jobs.c.state != "sealed", condition)
-    return with_children(chosen) if kind in columns else chosen
+    return with_children(chosen) if kind in {"job", *TARGETS} else chosen
 
 
 def with_children(chosen: JobNames) -> JobNames:
@@ -323,7 +351,7 @@ async def tokens_of(db: AsyncConnection, name: str) -> dict[str, list[UsedToken]
     wanted = wanted.join(lanes, lanes.c.lane == lane_tokens.c.lane).where(lanes.c.job == name)
     found: dict[str, list[UsedToken]] = {}
     for row in await db.execute(wanted.order_by(tokens.c.jti)):
-        found.setdefault(row.lane, []).append((row.jti, row.grant, row.iat, row.exp))
+        found.setdefault(row.lane, []).append((row.jti, row.grant, row.iat, row.exp, row.kid))
     return found
 
 
@@ -386,6 +414,7 @@ async def add_seal(db: AsyncConnection, name: str, digest: str, status: str, env
     await db.execute(insert(seals).values(job=name, digest=digest, status=status, envelope=envelope))
     await db.execute(update(jobs).where(jobs.c.job == name).values(state="sealed"))
     await db.execute(delete(due_marks).where(due_marks.c.job == name))
+    await db.execute(delete(targets).where(targets.c.job == name))
 
 
 async def seal(db: AsyncConnection, name: str) -> tuple[str, str, bytes] | None:

@@ -65,6 +65,7 @@ tokens = Table(
     Column("grant", String(71), nullable=False),
     Column("iat", BigInteger, nullable=False),
     Column("exp", BigInteger, nullable=False),
+    Column("kid", String(32)),
 )
 
 # `size` and `root` are the last head that was accepted; `marked` is the time of the newest mark.
@@ -119,7 +120,18 @@ revocations = Table(
     Column("kind", String(16), nullable=False),
     Column("value", String(128), nullable=False),
     Column("envelope", LargeBinary, nullable=False),
+    Column("until", BigInteger),
     Index(None, "kind", "value"),
+)
+
+# By what each job that is not sealed can be revoked, beside its own name: its agent, client and user, its policy and
+# those above it, the keys that signed its grants.
+targets = Table(
+    "targets",
+    metadata,
+    Column("kind", String(16), primary_key=True),
+    Column("value", String(128), primary_key=True),
+    Column("job", String(64), ForeignKey("jobs.job"), primary_key=True, index=True),
 )
 
 counters = Table(

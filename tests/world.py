@@ -324,7 +324,7 @@ class World:
         tool = self.manifest.tool(target.tool) if target and target.tool else None
         return tool.data_classes if tool else []
 
-    def revoke(self, kind: str, value: str, time: int) -> Revocation:
+    def revoke(self, kind: str, value: str, time: int, until: int | None = None) -> Revocation:
         """Revoke something."""
         made = Revocation(
             iss=SCOPE,
@@ -333,6 +333,7 @@ class World:
             target=RevocationTarget(kind, value),
             reason="incident",
             actor="responder",  # type: ignore[arg-type]
+            until=until,
         )
         self.revocations.append(made)
         return made

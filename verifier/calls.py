@@ -50,7 +50,7 @@ class Calls:
         """Take the parts; `terms` are those of the policy and its ancestors together, `narrowed` what asks them."""
         self.releases = Releases(evidence, terms.approvals, found)
         self.clients = Clients(hashes, found)
-        self.cutoffs = Cutoffs({**evidence.ancestors, **evidence.grants})
+        self.cutoffs = Cutoffs({**evidence.ancestors, **evidence.grants}, evidence.kids, evidence.chain)
         self._found = found
         self._hashes = hashes
         self._tokens = tokens

@@ -3,7 +3,9 @@
 A job may have very many revocations, calls and grants: what ends a call is looked up, never searched for.
 """
 
+from bisect import bisect_right
 from collections.abc import Iterable, Mapping
+from itertools import accumulate
 
 from msgspec import Struct
 
@@ -11,7 +13,7 @@ from verifier.findings import LaneFindings
 from verifier.grant import Grant
 from verifier.leaf import Begin
 from verifier.marks import FOREVER, Marks
-from verifier.revocation import Revocation, named
+from verifier.revocation import Name, Revocation, named
 from verifier.tokens import TokenUse
 
 
@@ -25,10 +27,8 @@ class Cutoff(Struct, frozen=True):
     first: int = FOREVER
     sequence: int = FOREVER
 
-    def lowest(self, other: "Cutoff | None") -> "Cutoff":
+    def lowest(self, other: "Cutoff") -> "Cutoff":
         """Put two together."""
-        if other is None:
-            return self
         size, first = min((self.size, self.first), (other.size, other.first))
         return Cutoff(size, first, min(self.sequence, other.sequence))
 
@@ -42,13 +42,37 @@ class Cutoff(Struct, frozen=True):
 NEVER = Cutoff()
 
 
+class Ends:
+    """What the revocations of one target come to; one with an `until` counts for the receipts before that time."""
+
+    def __init__(self, each: list[tuple[int, Cutoff]]) -> None:
+        """Put revocations together, each with its `until`: the lowest of those that last longest comes last."""
+        lasting = sorted(each, key=lambda one: one[0], reverse=True)
+        self._untils = [until for until, _ in reversed(lasting)]
+        self._lowest = list(accumulate((cutoff for _, cutoff in lasting), Cutoff.lowest))[::-1]
+        self.ever = self._lowest[0]
+
+    def at(self, time: int) -> Cutoff:
+        """Find what a receipt of this time is held against."""
+        passed = bisect_right(self._untils, time)
+        return self._lowest[passed] if passed < len(self._lowest) else NEVER
+
+
 class Cutoffs:
     """What the revocations of a job end in one lane, by what each is about."""
 
-    def __init__(self, grants: Mapping[str, Grant]) -> None:
-        """Start with no revocation; `grants` are all those of the bundle by digest, ancestors of the job's own too."""
+    def __init__(
+        self, grants: Mapping[str, Grant], kids: Mapping[str, frozenset[str]], policies: Iterable[str]
+    ) -> None:
+        """Start with no revocation.
+
+        `grants` are all those of the bundle by digest, ancestors of the job's own too, `kids` who signed them;
+        `policies` is the chain.
+        """
         self._grants = grants
-        self._by_target: dict[tuple[str, str], Cutoff] = {}
+        self._kids = kids
+        self._policies = list(policies)
+        self._by_target: dict[Name, Ends] = {}
         self._by_grant: dict[str, Cutoff] = {}
 
     def __bool__(self) -> bool:
@@ -56,14 +80,16 @@ class Cutoffs:
 
     def learn(self, marks: Marks, revocations: Iterable[Revocation], size: int | None, found: LaneFindings) -> None:
         """Find, for each revocation, the size from which on no call that it concerns may have begun."""
+        by_target: dict[Name, list[tuple[int, Cutoff]]] = {}
         for revocation in revocations:
-            mark = marks.cutoff(revocation)
-            target, sequence = (revocation.target.kind, revocation.target.value), revocation.sequence
+            mark, sequence = marks.cutoff(revocation), revocation.sequence
             cutoff = Cutoff(FOREVER if mark is None else mark.size, sequence, sequence)
-            self._by_target[target] = cutoff.lowest(self._by_target.get(target))
+            until = FOREVER if revocation.until is None else revocation.until
+            by_target.setdefault(revocation.name, []).append((until, cutoff))
             if size is not None and marks.late(mark, revocation, size):
                 why = f"no mark within a minute of when revocation {sequence} had to be known"
                 found.add("missing-mark", 10, why, place="marks")
+        self._by_target = {name: Ends(each) for name, each in by_target.items()}
 
     def ended(self, leaf: Begin, token: TokenUse) -> int | None:
         """Name the lowest revocation after which a call was allowed that it concerns."""
@@ -76,12 +102,17 @@ class Cutoffs:
             ("server", target.server or ""),
             ("tool", target.place),
             ("model", f"{target.provider}/{target.model}"),
+            ("key", token.kid or ""),
         ):
-            cutoff = cutoff.lowest(self._by_target.get(name))
+            if name in self._by_target:
+                cutoff = cutoff.lowest(self._by_target[name].at(leaf.time))
         return cutoff.ended(leaf)
 
     def _of_grant(self, digest: str) -> Cutoff:
-        """Find what ends a grant or one of those that it was delegated from: each is looked at once."""
+        """Find what ends a grant or one of those that it was delegated from: each is looked at once.
+
+        A grant that was ended stays ended: no `until` counts here.
+        """
         below: list[str] = []
         above: str | None = digest
         while above is not None and above in self._grants and above not in self._by_grant:
@@ -89,7 +120,8 @@ class Cutoffs:
             above = self._grants[above].parent
         cutoff = self._by_grant.get(above or "", NEVER)
         for each in reversed(below):
-            for name in named(self._grants[each].scope).items():
-                cutoff = cutoff.lowest(self._by_target.get(name))
+            for name in named(self._grants[each].scope, self._kids.get(each, ()), self._policies):
+                if name in self._by_target:
+                    cutoff = cutoff.lowest(self._by_target[name].ever)
             self._by_grant[each] = cutoff
         return cutoff

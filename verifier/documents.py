@@ -22,11 +22,12 @@ T = TypeVar("T")
 
 
 class Opened(Struct, Generic[T], frozen=True):
-    """A document whose signatures are good and whose signers may sign it."""
+    """A document whose signatures are good and whose signers may sign it: `kids` are all of them, of a grant."""
 
     value: T
     digest: str
     payload: bytes
+    kids: frozenset[str] = frozenset()
 
 
 def open_draft_policy(trust: Trust, raw: bytes, at: int) -> Opened[Policy]:
@@ -76,7 +77,7 @@ def open_grant(trust: Trust, raw: bytes) -> Opened[Grant]:
     signed = trust.open(raw, "grant")
     grant = Grant.parse(signed.payload)
     trust.signer(signed.kids, "grant", grant.scope.iss, grant.issued_at)
-    return Opened(grant, signed.digest, signed.payload)
+    return Opened(grant, signed.digest, signed.payload, signed.kids)
 
 
 def open_approval(trust: Trust, raw: bytes) -> Opened[Approval]:

@@ -27,8 +27,8 @@ class Evidence(Struct, frozen=True, kw_only=True):
     """What the signed documents of one job establish; absent is what a finding has been reported for.
 
     `policies` is the chain, child first. `grants` are the job's own, `ancestors` those of the jobs that delegated it,
-    `first` the one that opened it. `superseded` is the interrupted seal that `seal` completes. Grants, manifests and
-    approvals are kept by digest.
+    `first` the one that opened it, `kids` the keys that signed each. `superseded` is the interrupted seal that `seal`
+    completes. Grants, manifests and approvals are kept by digest.
     """
 
     job: str
@@ -38,6 +38,7 @@ class Evidence(Struct, frozen=True, kw_only=True):
     first: Grant
     grants: dict[str, Grant]
     ancestors: dict[str, Grant]
+    kids: dict[str, frozenset[str]]
     manifests: dict[str, Manifest]
     prices: Prices | None
     revocations: list[Revocation]
@@ -49,6 +50,11 @@ class Evidence(Struct, frozen=True, kw_only=True):
     def policy(self) -> Policy:
         """The policy that the job is pinned to; its ancestors are the rest of the chain."""
         return self.policies[0]
+
+    @property
+    def chain(self) -> list[str]:
+        """The digests of the job's policy and of those above it."""
+        return [self.policy_digest, *(each.parent for each in self.policies if each.parent is not None)]
 
     @property
     def gateway(self) -> str:
@@ -64,7 +70,7 @@ def establish(job: str, trust: Trust, lines: list[Line], report: Report) -> Evid
     if not grants:
         report.add("missing-document", 4, "no grant that can be used", place="grant")
         return None
-    family = Family.of(job, values(grants))
+    family = Family.of(job, grants)
     first, wanted = family.first, family.first.scope.policy
     docket.expected("policy", pin.policy, wanted)
     docket.expected("gateway", pin.gateway, first.scope.audience)
@@ -78,7 +84,7 @@ def establish(job: str, trust: Trust, lines: list[Line], report: Report) -> Evid
     approvals = _approvals(docket, wanted)
     check_family(family, chain, job, report)
     seal, superseded = open_seals(docket)
-    check_seal(docket, seal, family, values(revocations))
+    check_seal(docket, seal, family, chain, values(revocations))
     report.kin = Kin(
         grant=family.opening, grants=sorted(family.own), parent=first.parent, depth=first.scope.depth,
         limits=first.scope.limits, supersedes=None if seal is None else seal.supersedes,
@@ -88,7 +94,7 @@ def establish(job: str, trust: Trust, lines: list[Line], report: Report) -> Evid
     check_scopes(family, tuple(chain.values()), manifests, seal, report)
     return Evidence(
         job=job, trust=trust, policies=tuple(chain.values()), policy_digest=wanted, first=first,
-        grants=family.own, ancestors=family.ancestors, manifests=manifests, prices=prices,
+        grants=family.own, ancestors=family.ancestors, kids=family.kids, manifests=manifests, prices=prices,
         revocations=list(values(revocations).values()), approvals=approvals, seal=seal, superseded=superseded,
     )  # fmt: skip
 

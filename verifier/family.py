@@ -3,33 +3,40 @@
 Every relation is judged, whatever the others say (specs/grant.md §§3-4).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from msgspec import Struct
 
 from verifier.admission import Asked, outside
 from verifier.delegation import widened
+from verifier.documents import Opened
 from verifier.grant import BINDINGS, Grant
 from verifier.manifest import Manifest
 from verifier.policy import Policy
 from verifier.report import Report
+from verifier.revocation import Name, named
 from verifier.seal import Seal
 
 
 class Family(Struct, frozen=True):
-    """The job's own grants and its ancestors', by digest; `first` opened the job, `opening` is its digest."""
+    """The job's own grants and its ancestors', by digest; `first` opened the job, `opening` is its digest.
+
+    `kids` are the keys that signed each.
+    """
 
     own: dict[str, Grant]
     ancestors: dict[str, Grant]
     first: Grant
     opening: str
+    kids: dict[str, frozenset[str]]
 
     @classmethod
-    def of(cls, job: str, grants: dict[str, Grant]) -> "Family":
+    def of(cls, job: str, opened: Mapping[str, Opened[Grant]]) -> "Family":
         """Sort grants, of which there is at least one.
 
         A grant of another job that no grant of this one comes from is the job's own as well: nothing goes unjudged.
         """
+        grants = {name: each.value for name, each in opened.items()}
         mine = [name for name, each in grants.items() if each.scope.job == job]
         ancestors: dict[str, Grant] = {}
         for name in mine or grants:
@@ -40,7 +47,12 @@ class Family(Struct, frozen=True):
         own = {name: each for name, each in grants.items() if name not in ancestors}
         kin = mine or own
         first = min(kin, key=lambda name: (grants[name].parent in kin, grants[name].issued_at, name))
-        return cls(own, ancestors, grants[first], first)
+        return cls(own, ancestors, grants[first], first, {name: each.kids for name, each in opened.items()})
+
+    def names(self, policies: Iterable[str]) -> set[Name]:
+        """Name all that ends one of the grants, under a chain of policies."""
+        every = {**self.ancestors, **self.own}
+        return {name for digest, each in every.items() for name in named(each.scope, self.kids[digest], policies)}
 
 
 def check_family(family: Family, chain: Mapping[str, Policy], job: str, report: Report) -> None:

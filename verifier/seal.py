@@ -14,13 +14,17 @@ Status = Literal["complete", "expired", "revoked", "interrupted"]
 Seconds = Annotated[int, Meta(ge=0, le=2**40)]
 
 
-class SealedToken(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """A token that scope issued for this job and a lane used; times in seconds, as in the token."""
+class SealedToken(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
+    """A token that scope issued for this job and a lane used; times in seconds, as in the token.
+
+    `kid` is the key that signed it, where a revocation of that key is among the seal's.
+    """
 
     jti: Id
     grant: Digest
     iat: Seconds
     exp: Seconds
+    kid: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")] | None = None
 
 
 class Mark(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,6 +1,6 @@
 """Step 5: the seal, the one that it may supersede, and a log's word for its time (specs/seal.md)."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 from verifier.bundle import Line
@@ -66,8 +66,10 @@ def _witness(docket: Docket, log: Line, seal: Line) -> int | None:
         return None
 
 
-def check_seal(docket: Docket, seal: Seal | None, family: Family, revocations: Mapping[str, Revocation]) -> None:
-    """Hold the seal against everything that it names."""
+def check_seal(
+    docket: Docket, seal: Seal | None, family: Family, policies: Iterable[str], revocations: Mapping[str, Revocation]
+) -> None:
+    """Hold the seal against everything that it names; `policies` is the chain."""
     report, first = docket.report, family.first
     if seal is None:
         report.add("no-seal", 5, "without a seal nothing says that these are all the receipts", place="seal")
@@ -84,8 +86,8 @@ def check_seal(docket: Docket, seal: Seal | None, family: Family, revocations: M
             report.add(code, 5, why, place="seal")
     docket.named("grant", family.own, set(seal.grants), 5)
     docket.named("revocation", revocations, set(seal.revocations), 5)
-    every = [grant.scope for grant in (family.own | family.ancestors).values()]
-    if seal.status == "revoked" and not any(each.ends(scope) for each in revocations.values() for scope in every):
+    ended = {each.name for each in revocations.values()} & family.names(policies)
+    if seal.status == "revoked" and not ended:
         why = "sealed as revoked, and no revocation in the bundle ends a grant"
         report.add("missing-document", 5, why, place="revocation")
     if any(each.iss != seal.iss for each in revocations.values()):

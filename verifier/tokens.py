@@ -15,7 +15,7 @@ MAX_TOKENS = 100_000
 class TokenUse(Struct, frozen=True):
     """A token as a lane may use it, times in microseconds; `earliest` allows for the skew.
 
-    `counted`: its grant requires that the client counts its calls.
+    `counted`: its grant requires that the client counts its calls. `kid`: the key that signed it, where the seal says.
     """
 
     grant: Grant
@@ -24,6 +24,7 @@ class TokenUse(Struct, frozen=True):
     exp: int
     earliest: int
     counted: bool
+    kid: str | None = None
 
 
 class Tokens:
@@ -41,7 +42,7 @@ class Tokens:
 
     def record(self, leaf: Token) -> None:
         """Take in a token's first use; what is wrong with it is found, and the token stays unknown."""
-        before = len(self._found.report.findings) + self._found.report.unlisted
+        before, kid = len(self._found.report.findings) + self._found.report.unlisted, None
         self._unseen.discard(leaf.jti)
         grant = self._grants.get(leaf.grant)
         if len(self._known) >= MAX_TOKENS:
@@ -51,6 +52,8 @@ class Tokens:
             if sealed is None or (sealed.grant, sealed.iat, sealed.exp) != (leaf.grant, leaf.iat, leaf.exp):
                 why = "scope's seal does not name this token with this grant and these times"
                 self._add("unknown-token", leaf, why, "jti")
+            else:
+                kid = sealed.kid
         if leaf.jti in self._known:
             self._add("wrong-grant", leaf, "the token stands twice", "jti")
         if grant is None:
@@ -65,7 +68,7 @@ class Tokens:
         if before == len(self._found.report.findings) + self._found.report.unlisted:
             iat, exp = leaf.iat * SECOND, leaf.exp * SECOND
             counted = grant.scope.client_counter is not None
-            self._known[leaf.jti] = TokenUse(grant, leaf.grant, iat, exp, iat - self._skew, counted)
+            self._known[leaf.jti] = TokenUse(grant, leaf.grant, iat, exp, iat - self._skew, counted, kid)
 
     def use(self, leaf: Begin | Deny | Hold) -> TokenUse | None:
         """Find the token of a call and hold the call against its time."""

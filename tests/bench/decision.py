@@ -93,7 +93,7 @@ def allow(ask: Callable[[Call], Decision], asked: Call) -> None:
 def known(counter: Counter, asked: Call) -> None:
     """Do what each call of a known token costs before its policy is asked, and ask it."""
     session = counter.session()
-    counter.revocations.require_live(session.grants, session.token.jti)
+    counter.revocations.require_live(session.names)
     counter.revocations.require_fresh(session.terms, clock())
     allow(session.decide, asked)
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from receipts.sessions import Sessions
-from receipts.tokens import Credential
+from receipts.tokens import BadToken, Credential
 from service.dpop import Proofs
 from tests.refusal import refused
 from tests.world import GATEWAY, SCOPE, SECOND, World, pair
@@ -71,15 +71,20 @@ async def test_an_honest_token_opens_its_session() -> None:
 
 
 @pytest.mark.parametrize(
-    ("scope", "grant", "field"),
+    ("scope", "field"),
     [
-        ({"binding": "mtls"}, {}, "binding"),
-        ({"client_counter": "required"}, {}, "client_counter"),
+        ({"binding": "mtls"}, "binding"),
+        ({"client_counter": "required"}, "client_counter"),
     ],
 )
-async def test_a_grant_that_this_gateway_would_not_enforce_is_refused(
-    scope: dict[str, Any], grant: dict[str, Any], field: str
-) -> None:
-    door, token = sessions(World(scope=scope, grant=grant))
+async def test_a_grant_that_this_gateway_would_not_enforce_is_refused(scope: dict[str, Any], field: str) -> None:
+    door, token = sessions(World(scope=scope))
     with refused("unsupported", field):
         await door.open(token)
+
+
+async def test_a_token_that_lives_longer_than_its_policy_allows_is_refused() -> None:
+    door, token = sessions(World(policy={"token_constraints": {"cst_max_ttl_seconds": 299}}))
+    with pytest.raises(BadToken) as found:
+        await door.open(token)
+    assert (found.value.code, found.value.field) == ("bad-token", "exp")

@@ -97,12 +97,13 @@ async def test_a_token_that_was_good_is_refused_once_it_has_expired(house: Gateh
     assert [each.kind for each in await house.leaves()] == ["open", "token", "begin", "end"]
 
 
-@pytest.mark.parametrize("kind", ["job", "agent", "client", "policy", "jti", "all"])
+@pytest.mark.parametrize("kind", ["job", "agent", "client", "policy", "jti", "all", "key/grant", "key/token"])
 async def test_a_revoked_token_is_refused(house: Gatehouse, kind: str) -> None:
     assert (await house.chat())[0] == 200
     jti = read(house.token.split(".")[1])["jti"]
     named = {"job": house.job, "agent": "agent-1", "client": "orchestrator", "policy": house.policy, "jti": jti}
-    await house.revoke(kind, named.get(kind, "*"))
+    kind, _, use = kind.partition("/")
+    await house.revoke(kind, house.key("scope", use).kid if use else named.get(kind, "*"))
     sent = await until_refused(house)
     assert await refused(house, house.token) == "revoked"
     assert len(house.upstream.requests) == sent

@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from scope.client import claims_of
 from tests.conftest import Serve
 from tests.receipts.gatehouse import SECOND, Gatehouse, gatehouse
 from tests.scope.test_users import AUDIENCE, ISSUER, Issuer
 from verifier.bundle import content
 from verifier.envelope import Envelope
+from verifier.grant import Grant
 from verifier.refused import Refused
 
 FINANCE: dict[str, Any] = {
@@ -67,6 +69,17 @@ async def test_finance_works_within_an_hour_of_its_second_factor_and_the_bundle_
         with pytest.raises(Refused) as refused:
             await house.open(user_token=signed(issuer, house, aud="another"))
         assert refused.value.code == "bad-user-token"
+        await house.open(user_token=signed(issuer, house))
+        granted = Envelope.parse(await house.scope().grant(claims_of(house.token).grant), "grant").content()
+        user = Grant.parse(granted).scope.user
+        assert user is not None
+        await house.revoke("user", user)
+        while (said := code(await house.rpc())) is None:
+            pass
+        assert said in {"revoked", "lane-closed"}
+        with pytest.raises(Refused) as refused:
+            await house.open(user_token=signed(issuer, house))
+        assert refused.value.code == "revoked"
 
 
 async def test_the_second_factor_ages_while_the_job_runs(

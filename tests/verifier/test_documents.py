@@ -17,7 +17,8 @@ from verifier.keys import Trust
 from verifier.latest import Latest
 from verifier.manifest import Manifest, Tool
 from verifier.policy import DAY, Policy
-from verifier.revocation import Heartbeat, Revocation, Target
+from verifier.refused import Refused
+from verifier.revocation import Heartbeat, Revocation, Target, named
 from verifier.seal import Child, Mark, Seal, SealedToken, origin
 
 WORLD = World().story()
@@ -209,12 +210,39 @@ def test_everything_is_revoked_by_one_name_alone(kind: Any, value: str) -> None:
         ("tool", "crm-mcp/get_case", False, True),
         ("model", "provider/small", False, True),
         ("agent", "agent-2", False, False),
+        ("user", "user-1", True, True),
+        ("user", "user-2", False, False),
+        ("key", "a" * 32, True, True),
+        ("key", "b" * 32, False, False),
+        ("policy", "sha256:above", True, True),
     ],
 )
 def test_a_revocation_ends_grants_or_touches_calls(kind: Any, value: str, ends: bool, touches: bool) -> None:  # noqa: FBT001
     made = Revocation.parse(canonical(replace(REVOKED, target=Target(kind, value))))
-    assert made.ends(GRANT.scope) is ends
-    assert made.touches(GRANT.scope, frozenset({"token-1"})) is touches
+    names = named(replace(GRANT.scope, user="user-1"), ["a" * 32], ["sha256:above"])
+    assert (made.name in names) is ends
+    assert made.touches(names | {("jti", "token-1")}) is touches
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "until", "field"),
+    [
+        ("user", "ann", None, "target.kind"),
+        ("key", "A" * 32, None, "target.kind"),
+        ("job", "job-1", REVOKED.time + 1, "until"),
+        ("jti", "token-1", REVOKED.time + 1, "until"),
+        ("key", "a" * 32, REVOKED.time + 1, "until"),
+        ("all", "*", REVOKED.time, "until"),
+    ],
+)
+def test_a_target_or_an_end_that_cannot_be_is_refused(kind: Any, value: str, until: int | None, field: str) -> None:
+    with pytest.raises(Refused) as caught:
+        Revocation.parse(canonical(replace(REVOKED, target=Target(kind, value), until=until)))
+    assert (caught.value.code, caught.value.field) == ("bad-value", field)
+
+
+def test_no_grant_without_a_user_is_a_revoked_users() -> None:
+    assert not [kind for kind, _ in named(replace(GRANT.scope, user=None)) if kind == "user"]
 
 
 BEAT = Heartbeat(iss=SCOPE, sequence=0, time=NOW)

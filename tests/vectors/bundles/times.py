@@ -1,9 +1,11 @@
 """Step 10: time and revocation."""
 
+from typing import Any
+
 from msgspec.structs import replace
 
 from tests.vectors.bundles.make import MODEL, dishonest, idle, sealing, sealing_lane
-from tests.vectors.case import Made, case
+from tests.vectors.case import PASS, Made, case
 from tests.world import NOW, SECOND, Lane, World, key, pair
 from verifier import seal
 from verifier.encoding import canonical
@@ -37,20 +39,78 @@ def receipts_postdated() -> bytes:
     return sealing_lane(made, marks=marks)
 
 
-def _revoked(kind: str, value: str, mark: int = 7 * SECOND) -> bytes:
+def _revoked(kind: str, value: str, mark: int = 7 * SECOND, until: int | None = None, **made: Any) -> bytes:
     """Let a gateway go on after a revocation that it had to know."""
-    world = World()
+    world = World(**made)
     lane = world.lane()
     lane.model("call-1", "get_case")
     known = len(lane.raws)
-    world.revoke(kind, value, lane.time)
+    world.revoke(kind, value, lane.time, None if until is None else lane.time + until)
     due = lane.time + mark
     lane.time = due + SECOND
     lane.tool("call-2")
     lane.close()
     honest = world.sealed()
     marks = [honest.lanes[0].marks[0], seal.Mark(time=due, size=known), honest.lanes[0].marks[1]]
-    return sealing_lane(world, marks=marks)
+    token = honest.lanes[0].tokens[0]
+    return sealing_lane(world, marks=marks, tokens=[replace(token, kid=value) if value == TOKEN_KEY else token])
+
+
+TOKEN_KEY = pair("token").kid
+
+
+@case(MADE, "FAIL after-revocation", "a call allowed after the revocation of the user that its job works for")
+def call_after_revocation_of_user() -> bytes:
+    return _revoked("user", "user-1", scope={"user": "user-1"})
+
+
+@case(MADE, PASS, "another user was revoked")
+def call_after_revocation_of_another_user() -> bytes:
+    return _revoked("user", "user-2", scope={"user": "user-1"})
+
+
+@case(MADE, "FAIL after-revocation", "a call allowed after the revocation of the key that signed its grant")
+def call_after_revocation_of_grant_key() -> bytes:
+    return _revoked("key", pair("grant").kid)
+
+
+@case(MADE, "FAIL after-revocation", "a call allowed after the revocation of the key that signed its token")
+def call_after_revocation_of_token_key() -> bytes:
+    return _revoked("key", TOKEN_KEY)
+
+
+@case(MADE, PASS, "a token key was revoked; the seal says that it signed none of these tokens")
+def call_after_revocation_of_another_key() -> bytes:
+    return _revoked("key", "0" * 32)
+
+
+@case(MADE, "FAIL after-revocation", "a call allowed after the revocation of the policy above its own")
+def call_after_revocation_of_ancestor() -> bytes:
+    world = World(above=[{"policy_name": "above"}])
+    lane = world.lane()
+    world.revoke("policy", world.policy.parent or "", lane.time)
+    due = lane.time + 7 * SECOND
+    marks = [world.sealed().lanes[0].marks[0], seal.Mark(time=due, size=len(lane.raws))]
+    lane.time = due + SECOND
+    lane.begin("call-1", MODEL, inherited=["1/model-1"])
+    lane.end("call-1", model="small-1")
+    lane.close()
+    return sealing_lane(world, marks=[*marks, world.sealed().lanes[0].marks[1]])
+
+
+@case(MADE, PASS, "a tool was revoked until a time, and called after it")
+def call_after_revocation_was_over() -> bytes:
+    return _revoked("tool", "crm-mcp/get_case", until=8 * SECOND)
+
+
+@case(MADE, "FAIL after-revocation", "a tool was revoked until a time, and called before it")
+def call_before_revocation_was_over() -> bytes:
+    return _revoked("tool", "crm-mcp/get_case", until=20 * SECOND)
+
+
+@case(MADE, "FAIL after-revocation", "an agent was revoked until a time; its job goes on after it")
+def job_goes_on_after_revocation_was_over() -> bytes:
+    return _revoked("agent", "agent-1", until=8 * SECOND)
 
 
 @case(

@@ -10,7 +10,7 @@ from tests.vectors.bundles.costs import TABLE
 from tests.vectors.bundles.kinds import REVIEWED
 from tests.vectors.case import PASS
 from tests.vectors.documents.make import ZERO, Make, bend, rows
-from tests.world import NOW, World
+from tests.world import NOW, SECOND, World
 from verifier.encoding import canonical
 
 CHILD: dict[str, Any] = {"grant": ZERO, "job": "job-2", "seal": ZERO, "share": {}}
@@ -248,6 +248,8 @@ SEALS = rows(
     ),
 )
 
+TOOL = {"kind": "tool", "value": "crm-mcp/get_case"}
+
 REVOCATIONS = rows(
     ("honest", PASS, "a job is revoked", revocation()),
     ("all", PASS, "the kill switch", revocation(target={"kind": "all", "value": "*"})),
@@ -264,6 +266,24 @@ REVOCATIONS = rows(
         revocation(target={"kind": "job", "value": "*"}),
     ),
     ("kind", "MALFORMED bad-value", "a kind of a later version", revocation(target={"kind": "user", "value": "ann"})),
+    (
+        "later-kind",
+        "MALFORMED bad-value",
+        "a kind that there is not",
+        revocation(target={"kind": "lane", "value": "a"}),
+    ),
+    ("user", PASS, "a user, by the grant's pseudonym", revocation(target={"kind": "user", "value": "user-1"})),
+    ("key", PASS, "all that a key signed", revocation(target={"kind": "key", "value": "0" * 32})),
+    ("key-name", "MALFORMED bad-value", "a key by a name of its own", revocation(target={"kind": "key", "value": "a"})),
+    ("until", PASS, "a tool, for an hour", revocation(target=TOOL, until=NOW + 3600 * SECOND)),
+    ("until-no-time", "MALFORMED bad-value", "over before it began", revocation(target=TOOL, until=NOW)),
+    ("until-job", "MALFORMED bad-value", "a job never begins again", revocation(until=NOW + 3600 * SECOND)),
+    (
+        "until-key",
+        "MALFORMED bad-value",
+        "a key is never good again",
+        revocation(target={"kind": "key", "value": "0" * 32}, until=NOW + 3600 * SECOND),
+    ),
     ("sequence", "MALFORMED bad-value", "sequences begin at 1", revocation(sequence=0)),
     ("reason", "MALFORMED bad-value", "a reason in prose", revocation(reason="Something happened")),
 )
