@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jsonschema
 import pytest
@@ -30,7 +30,7 @@ from verifier.draft import build, read_draft
 from verifier.encoding import canonical, unb64
 from verifier.envelope import Envelope
 from verifier.grant import Grant, Token
-from verifier.keys import KeyList, Pin
+from verifier.keys import KeyList, Pin, Use
 from verifier.manifest import Manifest
 from verifier.policy import Policy
 from verifier.prices import Prices
@@ -244,6 +244,11 @@ def test_every_threat_names_a_proof_that_exists(row: list[str]) -> None:
     else:
         folder, _, file = proof.rpartition("/")
         assert code in Case.parse((VECTORS / (folder or "bundles") / file).read_bytes()).codes
+
+
+def test_what_losing_a_key_means_is_said_of_every_use() -> None:
+    rows = {row[0].strip("`") for row in table((SPECS / "threats.md").read_text(), "4. ")}
+    assert set(get_args(Use)) | {"root"} <= rows
 
 
 # Citations and examples -----------------------------------------------------------------------------------------------

@@ -7,6 +7,9 @@ from pathlib import Path
 import pytest
 
 from service import landlock
+from service.app import now
+from service.initialise import Plan, initialise
+from tests.conftest import seeded
 from verifier.refused import Refused
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -15,6 +18,9 @@ PROGRAM = """
 import sys, threading
 from pathlib import Path
 from service import landlock
+from service.app import now
+from service.initialise import Plan, initialise
+from tests.conftest import seeded
 
 own, other = Path(sys.argv[1]), Path(sys.argv[2])
 print("restricted", landlock.restrict(own, Path(sys.argv[3])))
@@ -51,6 +57,27 @@ print("sqlite works")
 """
 
 
+# The gateway's own process, as `tally run receipts` starts it, at the moment when it would begin to serve.
+GATEWAY = """
+import sys
+from pathlib import Path
+from service import commands
+
+installation = Path(sys.argv[1])
+
+def probe(_app, _settings):
+    for name in ("receipts/gateway.key", "scope/seal.key", "scope/grant.key", "scope/token.key"):
+        try:
+            (installation / name).read_bytes()
+            print(name, "read")
+        except PermissionError as error:
+            print(name, type(error).__name__)
+
+commands.serve = probe
+commands.run("receipts", installation)
+"""
+
+
 @pytest.fixture
 def directories(tmp_path: Path) -> tuple[Path, Path]:
     own, other = tmp_path / "own", tmp_path / "other"
@@ -83,6 +110,21 @@ def test_a_service_reads_and_writes_its_own_directory_only(directories: tuple[Pa
         "source-write denied",
         "thread-other-read denied",
         "sqlite works",
+    ]
+
+
+def test_the_gateways_process_cannot_read_the_keys_that_scope_signs_with(tmp_path: Path) -> None:
+    installation = tmp_path / "installation"
+    initialise(installation, Plan(demo=True), now(), seeded("landlock"))
+    assert (installation / "scope/seal.key").read_bytes()  # whoever is not locked in can
+    done = subprocess.run(
+        [sys.executable, "-c", GATEWAY, str(installation)], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert done.stdout.splitlines() == [
+        "receipts/gateway.key read",
+        "scope/seal.key PermissionError",
+        "scope/grant.key PermissionError",
+        "scope/token.key PermissionError",
     ]
 
 
