@@ -366,6 +366,11 @@ class ScopeClient:
         """Ask where a job stands."""
         return _decode(await self._call("GET", f"/jobs/{quote(job)}"), JobStatus)
 
+    async def jobs(self, before: int | None = None, limit: int = 50) -> JobPage:
+        """List one's own jobs, newest first; `before` is the `next` of the page before."""
+        behind = "" if before is None else f"&before={before}"
+        return _decode(await self._call("GET", f"/jobs?limit={limit}{behind}"), JobPage)
+
     async def wait_for_seal(self, job: str, *, seconds: float = 15, every: float = 0.1) -> bytes:
         """Wait for a closing job's seal. Raises `Refused` not-sealed when the time is over."""
         for _ in range(max(1, int(seconds / every))):

@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import aiohttp
 import msgspec
@@ -21,22 +21,30 @@ from scope.client import (
     OpenedJob,
     RevocationRequest,
     ScopeClient,
+    State,
     Tools,
     claims_of,
 )
 from service import keystore
 from service.clients import client_token
+from verifier.documents import open_heartbeat, open_revocation
 from verifier.encoding import canonical, parse
 from verifier.envelope import Envelope
 from verifier.grant import Grant
+from verifier.keys import Pin, Trust
 from verifier.refused import Refused
+from verifier.revocation import Revocation
 
 app = typer.Typer(no_args_is_help=True)
 job = typer.Typer(help="Open jobs, get their tokens, close them.", no_args_is_help=True)
 app.add_typer(job, name="job")
+token_group = typer.Typer(help="Look at tokens.", no_args_is_help=True)
+app.add_typer(token_group, name="token")
 
 T = TypeVar("T")
 MAX_REQUEST = 1 << 20
+MAX_PAGE = 100
+SECOND = 1_000_000
 
 Name = Annotated[str, typer.Argument(metavar="JOB", help="As `tally job open` named it.")]
 Url = Annotated[str, typer.Option("--url", help="Base URL of scope.")]
@@ -193,6 +201,102 @@ def status(name: Name, *, url: Url, client: Client, as_json: Json = False) -> No
     _tell(as_json, _as_client(url, client, lambda scope: scope.status(name)))
 
 
+@job.command("list")
+def list_jobs(
+    *,
+    state: Annotated[str | None, typer.Option(help="Only these: open, closing or sealed.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
+    url: Url,
+    client: Client,
+    as_json: Json = False,
+) -> None:
+    """List your own jobs, newest first.
+
+    Example: tally job list --state open --url http://127.0.0.1:8702 --client orchestrator
+    """
+    if state not in {None, *get_args(State)}:
+        raise Refused("usage", f"{state!r} is no state: open, closing or sealed")
+
+    async def newest(scope: ScopeClient) -> list[JobStatus]:
+        found, before = list[JobStatus](), None
+        while len(found) < limit:
+            page = await scope.jobs(before, limit=MAX_PAGE)
+            found += [each for each in page.jobs if state in {None, each.state}]
+            before = page.next
+            if before is None:
+                break
+        return found[:limit]
+
+    found = _as_client(url, client, newest)
+    lines = [f"{each.job} {each.status or each.state}, {each.agent}, until {_when(each.expires)}" for each in found]
+    _say(as_json, {"jobs": msgspec.to_builtins(found)}, *(lines or ["no jobs"]))
+
+
+@token_group.command("inspect")
+def inspect_token(
+    file: Annotated[Path, typer.Argument(help="A private file with a token.", dir_okay=False)],
+    *,
+    url: Annotated[str | None, typer.Option("--url", help="Base URL of scope, to ask whether it is live.")] = None,
+    client: Annotated[Path | None, typer.Option("--client", help="Your directory, to ask.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a token says, and never the token: nobody can use what is printed.
+
+    Its signature is not checked here; with --url and --client scope says whether it is live.
+
+    Example: tally token inspect agent.token --url http://127.0.0.1:8702 --client orchestrator
+    """
+    if (url is None) != (client is None):
+        raise Refused("usage", "to ask scope takes both --url and --client")
+    raw = keystore.read_private(file).decode("latin-1").strip()
+    said = claims_of(raw)
+    live: dict[str, bool] = {}
+    if url is not None and client is not None:
+        live = {"active": bool(_as_client(url, client, lambda scope: scope.introspect(raw)).get("active"))}
+    bound = f", bound to key {said.cnf.jkt}" if said.cnf else ""
+    times = f"from {_when(said.nbf * SECOND)} until {_when(said.exp * SECOND)}"
+    carries = [f"  {each['type']}: {_named(each)}" for each in said.authorization_details]
+    asked = [f"  {'live' if live['active'] else 'not live'}, says scope"] if live else []
+    heading = f"token {said.jti} of job {said.txn}, for {said.sub}{bound}"
+    _say(as_json, {**msgspec.to_builtins(said), **live}, heading, f"  {times}", *carries, *asked)
+
+
+@app.command("revocations")
+def revocations(
+    *,
+    after: Annotated[int, typer.Option(min=0, help="Only those behind this number.")] = 0,
+    pin: Annotated[Path, typer.Option(help="Your pin.json: whose signatures you believe.", dir_okay=False)],
+    url: Url,
+    client: Client,
+    as_json: Json = False,
+) -> None:
+    """List what was revoked, in order, each one's signature checked by your own pin.
+
+    Example: tally revocations --pin pin.json --url http://127.0.0.1:8702 --client responder
+    """
+
+    async def every(scope: ScopeClient) -> list[Revocation]:
+        trust = Trust.establish(Pin.parse(pin.read_bytes()), await scope.keys())
+        found, last = list[Revocation](), after
+        while True:
+            heartbeat, raws = await scope.snapshot(last)
+            found += [open_revocation(trust, raw).value for raw in raws]
+            last = found[-1].sequence if found else last
+            if not raws or last >= open_heartbeat(trust, heartbeat).value.sequence:
+                return found
+
+    found = _as_client(url, client, every)
+    if [each.sequence for each in found] != list(range(after + 1, after + 1 + len(found))):
+        raise Refused("bad-snapshot", "scope leaves revocations out, or gives them in another order")
+    lines = [
+        f"{each.sequence} {_when(each.time)} {each.target.kind} {each.target.value}: {each.reason} by {each.actor}"
+        + (f" ({each.ticket})" if each.ticket else "")
+        + (f", until {_when(each.until)}" if each.until else "")
+        for each in found
+    ]
+    _say(as_json, {"revocations": msgspec.to_builtins(found)}, *(lines or ["nothing is revoked"]))
+
+
 @app.command("revoke")
 def revoke(
     kind: Annotated[str, typer.Argument(help="jti, job, agent, client, user, policy, server, tool, model, key or all")],
@@ -256,6 +360,13 @@ def _opened(opened: OpenedJob, grant: Path | None, as_json: bool) -> None:  # no
     }
     missing = f"not available: {', '.join(opened.unavailable)}" if opened.unavailable else "everything is available"
     _say(as_json, facts, f"{opened.job} until {_when(opened.expires)}", f"grant {opened.grant_digest}", missing)
+
+
+def _named(detail: dict[str, Any]) -> str:
+    """Write one entry of a token's authorization details: a server and names, or models."""
+    names = [str(each) for value in detail.values() if isinstance(value, list) for each in value]
+    server = f"{detail['server']}: " if "server" in detail else ""
+    return f"{server}{', '.join(names)}"
 
 
 def _tool(text: str) -> Tools:

@@ -120,6 +120,56 @@ async def test_an_auditor_keeps_scopes_record_and_the_registrys_by_one_command(t
     await tally(today, *export, client="auditor", program=registry, url=nobody, code="service-unavailable")
 
 
+async def test_ones_own_jobs_are_listed_newest_first(today: Town) -> None:
+    assert await tally(today, "job", "list") == "no jobs\n"
+    jobs = [(await tally(today, *opening(today), "--json"))["job"] for _ in range(3)]
+    await tally(today, "job", "close", jobs[0])
+    listed = (await tally(today, "job", "list", "--json"))["jobs"]
+    assert [each["job"] for each in listed] == jobs[::-1]
+    for state, there in (("open", jobs[:0:-1]), ("sealed", jobs[:1])):
+        found = (await tally(today, "job", "list", "--state", state, "--json"))["jobs"]
+        assert [each["job"] for each in found] == there
+    assert (await tally(today, "job", "list", "--limit", 1)).startswith(f"{jobs[2]} open, a-1, until 20")
+    await tally(today, "job", "list", "--state", "lost", code="usage")
+
+
+async def test_a_token_is_shown_without_what_could_be_used(today: Town, tmp_path: Path) -> None:
+    job, file = (await tally(today, *opening(today), "--json"))["job"], tmp_path / "token"
+    await tally(today, "job", "token", job, "--out", file)
+    signature = file.read_text().rpartition(".")[2]
+    asked = ["--url", today.urls.scope, "--client", str(today.installation / "orchestrator")]
+    for more, live in ((["--json"], None), ([*asked, "--json"], True), (asked, True), ([], None)):
+        result = await asyncio.to_thread(CliRunner().invoke, app, ["token", "inspect", str(file), *more])
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert signature not in result.output
+        assert job in result.output
+        if "--json" in more:
+            assert json.loads(result.stdout).get("active") is live
+        else:
+            assert ("live, says scope" in result.stdout) is bool(live)
+            assert "tally_mcp: crm-mcp: get_case, search_customer" in result.stdout
+    await today.scope().revoke_token(file.read_text())
+    assert "not live, says scope" in await tally(today, "token", "inspect", file)
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["token", "inspect", str(file), "--url", "x"])
+    assert isinstance(result.exception, Refused)
+    assert result.exception.code == "usage"
+
+
+async def test_revocations_are_listed_as_they_were_signed(today: Town) -> None:
+    pin = today.installation / "pin.json"
+    assert await tally(today, "revocations", "--pin", pin, client="responder") == "nothing is revoked\n"
+    for n in range(3):
+        await tally(
+            today, "revoke", "agent", f"a-{n}", "--reason", "incident", "--ticket", f"INC-{n}", client="responder"
+        )
+    said = (await tally(today, "revocations", "--pin", pin, client="auditor")).splitlines()
+    assert [line.split()[0] for line in said] == ["1", "2", "3"]
+    assert said[2].endswith("agent a-2: incident by responder (INC-2)")
+    later = (await tally(today, "revocations", "--pin", pin, "--after", 2, "--json", client="auditor"))["revocations"]
+    assert [(each["sequence"], each["target"]["value"]) for each in later] == [(3, "a-2")]
+    await tally(today, "revocations", "--pin", pin, code="forbidden")
+
+
 async def test_a_responder_revokes_and_learns_how_many_jobs_it_ended(today: Town) -> None:
     job = (await tally(today, *opening(today), "--json"))["job"]
     said = await tally(today, "revoke", "job", job, "--reason", "incident", "--ticket", "INC-7", client="responder")
