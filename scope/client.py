@@ -294,6 +294,19 @@ class Revoked(_Message, frozen=True, kw_only=True):
     jobs: int
 
 
+class Preview(_Message, frozen=True, kw_only=True):
+    """What a revocation would touch now: jobs that are not sealed, some of their names, living tokens, open lanes.
+
+    `ends` tells whether these jobs would end; else calls, or one token, are what it is about.
+    """
+
+    ends: bool
+    jobs: int
+    names: list[Id]
+    tokens: int
+    lanes: int
+
+
 class Documents(_Message, frozen=True, kw_only=True):
     """Signed documents, whole."""
 
@@ -437,6 +450,10 @@ class ScopeClient:
     async def revoke(self, wanted: RevocationRequest) -> Revoked:
         """Revoke (role responder); the answer comes when it is durable."""
         return _decode(await self._call("POST", "/revocations", wanted), Revoked)
+
+    async def preview(self, wanted: RevocationRequest) -> Preview:
+        """Ask what a revocation would touch; nothing is revoked (role responder)."""
+        return _decode(await self._call("POST", "/revocations/preview", wanted), Preview)
 
     async def _token(self, fields: Mapping[str, str], ttl: int | None, proving: Proving | None) -> IssuedToken:
         asked = fields if ttl is None else {**fields, "ttl": str(ttl)}

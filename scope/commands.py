@@ -1,6 +1,7 @@
 """`tally job` and `tally revoke`: what orchestrators and incident responders do."""
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ from scope.client import (
     JobStatus,
     Models,
     OpenedJob,
+    Preview,
     RevocationRequest,
     ScopeClient,
     State,
@@ -307,17 +309,27 @@ def revoke(
     reason: Annotated[str, typer.Option(help="A code such as incident or key-leak.")],
     ticket: Annotated[str | None, typer.Option(help="Where the story is told.")] = None,
     note: Annotated[str | None, typer.Option(help="A sentence; it goes into proof bundles.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what it would touch, and revoke nothing.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     url: Url,
     client: Client,
     as_json: Json = False,
 ) -> None:
-    """Revoke, for ever; gateways refuse within seconds, and jobs that are ended begin to close.
+    """Revoke, for ever; gateways refuse at once, and jobs that are ended begin to close.
+
+    On a terminal it shows what it will touch, and asks.
 
     Example: tally revoke job job-… --reason incident --ticket INC-7 --url http://127.0.0.1:8702 --client responder
     """
     asked = {"kind": kind, "value": value, "reason": reason}
     asked |= {name: text for name, text in (("ticket", ticket), ("note", note)) if text is not None}
     request = parse(canonical(asked), RevocationRequest, limit=MAX_REQUEST)
+    asking = _terminal() and not yes
+    if dry_run or asking:
+        there = _as_client(url, client, lambda scope: scope.preview(request))
+        _preview(as_json and dry_run, kind, value, there)
+        if dry_run or not typer.confirm("Revoke?", err=True):
+            return
     done = _as_client(url, client, lambda scope: scope.revoke(request))
     sentence = f"revoked {kind} {value} at {_when(done.time)}: number {done.sequence}, {done.jobs} open jobs ended"
     _say(as_json, msgspec.to_builtins(done), sentence)
@@ -360,6 +372,19 @@ def _opened(opened: OpenedJob, grant: Path | None, as_json: bool) -> None:  # no
     }
     missing = f"not available: {', '.join(opened.unavailable)}" if opened.unavailable else "everything is available"
     _say(as_json, facts, f"{opened.job} until {_when(opened.expires)}", f"grant {opened.grant_digest}", missing)
+
+
+def _terminal() -> bool:
+    return sys.stdin.isatty()
+
+
+def _preview(as_json: bool, kind: str, value: str, there: Preview) -> None:  # noqa: FBT001 - passes an option on
+    what = "ends" if there.ends else "touches"
+    heading = (
+        f"{kind} {value}: {what} {there.jobs} jobs, with {there.tokens} living tokens and {there.lanes} open lanes"
+    )
+    more = [f"  and {there.jobs - len(there.names)} more"] if there.jobs > len(there.names) else []
+    _say(as_json, msgspec.to_builtins(there), heading, *(f"  {each}" for each in there.names), *more)
 
 
 def _named(detail: dict[str, Any]) -> str:

@@ -6,16 +6,18 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import store
-from scope.authority import Authority
-from scope.client import RevocationRequest, Revoked
+from scope.authority import SECOND, Authority
+from scope.client import Preview, RevocationRequest, Revoked
 from scope.store import JobNames
 from scope.tables import acts
+from service.engine import reading
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
 from verifier.refused import Refused
 from verifier.revocation import OF_GRANT, Revocation, Target
 
 DIGEST_LENGTH = len("sha256:") + 64
+MOST_NAMES = 20  # of the jobs in a preview
 
 
 async def revoke(authority: Authority, wanted: RevocationRequest, actor: str) -> Revoked:
@@ -25,6 +27,19 @@ async def revoke(authority: Authority, wanted: RevocationRequest, actor: str) ->
         if wanted.kind == "job" and await store.job(db, wanted.value) is None:
             raise Refused("unknown-job", "there is no such job", field="value")
         return await write(db, authority, wanted, actor)
+
+
+async def preview(authority: Authority, wanted: RevocationRequest) -> Preview:
+    """Tell what a revocation would touch; refused as it would be, and nothing happens."""
+    _check_target(authority, wanted)
+    async with reading(authority.engine).connect() as db:
+        if wanted.kind == "job" and await store.job(db, wanted.value) is None:
+            raise Refused("unknown-job", "there is no such job", field="value")
+        jobs, names = await store.count_jobs(db, _touched(authority, wanted), MOST_NAMES)
+        jti = wanted.value if wanted.kind == "jti" else None
+        tokens = await store.count_living(db, _touched(authority, wanted), authority.clock() // SECOND, jti)
+        lanes = await store.count_open_lanes(db, _touched(authority, wanted))
+    return Preview(ends=_ends(authority, wanted), jobs=jobs, names=names, tokens=tokens, lanes=lanes)
 
 
 @asynccontextmanager

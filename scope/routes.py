@@ -22,6 +22,7 @@ from scope.client import (
     JobStatus,
     LaneRequest,
     OpenedJob,
+    Preview,
     RegisteredLane,
     RevocationRequest,
     Revoked,
@@ -137,6 +138,17 @@ class Revocations(Controller):
         """Revoke a target for ever; the answer comes when it is durable."""
         caller.require("responder")
         return await revoke.revoke(authority, _read(body, RevocationRequest), caller.client)
+
+    @post(
+        "/preview",
+        status_code=200,
+        summary="What a revocation would touch",
+        operation_class=json_body(RevocationRequest),
+    )
+    async def preview(self, body: RawBody, caller: By, authority: Here) -> Response[Preview]:
+        """Count the jobs, tokens and lanes that a revocation would touch now; nothing is revoked."""
+        caller.require("responder")
+        return Response(await revoke.preview(authority, _read(body, RevocationRequest)), headers=PRIVATE)
 
     @get("/snapshot", summary="What was revoked after a sequence, and a heartbeat")
     async def snapshot(self, caller: By, authority: Here, after: After = 0) -> Response[Snapshot]:

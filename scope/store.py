@@ -236,6 +236,26 @@ async def children_of(db: AsyncConnection, name: str) -> list[Job]:
     return [Job(*row) for row in await db.execute(wanted)]
 
 
+async def count_jobs(db: AsyncConnection, chosen: JobNames, most: int) -> tuple[int, list[str]]:
+    """Count some jobs, and name the first of them."""
+    count = (await db.execute(select(func.count()).select_from(chosen.subquery()))).scalar_one()
+    return count, list((await db.execute(chosen.order_by(jobs.c.position.desc()).limit(most))).scalars())
+
+
+async def count_living(db: AsyncConnection, chosen: JobNames, at: int, jti: str | None) -> int:
+    """Count the tokens of some jobs that have time left at a second, or just one."""
+    living = [tokens.c.job.in_(chosen), tokens.c.exp > at, *([tokens.c.jti == jti] if jti is not None else [])]
+    found: int = (await db.execute(select(func.count()).select_from(tokens).where(*living))).scalar_one()
+    return found
+
+
+async def count_open_lanes(db: AsyncConnection, chosen: JobNames) -> int:
+    """Count the lanes of some jobs that are not closed."""
+    moving = select(func.count()).select_from(lanes).where(lanes.c.job.in_(chosen), lanes.c.closed.is_(False))
+    found: int = (await db.execute(moving)).scalar_one()
+    return found
+
+
 def named(names: Iterable[str]) -> JobNames:
     """Choose jobs by name."""
     return select(jobs.c.job).where(jobs.c.job.in_(sorted(names)))

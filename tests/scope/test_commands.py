@@ -8,10 +8,12 @@ from typing import Any
 
 import jwt
 import msgspec
+import pytest
 from typer import Typer
 from typer.testing import CliRunner
 
 from controls.commands import app as registry
+from scope.client import claims_of
 from scope.commands import app
 from tests.scope.conftest import Town
 from verifier.documents import open_grant
@@ -153,6 +155,42 @@ async def test_a_token_is_shown_without_what_could_be_used(today: Town, tmp_path
     result = await asyncio.to_thread(CliRunner().invoke, app, ["token", "inspect", str(file), "--url", "x"])
     assert isinstance(result.exception, Refused)
     assert result.exception.code == "usage"
+
+
+async def test_a_dry_run_shows_what_would_be_hit_and_revokes_nothing(today: Town) -> None:
+    jobs = [await today.open(agent=f"a-{n % 2}") for n in range(4)]
+    token = await today.scope().token(jobs[0].job)
+    await today.lane(jobs[0])
+    asked = ["--reason", "incident", "--dry-run"]
+    said = (await tally(today, "revoke", "agent", "a-0", *asked, client="responder")).splitlines()
+    assert said[0] == "agent a-0: ends 2 jobs, with 1 living tokens and 1 open lanes"
+    assert set(said[1:]) == {f"  {jobs[0].job}", f"  {jobs[2].job}"}
+    for kind, value, expected in (
+        ("all", "*", (True, 4, 1, 1)), ("tool", "crm-mcp/get_case", (False, 4, 1, 1)),
+        ("agent", "a-9", (True, 0, 0, 0)),
+        ("jti", claims_of(token.access_token).jti, (False, 1, 1, 1)), ("job", jobs[1].job, (True, 1, 0, 0)),
+    ):  # fmt: skip
+        found = await tally(today, "revoke", kind, value, *asked, "--json", client="responder")
+        assert (found["ends"], found["jobs"], found["tokens"], found["lanes"]) == expected, kind
+    await tally(today, "revoke", "job", "job-none", *asked, client="responder", code="unknown-job")
+    await tally(today, "revoke", "agent", "a-0", *asked, code="forbidden")
+    assert await tally(today, "revocations", "--pin", today.installation / "pin.json", client="responder") == (
+        "nothing is revoked\n"
+    )
+    assert {(await today.scope().status(each.job)).state for each in jobs} == {"open"}
+
+
+@pytest.mark.parametrize(("word", "state"), [("n", "open"), ("y", "closing")])
+async def test_on_a_terminal_a_revocation_is_shown_and_asked_for(
+    today: Town, monkeypatch: pytest.MonkeyPatch, word: str, state: str
+) -> None:
+    job = (await today.open()).job
+    monkeypatch.setattr("scope.commands._terminal", lambda: True)
+    line = ["revoke", "job", job, "--reason", "incident", "--url", today.urls.scope]
+    line += ["--client", str(today.installation / "responder")]
+    result = await asyncio.to_thread(CliRunner().invoke, app, line, input=f"{word}\n")
+    assert f"job {job}: ends 1 jobs" in result.output
+    assert ((await today.scope().status(job)).state == "open") == (state == "open")
 
 
 async def test_revocations_are_listed_as_they_were_signed(today: Town) -> None:

@@ -20,6 +20,7 @@ MATRIX: dict[tuple[str, str], set[str | None]] = {
     ("GET", "/jobs/{job}/revocations"): {"receipts", "auditor"},
     ("POST", "/heads"): {"receipts"},
     ("POST", "/revocations"): {"responder"},
+    ("POST", "/revocations/preview"): {"responder"},
     ("GET", "/revocations/snapshot"): {"receipts", "auditor", "responder"},
     ("GET", "/revocations/stream"): {"receipts", "auditor", "responder"},
     ("GET", "/incidents"): {"auditor", "responder"},
