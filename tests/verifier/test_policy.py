@@ -179,7 +179,7 @@ def test_a_condition_that_can_never_be_judged_is_refused(place: str, condition: 
 JUDGED: list[tuple[str, dict[str, Any]]] = [
     ("receipts.privacy sealed", {"receipts": {"privacy": "sealed", "auditors": ["x"]}}),
     ("receipts.privacy sealed", {"receipts": {"auditors": ["x"]}}),
-    ("token_constraints.binding", {"token_constraints": {"binding": "dpop"}}),
+    ("token_constraints.binding", {"token_constraints": {"binding": "mtls"}}),
 ]
 
 
