@@ -41,7 +41,9 @@ class Revocations:
         self._trust = trust
         self._issuer = issuer
         self._clock = clock
-        self._revoked: dict[Name, int] = {}  # until when, in microseconds
+        # Until when, in microseconds: what ends tokens, and what calls may not be to.
+        self._revoked: dict[Name, int] = {}
+        self._targets: dict[Name, int] = {}
         self._passing: list[tuple[int, Name]] = []  # a heap of what will be forgotten
         self._said = ""
         self.sequence = 0
@@ -116,7 +118,8 @@ class Revocations:
         name, until = revocation.name, FOREVER if revocation.until is None else revocation.until
         if name[0] == "jti":
             until = revocation.time + LONGEST_TOKEN + SKEW  # it has expired by then
-        until = self._revoked[name] = max(until, self._revoked.get(name, 0))
+        known = self._of(name)
+        until = known[name] = max(until, known.get(name, 0))
         if name[0] == "jti" or name[0] in OF_CALL:
             heappush(self._passing, (until, name))
         self.sequence = revocation.sequence
@@ -126,8 +129,11 @@ class Revocations:
         now = self._clock()
         while self._passing and self._passing[0][0] <= now:
             until, name = heappop(self._passing)
-            if self._revoked.get(name) == until:
-                del self._revoked[name]
+            if self._of(name).get(name) == until:
+                del self._of(name)[name]
+
+    def _of(self, name: Name) -> dict[Name, int]:
+        return self._targets if name[0] in OF_CALL else self._revoked
 
     def require_heard(self) -> None:
         """Raise `Refused` stale-revocations when scope has never been heard: every call would be refused."""
@@ -157,9 +163,9 @@ class Revocations:
 
     def require_target(self, target: Target, at: int) -> None:
         """Raise `Refused` revoked when the server, tool or model is at a time."""
-        if not self._revoked:
+        if not self._targets:
             return
         names = ("server", target.server), ("tool", target.place), ("model", f"{target.provider}/{target.model}")
         for kind, value in names:
-            if value is not None and at < self._revoked.get((kind, value), 0):
+            if value is not None and at < self._targets.get((kind, value), 0):
                 raise Refused("revoked", f"this {kind} is revoked", field=kind)

@@ -295,9 +295,11 @@ class Revoked(_Message, frozen=True, kw_only=True):
 
 
 class Preview(_Message, frozen=True, kw_only=True):
-    """What a revocation would touch now: jobs that are not sealed, some of their names, living tokens, open lanes.
+    """What a revocation would touch now: open jobs and the first of their names, living tokens, open lanes, gateways.
 
-    `ends` tells whether these jobs would end; else calls, or one token, are what it is about.
+    `ends` tells whether these jobs would end; else calls, or tokens, are what it is about. Which calls are running
+    gateways alone know. `again`: the same is revoked already. `complete` is false where more jobs are open than were
+    looked at.
     """
 
     ends: bool
@@ -305,6 +307,9 @@ class Preview(_Message, frozen=True, kw_only=True):
     names: list[Id]
     tokens: int
     lanes: int
+    gateways: list[Url] = []
+    again: bool = False
+    complete: bool = True
 
 
 class Documents(_Message, frozen=True, kw_only=True):
@@ -318,6 +323,22 @@ def claims_of(token: str) -> Token:
     try:
         said: dict[str, Any] = jwt.decode(token, options={"verify_signature": False})
         return msgspec.convert(said, Token)
+    except (jwt.PyJWTError, msgspec.ValidationError) as error:
+        raise Refused("bad-token", "this is no token that scope issued", hint="Get a new one.") from error
+
+
+class TokenHeader(Struct, frozen=True):
+    """What a token says of its signature; whether it is good, its readers find out."""
+
+    alg: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.+/-]{1,64}\Z")]
+    typ: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.+/-]{1,64}\Z")]
+    kid: Kid
+
+
+def header_of(token: str) -> TokenHeader:
+    """Read a token's header, without believing it. Raises `Refused` bad-token."""
+    try:
+        return msgspec.convert(jwt.get_unverified_header(token), TokenHeader)
     except (jwt.PyJWTError, msgspec.ValidationError) as error:
         raise Refused("bad-token", "this is no token that scope issued", hint="Get a new one.") from error
 

@@ -6,40 +6,30 @@ from contextlib import asynccontextmanager
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import store
-from scope.authority import SECOND, Authority
-from scope.client import Preview, RevocationRequest, Revoked
+from scope.authority import Authority
+from scope.client import RevocationRequest, Revoked
 from scope.store import JobNames
 from scope.tables import acts
-from service.engine import reading
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
 from verifier.refused import Refused
 from verifier.revocation import OF_GRANT, Revocation, Target
 
 DIGEST_LENGTH = len("sha256:") + 64
-MOST_NAMES = 20  # of the jobs in a preview
 
 
 async def revoke(authority: Authority, wanted: RevocationRequest, actor: str) -> Revoked:
     """Revoke in a transaction of its own: when this returns it is durable. Raises `Refused`: unknown-job, bad-value."""
-    _check_target(authority, wanted)
+    check_target(authority, wanted)
     async with revoking(authority) as db:
-        if wanted.kind == "job" and await store.job(db, wanted.value) is None:
-            raise Refused("unknown-job", "there is no such job", field="value")
+        await require_job(db, wanted)
         return await write(db, authority, wanted, actor)
 
 
-async def preview(authority: Authority, wanted: RevocationRequest) -> Preview:
-    """Tell what a revocation would touch; refused as it would be, and nothing happens."""
-    _check_target(authority, wanted)
-    async with reading(authority.engine).connect() as db:
-        if wanted.kind == "job" and await store.job(db, wanted.value) is None:
-            raise Refused("unknown-job", "there is no such job", field="value")
-        jobs, names = await store.count_jobs(db, _touched(authority, wanted), MOST_NAMES)
-        jti = wanted.value if wanted.kind == "jti" else None
-        tokens = await store.count_living(db, _touched(authority, wanted), authority.clock() // SECOND, jti)
-        lanes = await store.count_open_lanes(db, _touched(authority, wanted))
-    return Preview(ends=_ends(authority, wanted), jobs=jobs, names=names, tokens=tokens, lanes=lanes)
+async def require_job(db: AsyncConnection, wanted: RevocationRequest) -> None:
+    """Raise `Refused` unknown-job when a job is to be revoked that there is not."""
+    if wanted.kind == "job" and await store.job(db, wanted.value) is None:
+        raise Refused("unknown-job", "there is no such job", field="value")
 
 
 @asynccontextmanager
@@ -53,28 +43,16 @@ async def revoking(authority: Authority) -> AsyncGenerator[AsyncConnection, None
 async def write(db: AsyncConnection, authority: Authority, wanted: RevocationRequest, actor: str) -> Revoked:
     """Sign the next revocation, witness every lane that it touches, and let the jobs that it ends begin to close."""
     sequence = await store.lock_sequence(db) + 1
-    touched = _touched(authority, wanted)
-    await store.lock_jobs(db, touched)
+    chosen = touched(authority, wanted)
+    await store.lock_jobs(db, chosen)
     now = authority.clock()
-    payload = canonical(
-        Revocation(
-            iss=authority.issuer,
-            sequence=sequence,
-            time=now,
-            target=Target(wanted.kind, wanted.value),
-            reason=wanted.reason,
-            actor=actor,
-            ticket=wanted.ticket,
-            note=wanted.note,
-            until=wanted.until,
-        )
-    )
+    payload = written(authority, wanted, actor=actor, sequence=sequence, at=now)
     revocation = Revocation.parse(payload)
     envelope = seal_up("revocation", payload, authority.keys.revocation)
     await store.add_revocation(db, revocation, digest(payload), envelope)
-    await store.write_due_marks(db, touched, now)
-    await store.mark(db, touched, now)
-    await store.owe_mark(db, touched, now)
+    await store.write_due_marks(db, chosen, now)
+    await store.mark(db, chosen, now)
+    await store.owe_mark(db, chosen, now)
     await acts.append(
         db,
         at=now,
@@ -88,35 +66,54 @@ async def write(db: AsyncConnection, authority: Authority, wanted: RevocationReq
         ticket=wanted.ticket,
         until=wanted.until,
     )
-    ended = await store.end_jobs(db, touched, "revoked", now, actor) if _ends(authority, wanted) else []
+    ended = await store.end_jobs(db, chosen, "revoked", now, actor) if ends(authority, wanted) else []
     return Revoked(sequence=sequence, time=now, digest=digest(payload), jobs=len(ended))
 
 
-def _touched(authority: Authority, wanted: RevocationRequest) -> JobNames:
+def written(authority: Authority, wanted: RevocationRequest, *, actor: str, sequence: int, at: int) -> bytes:
+    """Write a revocation. Raises `Refused` bad-value for an `until` that cannot be."""
+    payload = canonical(
+        Revocation(
+            iss=authority.issuer,
+            sequence=sequence,
+            time=at,
+            target=Target(wanted.kind, wanted.value),
+            reason=wanted.reason,
+            actor=actor,
+            ticket=wanted.ticket,
+            note=wanted.note,
+            until=wanted.until,
+        )
+    )
+    Revocation.parse(payload)
+    return payload
+
+
+def touched(authority: Authority, wanted: RevocationRequest) -> JobNames:
     """Choose the jobs that it touches: a token key may have signed tokens of any."""
-    if _use(authority, wanted) == "token":
+    if use(authority, wanted) == "token":
         return store.unsealed("all", "*")
     return store.unsealed(wanted.kind, wanted.value)
 
 
-def _ends(authority: Authority, wanted: RevocationRequest) -> bool:
+def ends(authority: Authority, wanted: RevocationRequest) -> bool:
     """Tell whether it ends jobs: without its tokens a job goes on, by those of another key."""
-    return wanted.kind in OF_GRANT and _use(authority, wanted) != "token"
+    return wanted.kind in OF_GRANT and use(authority, wanted) != "token"
 
 
-def _use(authority: Authority, wanted: RevocationRequest) -> str:
+def use(authority: Authority, wanted: RevocationRequest) -> str:
     """Name the use of the key that is revoked; nothing when it is none of ours, or something else is revoked."""
     key = authority.trust.by_kid.get(wanted.value) if wanted.kind == "key" else None
     return key.use if key is not None and key.owner == authority.issuer else ""
 
 
-def _check_target(authority: Authority, wanted: RevocationRequest) -> None:
+def check_target(authority: Authority, wanted: RevocationRequest) -> None:
     """Refuse a target that could never fit anything: it would look like a revocation and be none."""
     Target(wanted.kind, wanted.value).check()
     kind, value = wanted.kind, wanted.value
     first, slash, rest = value.partition("/")
     fits = {
-        "key": _use(authority, wanted) in {"grant", "token"},
+        "key": use(authority, wanted) in {"grant", "token"},
         "policy": value.startswith("sha256:") and len(value) == DIGEST_LENGTH,
         "tool": bool(slash and first and rest),
         "model": bool(slash and first and rest),

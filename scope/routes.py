@@ -9,7 +9,7 @@ from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 from msgspec import Raw
 
-from scope import jobs, lanes, oauth, revoke, store
+from scope import jobs, lanes, oauth, preview, revoke, store
 from scope.authority import Authority
 from scope.client import (
     Documents,
@@ -148,7 +148,7 @@ class Revocations(Controller):
     async def preview(self, body: RawBody, caller: By, authority: Here) -> Response[Preview]:
         """Count the jobs, tokens and lanes that a revocation would touch now; nothing is revoked."""
         caller.require("responder")
-        return Response(await revoke.preview(authority, _read(body, RevocationRequest)), headers=PRIVATE)
+        return Response(await preview.preview(authority, _read(body, RevocationRequest)), headers=PRIVATE)
 
     @get("/snapshot", summary="What was revoked after a sequence, and a heartbeat")
     async def snapshot(self, caller: By, authority: Here, after: After = 0) -> Response[Snapshot]:

@@ -236,24 +236,39 @@ async def children_of(db: AsyncConnection, name: str) -> list[Job]:
     return [Job(*row) for row in await db.execute(wanted)]
 
 
+def still_open(chosen: JobNames) -> JobNames:
+    """Choose those of some jobs that are open."""
+    return select(jobs.c.job).where(jobs.c.job.in_(chosen), jobs.c.state == "open")
+
+
 async def count_jobs(db: AsyncConnection, chosen: JobNames, most: int) -> tuple[int, list[str]]:
     """Count some jobs, and name the first of them."""
     count = (await db.execute(select(func.count()).select_from(chosen.subquery()))).scalar_one()
     return count, list((await db.execute(chosen.order_by(jobs.c.position.desc()).limit(most))).scalars())
 
 
-async def count_living(db: AsyncConnection, chosen: JobNames, at: int, jti: str | None) -> int:
-    """Count the tokens of some jobs that have time left at a second, or just one."""
-    living = [tokens.c.job.in_(chosen), tokens.c.exp > at, *([tokens.c.jti == jti] if jti is not None else [])]
+async def count_living(db: AsyncConnection, chosen: JobNames, at: int, only: Name | None) -> int:
+    """Count the living tokens of some jobs at a second: all, one, or those of a key."""
+    gone = select(revocations.c.value).where(revocations.c.kind == "jti")
+    living = [tokens.c.job.in_(chosen), tokens.c.exp > at, tokens.c.jti.not_in(gone)]
+    if only is not None:
+        column = {"jti": tokens.c.jti, "key": tokens.c.kid}[only[0]]
+        living.append(or_(column == only[1], column.is_(None)))
     found: int = (await db.execute(select(func.count()).select_from(tokens).where(*living))).scalar_one()
     return found
 
 
-async def count_open_lanes(db: AsyncConnection, chosen: JobNames) -> int:
-    """Count the lanes of some jobs that are not closed."""
-    moving = select(func.count()).select_from(lanes).where(lanes.c.job.in_(chosen), lanes.c.closed.is_(False))
-    found: int = (await db.execute(moving)).scalar_one()
-    return found
+async def open_lanes(db: AsyncConnection, chosen: JobNames) -> tuple[int, list[str]]:
+    """Count the lanes of some jobs that are not closed, and name the gateways that write them."""
+    moving = select(lanes.c.gateway, func.count()).where(lanes.c.job.in_(chosen), lanes.c.closed.is_(False))
+    found = (await db.execute(moving.group_by(lanes.c.gateway).order_by(lanes.c.gateway))).all()
+    return sum(count for _, count in found), [gateway for gateway, _ in found]
+
+
+async def scopes_of_open_jobs(db: AsyncConnection, most: int) -> list[tuple[str, bytes]]:
+    """List open jobs with their scopes, the newest first."""
+    wanted = select(jobs.c.job, jobs.c.scope).where(jobs.c.state == "open").order_by(jobs.c.position.desc())
+    return [(row.job, row.scope) for row in await db.execute(wanted.limit(most))]
 
 
 def named(names: Iterable[str]) -> JobNames:

@@ -59,12 +59,12 @@ def complain(said: str) -> None:
     sys.stderr.write(said + "\n")
 
 
-def moment(said: str) -> int:
-    """Read `--at`. Raises `Refused` usage."""
+def moment(said: str, option: str = "--at") -> int:
+    """Read the time that an option names. Raises `Refused` usage."""
     try:
         found = datetime.fromisoformat(said)
     except ValueError as error:
-        raise Refused("usage", f"--at {said!r} is not a time like 2026-11-21T12:00:00Z") from error
+        raise Refused("usage", f"{option} {said!r} is not a time like 2026-11-21T12:00:00Z") from error
     aware = found if found.tzinfo else found.replace(tzinfo=UTC)
     return round(aware.timestamp() * 1_000_000)
 

@@ -146,7 +146,8 @@ async def test_a_token_is_shown_without_what_could_be_used(today: Town, tmp_path
         assert signature not in result.output
         assert job in result.output
         if "--json" in more:
-            assert json.loads(result.stdout).get("active") is live
+            said = json.loads(result.stdout)
+            assert (said.get("active"), said["header"]["kid"]) == (live, today.key("scope", "token").kid)
         else:
             assert ("live, says scope" in result.stdout) is bool(live)
             assert "tally_mcp: crm-mcp: get_case, search_customer" in result.stdout
@@ -163,8 +164,8 @@ async def test_a_dry_run_shows_what_would_be_hit_and_revokes_nothing(today: Town
     await today.lane(jobs[0])
     asked = ["--reason", "incident", "--dry-run"]
     said = (await tally(today, "revoke", "agent", "a-0", *asked, client="responder")).splitlines()
-    assert said[0] == "agent a-0: ends 2 jobs, with 1 living tokens and 1 open lanes"
-    assert set(said[1:]) == {f"  {jobs[0].job}", f"  {jobs[2].job}"}
+    assert said[0] == "agent a-0: ends 2 open jobs, 1 living tokens, 1 open lanes"
+    assert set(said[1:]) == {f"  {jobs[0].job}", f"  {jobs[2].job}", f"  gateway {today.urls.receipts}"}
     for kind, value, expected in (
         ("all", "*", (True, 4, 1, 1)), ("tool", "crm-mcp/get_case", (False, 4, 1, 1)),
         ("agent", "a-9", (True, 0, 0, 0)),
@@ -185,12 +186,34 @@ async def test_on_a_terminal_a_revocation_is_shown_and_asked_for(
     today: Town, monkeypatch: pytest.MonkeyPatch, word: str, state: str
 ) -> None:
     job = (await today.open()).job
-    monkeypatch.setattr("scope.commands._terminal", lambda: True)
+    monkeypatch.setattr("scope.commands.responding.terminal", lambda: True)
     line = ["revoke", "job", job, "--reason", "incident", "--url", today.urls.scope]
     line += ["--client", str(today.installation / "responder")]
     result = await asyncio.to_thread(CliRunner().invoke, app, line, input=f"{word}\n")
-    assert f"job {job}: ends 1 jobs" in result.output
+    assert f"job {job}: ends 1 open jobs" in result.stderr
     assert ((await today.scope().status(job)).state == "open") == (state == "open")
+    assert (result.exit_code, f"revoked job {job}" in result.stdout) == ((0, True) if word == "y" else (1, False))
+
+
+async def test_where_nobody_can_be_asked_everything_is_revoked_with_yes_alone(today: Town) -> None:
+    everything = ["revoke", "all", "*", "--reason", "incident"]
+    await tally(today, *everything, client="responder", code="usage")
+    await tally(today, *everything, "--json", client="responder", code="usage")
+    assert "ends 0 open jobs" in await tally(today, *everything, "--dry-run", client="responder")
+    assert "number 1" in await tally(today, *everything, "--yes", client="responder")
+    assert "revoked already" in await tally(today, *everything, "--dry-run", client="responder")
+
+
+async def test_a_revocation_for_a_while_says_until_when(today: Town) -> None:
+    pin = today.installation / "pin.json"
+    words = ["revoke", "tool", "crm-mcp/get_case", "--reason", "maintenance", "--until"]
+    await tally(today, *words, "2099-01-01T00:00:00Z", client="responder")
+    said = await tally(today, "revocations", "--pin", pin, client="responder")
+    assert said.endswith("tool crm-mcp/get_case: maintenance by responder, until 2099-01-01T00:00:00Z\n")
+    await tally(today, *words, "tomorrow", client="responder", code="usage")
+    await tally(today, *words, "2001-01-01", client="responder", code="bad-value")
+    job = ["revoke", "jti", "x", "--reason", "incident", "--until", "2099-01-01"]
+    await tally(today, *job, client="responder", code="bad-value")
 
 
 async def test_revocations_are_listed_as_they_were_signed(today: Town) -> None:
@@ -216,6 +239,6 @@ async def test_a_responder_revokes_and_learns_how_many_jobs_it_ended(today: Town
     await tally(today, "revoke", "job", job, "--reason", "incident", code="forbidden")
     await tally(today, "revoke", "job", "nothing", "--reason", "incident", client="responder", code="unknown-job")
     done = await tally(
-        today, "revoke", "all", "*", "--reason", "incident", "--note", "a drill", "--json", client="responder"
+        today, "revoke", "all", "*", "--reason", "incident", "--note", "a drill", "--yes", "--json", client="responder"
     )
     assert msgspec.convert(done["sequence"], int) == 2

@@ -1,0 +1,53 @@
+"""What the commands of scope share: options, how they act as a client, how they speak."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+import aiohttp
+import msgspec
+import typer
+
+from scope.client import ScopeClient
+from service import keystore
+from service.clients import client_token
+
+T = TypeVar("T")
+MAX_REQUEST = 1 << 20
+SECOND = 1_000_000
+
+Url = Annotated[str, typer.Option("--url", help="Base URL of scope.")]
+Client = Annotated[
+    Path, typer.Option("--client", help="Your directory: its name is your client id, it holds client.key.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def as_client(url: str, client: Path, act: Callable[[ScopeClient], Awaitable[T]]) -> T:
+    """Act as the client whose directory this is; its tokens are for the scope at `url` and nobody else."""
+    key, name = keystore.load(client / "client.key", "client"), client.resolve().name
+
+    async def run() -> T:
+        async with aiohttp.ClientSession() as session:
+            return await act(ScopeClient(session, url, lambda: client_token(key, name, url.rstrip("/"), now())))
+
+    return asyncio.run(run())
+
+
+def say(as_json: bool, facts: dict[str, Any], *lines: str, err: bool = False) -> None:  # noqa: FBT001 - passes an option on
+    """Speak to a person, or print one JSON object; with `err` to standard error."""
+    for line in [msgspec.json.encode(facts).decode()] if as_json else lines:
+        typer.echo(line, err=err)
+
+
+def when(time_us: int) -> str:
+    """Write microseconds as RFC 3339, to the second."""
+    return datetime.fromtimestamp(time_us / 1e6, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def now() -> int:
+    """Read the clock: Unix time in microseconds."""
+    return time.time_ns() // 1000
