@@ -17,7 +17,7 @@ from controls.store import Head, StoredPolicy
 from controls.tables import audit
 from service.chains import with_ancestors
 from service.clients import Clock
-from service.engine import reading
+from service.engine import reading, writing
 from verifier.chain import MAX_CHAIN, terms
 from verifier.documents import open_draft_policy, open_policy
 from verifier.draft import run_tests
@@ -46,7 +46,7 @@ class Registry(Struct, frozen=True, kw_only=True):
 
     def writing(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open a transaction: committed at the end of the block, rolled back on any error."""
-        return self.engine.begin()
+        return writing(self.engine)
 
     def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open one consistent view of the database."""

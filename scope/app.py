@@ -17,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 from controls.client import ControlsClient
 from scope import seals
 from scope.authority import Authority, Keys
+from scope.desk import Desk
 from scope.feed import Feed
 from scope.routes import ROUTES
 from scope.settings import ScopeSettings
@@ -125,6 +126,7 @@ def _authority(
             random=random,
             users=users,
             proofs=Proofs(settings.issuer, _nonces(keys), clock),
+            desk=Desk(),
             feed=Feed(engine, settings.issuer, keys.revocation, clock, log),
             log=log,
         )

@@ -11,6 +11,7 @@ from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from controls.client import ControlsClient
+from scope.desk import Desk
 from scope.feed import Feed
 from scope.users import Users
 from service import keystore
@@ -58,6 +59,7 @@ class Authority(Struct, frozen=True, kw_only=True):
     random: Callable[[int], bytes]
     users: Users
     feed: Feed
+    desk: Desk
     proofs: Proofs
     log: Log
 

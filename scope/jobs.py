@@ -18,7 +18,7 @@ from scope.plan import Planned, plan
 from scope.store import Job
 from scope.tables import acts
 from service.clients import Caller
-from service.engine import reading
+from service.engine import reading, writing
 from verifier.chain import terms
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
@@ -36,7 +36,7 @@ async def open_job(authority: Authority, caller: Caller, wanted: JobRequest) -> 
     of the user's token, and of a child job bad-parent-token, job-not-open, too-many-children.
     """
     planned = await plan(authority, caller, wanted)
-    async with authority.engine.begin() as db:
+    async with writing(authority.engine) as db:
         sequence = await store.lock_sequence(db)
         await _refuse_revoked(db, authority, planned)
         scope = await _admitted(db, authority, planned)
@@ -62,7 +62,7 @@ async def open_job(authority: Authority, caller: Caller, wanted: JobRequest) -> 
 
 async def close_job(authority: Authority, caller: Caller, name: str) -> JobStatus:
     """Let a job begin to close, for the client that opened it; one that closes or is sealed already stays as it is."""
-    async with authority.engine.begin() as db:
+    async with writing(authority.engine) as db:
         await store.lock_sequence(db)  # no child opens meanwhile
         job = await store.job(db, name)
         if job is None or job.client != caller.client:

@@ -16,7 +16,7 @@ from scope.client import Closing, Head, HeadsAnswer, LaneRequest, Reason, Refuse
 from scope.store import Job, Lane
 from scope.tables import acts
 from service.clients import Caller
-from service.engine import reading
+from service.engine import reading, writing
 from service.record import Act
 from verifier.checkpoint import Checkpoint
 from verifier.encoding import MAX_INT, canonical, unb64
@@ -43,7 +43,7 @@ async def register(authority: Authority, caller: Caller, job: str, wanted: LaneR
         raise Refused("wrong-gateway", "tokens of this scope are for another gateway", field="gateway")
     if wanted.origin != origin(wanted.gateway, job, wanted.lane):
         raise Refused("wrong-origin", "the origin is not the one of this gateway, job and lane", field="origin")
-    async with authority.engine.begin() as db:
+    async with writing(authority.engine) as db:
         found = await store.job(db, job, lock=True)
         if found is None:
             raise Refused("unknown-job", "there is no such job")
@@ -57,7 +57,7 @@ async def report(authority: Authority, caller: Caller, heads: Sequence[Head]) ->
     if len({head.lane for head in heads}) != len(heads):
         raise Refused("bad-value", "a lane is reported once in a report", field="heads")
     await _revoke_strangers(authority, caller, heads)
-    async with authority.engine.begin() as db:
+    async with writing(authority.engine) as db:
         chosen = store.named({lane.job for lane in (await _own_lanes(db, caller, heads)).values()})
         locked = await store.lock_jobs(db, chosen)
         now = authority.clock()

@@ -6,21 +6,24 @@ the policy allows, never beyond the grant.
 
 import base64
 import binascii
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from functools import partial
 from hmac import compare_digest
 from typing import Any
 
 import msgspec
 from msgspec import Struct
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import narrow, revoke, store
 from scope.authority import SECOND, Authority
 from scope.client import ACCESS_TOKEN, Detail, IssuedToken, RevocationRequest
+from scope.desk import Answer, Order
 from scope.narrow import Held
 from scope.store import Job
 from service.clients import Caller
-from service.engine import reading
+from service.engine import reading, transact, writing
 from verifier.grant import Confirmation, Token, authorization_details
 from verifier.refused import Refused
 from verifier.signing import KeyPair, verify_ed25519
@@ -59,29 +62,67 @@ async def mint(
     With `details` the token carries that part of it; `jkt` is the key that it is bound to. Raises `Refused`:
     unknown-job, job-not-open, ttl-too-long, too-many-tokens, scope-too-wide, too-many-grants, dpop-required.
     """
-    key = authority.keys.token
-    async with authority.engine.begin() as db:
-        if details is not None:
-            await store.lock_sequence(db)  # no key is revoked while it signs a grant
-        found = await store.job(db, job, lock=details is not None, share=details is None)
-        if found is None or found.client != caller.client:
-            raise Refused("unknown-job", "this client opened no such job", field="job")
-        await _refuse_revoked(db, authority, key.kid, *([] if details is None else [authority.keys.grant.kid]))
-        held = await narrow.held(db, subject or found.grant)
-        if details is not None:
-            held = await narrow.narrowed(db, authority, found, held, details)
-        if held.grant.scope.binding == "dpop" and jkt is None:
-            hint = "Send a DPoP proof with the request."
-            raise Refused("dpop-required", "this job's tokens are bound to a key", hint=hint, field="dpop")
-        token = _claims(authority, found, held, ttl, jkt)
-        if await store.count_tokens(db, job) >= MOST_TOKENS:
-            hint = "Use a token until it expires; open a new job."
-            raise Refused("too-many-tokens", f"a job has at most {MOST_TOKENS} tokens", hint=hint)
-        await store.add_token(
-            db, {"jti": token.jti, "job": job, "grant": token.grant, "iat": token.iat, "exp": token.exp, "kid": key.kid}
-        )
-    signed = encode(token, key)
+    order = Order(caller.client, job, ttl, subject, jkt)
+    if details is None:
+        token = await authority.desk.ask(order, partial(_issue, authority))
+    else:
+        token = await _narrower(authority, order, details)
+    signed = encode(token, authority.keys.token)
     return IssuedToken(access_token=signed, token_type=_type(token), expires_in=token.exp - token.iat)
+
+
+async def _issue(authority: Authority, orders: Sequence[Order]) -> list[Answer]:
+    """Issue what was ordered, in one transaction; an order that is refused keeps no other from its token."""
+    return await transact(authority.engine, lambda db: _issue_all(db, authority, orders))
+
+
+def _issue_all(db: Connection, authority: Authority, orders: Sequence[Order]) -> list[Answer]:
+    jobs = store.jobs_for_tokens(db, {order.job for order in orders})
+    try:
+        _refuse_revoked(db, authority, authority.keys.token.kid)
+    except Refused as refused:
+        return [refused for _ in orders]
+    named = {order.grant or jobs[order.job][0].grant for order in orders if order.job in jobs}
+    held = narrow.all_held(db, named)
+    answers = [_answer(authority, order, jobs.get(order.job, (None, 0)), held) for order in orders]
+    store.add_tokens(db, [_row(authority, each) for each in answers if isinstance(each, Token)])
+    return answers
+
+
+def _answer(authority: Authority, order: Order, found: tuple[Job | None, int], held: Mapping[str, Held]) -> Answer:
+    try:
+        job = _admit(order, *found)
+        return _claims(authority, job, held[order.grant or job.grant], order)
+    except Refused as refused:
+        return refused
+
+
+async def _narrower(authority: Authority, order: Order, details: Sequence[Detail]) -> Token:
+    """Issue a token for a part of what a grant carries, together with the grant for that part."""
+    kids = authority.keys.token.kid, authority.keys.grant.kid
+    async with writing(authority.engine) as db:
+        await store.lock_sequence(db)  # no key is revoked while it signs a grant
+        found = await store.job(db, order.job, lock=True)
+        job = _admit(order, found, await store.count_tokens(db, order.job))
+        await db.run_sync(_refuse_revoked, authority, *kids)
+        held = await narrow.held(db, order.grant or job.grant)
+        token = _claims(authority, job, await narrow.narrowed(db, authority, job, held, details), order)
+        await db.run_sync(store.add_tokens, [_row(authority, token)])
+    return token
+
+
+def _admit(order: Order, job: Job | None, issued: int) -> Job:
+    if job is None or job.client != order.client:
+        raise Refused("unknown-job", "this client opened no such job", field="job")
+    if issued >= MOST_TOKENS:
+        hint = "Use a token until it expires; open a new job."
+        raise Refused("too-many-tokens", f"a job has at most {MOST_TOKENS} tokens", hint=hint)
+    return job
+
+
+def _row(authority: Authority, token: Token) -> dict[str, Any]:
+    shown = {name: getattr(token, name) for name in ("jti", "grant", "iat", "exp")}
+    return {**shown, "job": token.txn, "kid": authority.keys.token.kid}
 
 
 async def exchange(
@@ -158,17 +199,20 @@ def read(authority: Authority, raw: str) -> Shown | None:
         return None
 
 
-def _claims(authority: Authority, job: Job, held: Held, ttl: int | None, jkt: str | None) -> Token:
+def _claims(authority: Authority, job: Job, held: Held, order: Order) -> Token:
     now = authority.clock()
     issued = now // SECOND
     if job.state != "open" or now >= job.expires:
         raise Refused("job-not-open", "the job is closed, revoked or over", field="job")
-    if ttl is not None and ttl > job.max_ttl:
+    scope = held.grant.scope
+    if scope.binding == "dpop" and order.jkt is None:
+        hint = "Send a DPoP proof with the request."
+        raise Refused("dpop-required", "this job's tokens are bound to a key", hint=hint, field="dpop")
+    if order.ttl is not None and order.ttl > job.max_ttl:
         raise Refused("ttl-too-long", f"the policy allows tokens of {job.max_ttl} seconds", field="ttl")
-    expires = min(issued + min(ttl or DEFAULT_TTL, job.max_ttl), job.expires // SECOND)
+    expires = min(issued + min(order.ttl or DEFAULT_TTL, job.max_ttl), job.expires // SECOND)
     if expires <= issued:
         raise Refused("job-not-open", "the job ends within this second", field="job")
-    scope = held.grant.scope
     return Token(
         iss=scope.iss,
         sub=scope.agent,
@@ -183,7 +227,7 @@ def _claims(authority: Authority, job: Job, held: Held, ttl: int | None, jkt: st
         scope_hash=scope.hash(),
         grant=held.digest,
         authorization_details=authorization_details(scope),
-        cnf=None if jkt is None else Confirmation(jkt=jkt),
+        cnf=None if order.jkt is None else Confirmation(jkt=order.jkt),
     )
 
 
@@ -198,9 +242,9 @@ async def lives(db: AsyncConnection, authority: Authority, shown: Shown) -> bool
     return await store.revoked(db, [("jti", token.jti), ("key", shown.kid)], now) is None
 
 
-async def _refuse_revoked(db: AsyncConnection, authority: Authority, *kids: str) -> None:
+def _refuse_revoked(db: Connection, authority: Authority, *kids: str) -> None:
     """Refuse to sign with a revoked key; the job is locked, so none is revoked meanwhile."""
-    if await store.revoked(db, [("key", kid) for kid in kids], authority.clock()) is not None:
+    if store.revoked_of(db, [("key", kid) for kid in kids], authority.clock()) is not None:
         hint = "Make another (tally keys rotate), and restart scope."
         raise Refused("revoked", "the key that signs grants or tokens is revoked", hint=hint)
 

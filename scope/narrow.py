@@ -5,12 +5,13 @@ from the subject token's and signed like any; the same scope asked for again is 
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 import msgspec
 from msgspec import Struct
 from msgspec.structs import replace
+from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import store
@@ -37,9 +38,12 @@ class Held(Struct, frozen=True):
 
 async def held(db: AsyncConnection, wanted: str) -> Held:
     """Read a grant that was issued here."""
-    raw = await store.grant(db, wanted)
-    assert raw is not None, "a token of ours names a grant of ours"
-    return _held(raw, wanted)
+    return (await db.run_sync(all_held, {wanted}))[wanted]
+
+
+def all_held(db: Connection, wanted: Iterable[str]) -> dict[str, Held]:
+    """Read grants that were issued here."""
+    return {name: _held(raw, name) for name, raw in store.grants_named(db, wanted).items()}
 
 
 async def of_job(db: AsyncConnection, job: str) -> list[Held]:

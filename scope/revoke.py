@@ -10,6 +10,7 @@ from scope.authority import Authority
 from scope.client import RevocationRequest, Revoked
 from scope.store import JobNames
 from scope.tables import acts
+from service.engine import writing
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
 from verifier.refused import Refused
@@ -35,7 +36,7 @@ async def require_job(db: AsyncConnection, wanted: RevocationRequest) -> None:
 @asynccontextmanager
 async def revoking(authority: Authority) -> AsyncGenerator[AsyncConnection, None]:
     """Open a transaction that revokes; once it is durable, followers of the feed hear of it."""
-    async with authority.engine.begin() as db:
+    async with writing(authority.engine) as db:
         yield db
     authority.feed.wake()
 

@@ -15,7 +15,7 @@ from scope.authority import SECOND, Authority, signer
 from scope.narrow import Held
 from scope.store import Job, Lane, UsedToken
 from scope.tables import acts
-from service.engine import reading
+from service.engine import reading, writing
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
 from verifier.grant import MAX_DEPTH, Budget
@@ -59,7 +59,7 @@ async def seal(authority: Authority, name: str) -> None:
 
     The clock is read once the job is locked: its last mark is then no older than the last head that scope accepted.
     """
-    async with authority.engine.begin() as db:
+    async with writing(authority.engine) as db:
         last = await store.lock_sequence(db)
         job = await store.job(db, name, lock=True)
         if job is None or job.state != "closing" or job.closing_at is None:
@@ -162,7 +162,7 @@ def _revocation(authority: Authority, raw: bytes) -> Revocation:
 
 
 async def _expire(authority: Authority, name: str) -> None:
-    async with authority.engine.begin() as db:
+    async with writing(authority.engine) as db:
         await store.lock_sequence(db)  # no child opens meanwhile
         chosen = store.with_children(store.named([name]))
         await store.lock_jobs(db, chosen)
@@ -170,7 +170,7 @@ async def _expire(authority: Authority, name: str) -> None:
 
 
 async def _mark(authority: Authority, name: str) -> None:
-    async with authority.engine.begin() as db:
+    async with writing(authority.engine) as db:
         chosen = store.named([name])
         await store.lock_jobs(db, chosen)
         await store.write_due_marks(db, chosen, authority.clock())

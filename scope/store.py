@@ -11,6 +11,7 @@ from msgspec import Struct
 from sqlalchemy import (
     BigInteger,
     ColumnElement,
+    Connection,
     Select,
     and_,
     case,
@@ -146,9 +147,14 @@ async def revocations_near(db: AsyncConnection, job: Job, last: int, names: Iter
 
 async def revoked(db: AsyncConnection, names: Iterable[Name], at: int) -> Name | None:
     """Find one of these names that is revoked at a time; None when none is."""
+    return await db.run_sync(revoked_of, names, at)
+
+
+def revoked_of(db: Connection, names: Iterable[Name], at: int) -> Name | None:
+    """Find it on a connection that is not asynchronous."""
     wanted = or_(*(and_(revocations.c.kind == kind, revocations.c.value == value) for kind, value in names))
     found = select(revocations.c.kind, revocations.c.value).where(wanted, _lasts(at)).order_by(revocations.c.sequence)
-    row = (await db.execute(found.limit(1))).one_or_none()
+    row = db.execute(found.limit(1)).one_or_none()
     return None if row is None else (row.kind, row.value)
 
 
@@ -196,6 +202,14 @@ async def job(db: AsyncConnection, name: str, *, lock: bool = False, share: bool
         wanted = wanted.with_for_update(read=share)
     row = (await db.execute(wanted)).one_or_none()
     return Job(*row) if row else None
+
+
+def jobs_for_tokens(db: Connection, names: Iterable[str]) -> dict[str, tuple[Job, int]]:
+    """Find jobs, each with how many tokens it was issued; others are kept from ending them."""
+    issued = select(func.count()).where(tokens.c.job == jobs.c.job).scalar_subquery()
+    wanted = select(jobs, issued).where(jobs.c.job.in_(sorted(names))).order_by(jobs.c.job)
+    found = db.execute(wanted.with_for_update(read=True, of=jobs))
+    return {row.job: (Job(*row[:-1]), row[-1]) for row in found}
 
 
 async def jobs_of(db: AsyncConnection, client: str, before: int | None, limit: int) -> list[Job]:
@@ -315,6 +329,12 @@ async def closing_for(db: AsyncConnection, client: str) -> list[tuple[str, str]]
     return [(row.job, row.reason) for row in await db.execute(wanted.order_by(jobs.c.job))]
 
 
+def grants_named(db: Connection, digests: Iterable[str]) -> dict[str, bytes]:
+    """Find grants' envelopes."""
+    found = db.execute(select(grants.c.digest, grants.c.envelope).where(grants.c.digest.in_(sorted(digests))))
+    return {row.digest: row.envelope for row in found}
+
+
 async def grant(db: AsyncConnection, digest: str) -> bytes | None:
     """Find a grant's envelope."""
     return (await db.execute(select(grants.c.envelope).where(grants.c.digest == digest))).scalar_one_or_none()
@@ -331,9 +351,10 @@ async def add_grant(db: AsyncConnection, digest: str, name: str, envelope: bytes
     await db.execute(insert(grants).values(digest=digest, job=name, envelope=envelope))
 
 
-async def add_token(db: AsyncConnection, values: Mapping[str, Any]) -> None:
-    """Remember a token before anybody sees it."""
-    await db.execute(insert(tokens).values(**values))
+def add_tokens(db: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Remember tokens before anybody sees them."""
+    if rows:
+        db.execute(insert(tokens), [*rows])
 
 
 async def count_tokens(db: AsyncConnection, name: str) -> int:

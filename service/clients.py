@@ -31,7 +31,8 @@ SECOND = 1_000_000
 LIFE = 60  # seconds, RFC 7523 asks for short
 SKEW = 5  # seconds a client's clock may run ahead
 MAX_TOKEN = 4096
-MAX_REMEMBERED = 8192  # jti of one client: 136 calls a second for a minute
+MAX_REMEMBERED = 8192  # jti of one client: 136 calls a second for a minute; or as many as it may make changes,
+MOST_REMEMBERED = 1 << 18  # up to this: 4,000 a second, about 40 MB
 MAX_FAILURES = 30  # a minute and address
 MAX_ADDRESSES = 4096
 
@@ -76,6 +77,7 @@ class Clients:
         self._seen: dict[str, OrderedDict[str, int]] = {name: OrderedDict() for name in clients.clients}
         self._failures: OrderedDict[str, deque[int]] = OrderedDict()
         self._writes = writes
+        self._most = max(MAX_REMEMBERED, min(writes, MOST_REMEMBERED))
         self._buckets = {name: (float(writes), clock()) for name in clients.clients}
 
     @classmethod
@@ -157,8 +159,8 @@ class Clients:
             seen.popitem(last=False)
         if jti in seen:
             raise _unauthenticated()
-        if len(seen) >= MAX_REMEMBERED:
-            raise Refused("too-many-requests", f"client {name} used {MAX_REMEMBERED} tokens within a minute")
+        if len(seen) >= self._most:
+            raise Refused("too-many-requests", f"client {name} used {self._most} tokens within a minute")
         # Kept for the longest life from now on, so that the order of insertion is the order of expiry.
         seen[jti] = max(expires, now + (LIFE + SKEW) * SECOND)
 

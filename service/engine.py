@@ -4,10 +4,14 @@ A commit that returned is durable on either engine, and nobody waits for ever: S
 writer, PostgreSQL five for a lock and thirty for a statement.
 """
 
-from typing import Any
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
 
-from sqlalchemy import Connection, event, text
-from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
+from msgspec import Struct
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 PRAGMAS = (
     "journal_mode = WAL",
@@ -19,17 +23,69 @@ PRAGMAS = (
 )
 TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
 READS = "tally_reads"
+WRITER = "tally_writer"
+
+T = TypeVar("T")
+
+
+class Writer(Struct, frozen=True):
+    """The one writer of an SQLite database in this process: whose turn it is, and an engine that waits for the disk."""
+
+    turn: asyncio.Lock
+    engine: Engine
 
 
 def open_engine(url: str) -> AsyncEngine:
     """Open a database by SQLAlchemy's URL (`Settings.engine_url`); errors name no values."""
     if url.startswith("sqlite"):
-        engine = create_async_engine(url, hide_parameters=True)
-        event.listen(engine.sync_engine, "connect", _set_pragmas)
-        event.listen(engine.sync_engine, "begin", _begin)
+        writer = Writer(asyncio.Lock(), create_engine(url.replace("+aiosqlite", ""), hide_parameters=True))
+        engine = create_async_engine(url, hide_parameters=True, execution_options={WRITER: writer})
+        for each in (engine.sync_engine, writer.engine):
+            event.listen(each, "connect", _set_pragmas)
+            event.listen(each, "begin", _begin)
+        event.listen(engine.sync_engine, "engine_disposed", lambda _: writer.engine.dispose())
         return engine
     connect = {"server_settings": TIMEOUTS, "timeout": 5}
     return create_async_engine(url, hide_parameters=True, pool_pre_ping=True, connect_args=connect)
+
+
+@asynccontextmanager
+async def writing(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection, None]:
+    """Open a transaction that writes; it is durable when the block is left, and undone when that raises.
+
+    On SQLite the writers of this process queue here, each in its turn: SQLite itself lets those who wait try again
+    now and then, and under load one of them gives up.
+    """
+    writer = _writer(engine)
+    if writer is None:
+        async with engine.begin() as db:
+            yield db
+    else:
+        async with writer.turn, engine.begin() as db:
+            yield db
+
+
+async def transact(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
+    """Run short work in a transaction that writes; as `writing`, but on SQLite in one step of one thread.
+
+    There each statement of `writing` goes to the connection's thread and back, which takes longer than the statement.
+    """
+    writer = _writer(engine)
+    if writer is None:
+        async with engine.begin() as db:
+            return await db.run_sync(work)
+    async with writer.turn:
+        return await asyncio.to_thread(_transact, writer.engine, work)
+
+
+def _transact(engine: Engine, work: Callable[[Connection], T]) -> T:
+    with engine.begin() as db:
+        return work(db)
+
+
+def _writer(engine: AsyncEngine) -> Writer | None:
+    found: Writer | None = engine.sync_engine.get_execution_options().get(WRITER)
+    return found
 
 
 def reading(engine: AsyncEngine) -> AsyncEngine:

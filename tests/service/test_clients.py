@@ -120,9 +120,10 @@ def test_an_address_that_keeps_failing_is_told_to_wait_and_shuts_nobody_out(
 
 
 def test_memory_of_used_tokens_is_bounded_and_forgets(
-    callers: Clients, key: KeyPair, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    installation: Path, key: KeyPair, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(clients, "MAX_REMEMBERED", 3)
+    monkeypatch.setattr(clients, "MAX_REMEMBERED", 2)
+    callers = Clients.load(installation / "scope/clients.toml", HERE, clock, writes=3)
     for _ in range(3):
         callers.authenticate(f"Bearer {client_token(key, 'orchestrator', HERE, clock())}", "127.0.0.1")
     more = f"Bearer {client_token(key, 'orchestrator', HERE, clock())}"

@@ -2,15 +2,16 @@
 
 import asyncio
 
-from sqlalchemy import text
+import pytest
+from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from service.engine import open_engine, ping, reading
+from service.engine import open_engine, ping, reading, transact, writing
 
 
 async def prepare(engine: AsyncEngine) -> None:
-    async with engine.begin() as db:
+    async with writing(engine) as db:
         await db.execute(text("CREATE TABLE counter (name VARCHAR(10) PRIMARY KEY, value INTEGER NOT NULL)"))
         await db.execute(text("INSERT INTO counter VALUES ('a', 0)"))
 
@@ -24,7 +25,7 @@ async def value(engine: AsyncEngine) -> int:
 async def test_what_fails_half_way_leaves_nothing(engine: AsyncEngine) -> None:
     await prepare(engine)
     try:
-        async with engine.begin() as db:
+        async with writing(engine) as db:
             await db.execute(text("UPDATE counter SET value = 7"))
             await db.execute(text("INSERT INTO counter VALUES ('a', 1)"))
     except DBAPIError:
@@ -37,7 +38,7 @@ async def test_transactions_that_read_and_then_write_do_not_lose_each_other(engi
 
     async def add() -> None:
         lock = " FOR UPDATE" if engine.dialect.name == "postgresql" else ""
-        async with engine.begin() as db:
+        async with writing(engine) as db:
             seen = (await db.execute(text(f"SELECT value FROM counter WHERE name = 'a'{lock}"))).scalar_one()
             await asyncio.sleep(0.001)
             await db.execute(text("UPDATE counter SET value = :next"), {"next": seen + 1})
@@ -46,9 +47,38 @@ async def test_transactions_that_read_and_then_write_do_not_lose_each_other(engi
     assert await value(engine) == 10
 
 
+async def test_work_in_one_step_is_kept_whole_or_not_at_all(engine: AsyncEngine) -> None:
+    await prepare(engine)
+
+    def add(db: Connection) -> int:
+        db.execute(text("UPDATE counter SET value = value + 1"))
+        return db.execute(text("SELECT value FROM counter")).scalar_one()  # type: ignore[no-any-return]
+
+    def fail(db: Connection) -> None:
+        add(db)
+        raise RuntimeError("half way")
+
+    assert sorted(await asyncio.gather(*(transact(engine, add) for _ in range(5)))) == [1, 2, 3, 4, 5]
+    with pytest.raises(RuntimeError, match="half way"):
+        await transact(engine, fail)
+    assert await value(engine) == 5
+
+
+async def test_many_writers_each_get_their_turn(engine: AsyncEngine) -> None:
+    await prepare(engine)
+
+    async def add() -> None:
+        async with writing(engine) as db:
+            await db.execute(text("UPDATE counter SET value = value + 1"))
+            await asyncio.sleep(0.002)  # SQLite's own waiting would let some of them down
+
+    await asyncio.gather(*(add() for _ in range(300)))
+    assert await value(engine) == 300
+
+
 async def test_a_reader_does_not_wait_for_the_writer(engine: AsyncEngine) -> None:
     await prepare(engine)
-    async with engine.begin() as db:
+    async with writing(engine) as db:
         await db.execute(text("UPDATE counter SET value = 1"))
         assert await value(engine) == 0
     assert await value(engine) == 1
@@ -58,7 +88,7 @@ async def test_a_reader_sees_one_moment_however_often_it_asks(engine: AsyncEngin
     await prepare(engine)
     async with reading(engine).connect() as reader:
         before = (await reader.execute(text("SELECT value FROM counter"))).scalar_one()
-        async with engine.begin() as db:
+        async with writing(engine) as db:
             await db.execute(text("UPDATE counter SET value = 9"))
         after = (await reader.execute(text("SELECT value FROM counter"))).scalar_one()
     assert (before, after, await value(engine)) == (0, 0, 9)
