@@ -165,7 +165,10 @@ class Revocations:
         """Raise `Refused` revoked when the server, tool or model is at a time."""
         if not self._targets:
             return
-        names = ("server", target.server), ("tool", target.place), ("model", f"{target.provider}/{target.model}")
-        for kind, value in names:
-            if value is not None and at < self._targets.get((kind, value), 0):
-                raise Refused("revoked", f"this {kind} is revoked", field=kind)
+        if target.server is None:
+            names: tuple[Name, ...] = (("model", f"{target.provider}/{target.model}"),)
+        else:
+            names = ("server", target.server), ("tool", target.place)
+        for name in names:
+            if at < self._targets.get(name, 0):
+                raise Refused("revoked", f"this {name[0]} is revoked", field=name[0])

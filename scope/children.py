@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controls.client import Document
-from scope import mint, narrow, purse, store
+from scope import mint, narrow, purse, store, tokens
 from scope.authority import Authority
 from scope.client import JobRequest
 from scope.narrow import Held
@@ -55,7 +55,7 @@ async def parent_of(authority: Authority, caller: Caller, wanted: JobRequest, ch
         return None
     if wanted.user_token is not None:
         raise Refused("bad-value", "a child job has its parent's user", field="user_token")
-    shown = mint.read(authority, wanted.parent_token)
+    shown = tokens.read(authority.token_keys(), wanted.parent_token)
     async with reading(authority.engine).connect() as db:
         if shown is None or shown.token.client_id != caller.client or not await mint.lives(db, authority, shown):
             hint = "Get a token of the parent job, and try again."

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from msgspec import Struct
 
+from scope.tokens import Shown
 from verifier.grant import Token
 from verifier.refused import Refused
 
@@ -15,13 +16,13 @@ MOST = 64  # in one transaction: nobody waits for more than two of them
 
 
 class Order(Struct, frozen=True):
-    """A token that a client asks for: `ttl` in seconds, `grant` another one than the job's first, `jkt` a key's."""
+    """A token that a client asks for: `ttl` in seconds, `jkt` of the key that binds it, a token `shown` for it."""
 
     client: str
     job: str
     ttl: int | None
-    grant: str | None
     jkt: str | None
+    shown: Shown | None
 
 
 Answer = Token | Refused

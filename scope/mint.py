@@ -4,8 +4,6 @@ A token says exactly what its grant says and lives for minutes: 300 seconds unle
 the policy allows, never beyond the grant.
 """
 
-import base64
-import binascii
 from collections.abc import Mapping, Sequence
 from functools import partial
 from hmac import compare_digest
@@ -22,107 +20,35 @@ from scope.client import ACCESS_TOKEN, Detail, IssuedToken, RevocationRequest
 from scope.desk import Answer, Order
 from scope.narrow import Held
 from scope.store import Job
+from scope.tokens import Shown, encode, read
 from service.clients import Caller
 from service.engine import reading, transact, writing
 from verifier.grant import Confirmation, Token, authorization_details
 from verifier.refused import Refused
-from verifier.signing import KeyPair, verify_ed25519
+from verifier.revocation import Name
 
 DEFAULT_TTL = 300
-MAX_TOKEN = 1 << 17
 MOST_TOKENS = 4000  # of one job: its seal names each one that was used, in at most a mebibyte
 READERS = {"gateway", "responder", "auditor"}  # who may learn of anybody's token
 
 
-class Shown(Struct, frozen=True):
-    """A token that somebody showed, and the key that signed it."""
+class Known(Struct, frozen=True):
+    """What the database says that matters to some orders: read while their jobs are locked."""
 
-    token: Token
-    kid: str
-
-
-class _Header(Struct, frozen=True):
-    alg: str
-    kid: str
-    typ: str
+    jobs: Mapping[str, tuple[Job, int]]  # each with how many tokens it was issued
+    gone: set[Name]
+    issued: Mapping[str, str]
+    held: Mapping[str, Held]
 
 
 async def mint(
-    authority: Authority,
-    caller: Caller,
-    job: str,
-    ttl: int | None,
-    *,
-    subject: str | None = None,
-    details: Sequence[Detail] | None = None,
-    jkt: str | None = None,
+    authority: Authority, caller: Caller, job: str, ttl: int | None, *, jkt: str | None = None
 ) -> IssuedToken:
-    """Issue a token to the client that opened the job: under its first grant, or that of a `subject` token.
+    """Issue a token under a job's first grant, to the client that opened it; `jkt` is the key that it is bound to.
 
-    With `details` the token carries that part of it; `jkt` is the key that it is bound to. Raises `Refused`:
-    unknown-job, job-not-open, ttl-too-long, too-many-tokens, scope-too-wide, too-many-grants, dpop-required.
+    Raises `Refused`: unknown-job, job-not-open, ttl-too-long, too-many-tokens, dpop-required, revoked.
     """
-    order = Order(caller.client, job, ttl, subject, jkt)
-    if details is None:
-        token = await authority.desk.ask(order, partial(_issue, authority))
-    else:
-        token = await _narrower(authority, order, details)
-    signed = encode(token, authority.keys.token)
-    return IssuedToken(access_token=signed, token_type=_type(token), expires_in=token.exp - token.iat)
-
-
-async def _issue(authority: Authority, orders: Sequence[Order]) -> list[Answer]:
-    """Issue what was ordered, in one transaction; an order that is refused keeps no other from its token."""
-    return await transact(authority.engine, lambda db: _issue_all(db, authority, orders))
-
-
-def _issue_all(db: Connection, authority: Authority, orders: Sequence[Order]) -> list[Answer]:
-    jobs = store.jobs_for_tokens(db, {order.job for order in orders})
-    try:
-        _refuse_revoked(db, authority, authority.keys.token.kid)
-    except Refused as refused:
-        return [refused for _ in orders]
-    named = {order.grant or jobs[order.job][0].grant for order in orders if order.job in jobs}
-    held = narrow.all_held(db, named)
-    answers = [_answer(authority, order, jobs.get(order.job, (None, 0)), held) for order in orders]
-    store.add_tokens(db, [_row(authority, each) for each in answers if isinstance(each, Token)])
-    return answers
-
-
-def _answer(authority: Authority, order: Order, found: tuple[Job | None, int], held: Mapping[str, Held]) -> Answer:
-    try:
-        job = _admit(order, *found)
-        return _claims(authority, job, held[order.grant or job.grant], order)
-    except Refused as refused:
-        return refused
-
-
-async def _narrower(authority: Authority, order: Order, details: Sequence[Detail]) -> Token:
-    """Issue a token for a part of what a grant carries, together with the grant for that part."""
-    kids = authority.keys.token.kid, authority.keys.grant.kid
-    async with writing(authority.engine) as db:
-        await store.lock_sequence(db)  # no key is revoked while it signs a grant
-        found = await store.job(db, order.job, lock=True)
-        job = _admit(order, found, await store.count_tokens(db, order.job))
-        await db.run_sync(_refuse_revoked, authority, *kids)
-        held = await narrow.held(db, order.grant or job.grant)
-        token = _claims(authority, job, await narrow.narrowed(db, authority, job, held, details), order)
-        await db.run_sync(store.add_tokens, [_row(authority, token)])
-    return token
-
-
-def _admit(order: Order, job: Job | None, issued: int) -> Job:
-    if job is None or job.client != order.client:
-        raise Refused("unknown-job", "this client opened no such job", field="job")
-    if issued >= MOST_TOKENS:
-        hint = "Use a token until it expires; open a new job."
-        raise Refused("too-many-tokens", f"a job has at most {MOST_TOKENS} tokens", hint=hint)
-    return job
-
-
-def _row(authority: Authority, token: Token) -> dict[str, Any]:
-    shown = {name: getattr(token, name) for name in ("jti", "grant", "iat", "exp")}
-    return {**shown, "job": token.txn, "kid": authority.keys.token.kid}
+    return await _signed(authority, Order(caller.client, job, ttl, jkt, None))
 
 
 async def exchange(
@@ -136,22 +62,113 @@ async def exchange(
 ) -> IssuedToken:
     """Exchange a living token for a younger one of the same grant, or for a narrower one (RFC 8693).
 
-    A bound token stays bound to its key. Raises `Refused` bad-token and bad-dpop-proof as well.
+    A bound token stays bound to its key. Raises `Refused` as `mint`; bad-token, bad-dpop-proof, scope-too-wide,
+    too-many-grants.
     """
-    shown = read(authority, subject)
-    async with reading(authority.engine).connect() as db:
-        if shown is None or not await lives(db, authority, shown):
-            raise Refused("bad-token", "the subject token is not one of ours that is still good", field="subject_token")
-    token = shown.token
-    if token.cnf is not None and not compare_digest(token.cnf.jkt, jkt or ""):
-        raise Refused("bad-dpop-proof", "the subject token is bound to another key", field="dpop")
-    issued = await mint(authority, caller, token.txn, ttl, subject=token.grant, details=details, jkt=jkt)
+    shown = read(authority.token_keys(), subject)
+    if shown is None:
+        raise _bad_subject()
+    issued = await _signed(authority, Order(caller.client, shown.token.txn, ttl, jkt, shown), details)
     return msgspec.structs.replace(issued, issued_token_type=ACCESS_TOKEN)
+
+
+async def _signed(authority: Authority, order: Order, details: Sequence[Detail] | None = None) -> IssuedToken:
+    if details is None:
+        token = await authority.desk.ask(order, partial(_issue, authority))
+    else:
+        token = await _narrower(authority, order, details)
+    text = encode(token, authority.keys.token)
+    return IssuedToken(access_token=text, token_type=_type(token), expires_in=token.exp - token.iat)
+
+
+async def _issue(authority: Authority, orders: Sequence[Order]) -> list[Answer]:
+    """Issue what was ordered, in one transaction; an order that is refused keeps no other from its token."""
+
+    def work(db: Connection) -> list[Answer]:
+        known = _look(db, authority, orders)
+        answers = [_answer(authority, order, known) for order in orders]
+        store.add_tokens(db, [_row(authority, each) for each in answers if isinstance(each, Token)])
+        return answers
+
+    return await transact(authority.engine, work)
+
+
+async def _narrower(authority: Authority, order: Order, details: Sequence[Detail]) -> Token:
+    """Issue a token for a part of what a grant carries, together with the grant for that part."""
+    async with writing(authority.engine) as db:
+        await store.lock_sequence(db)  # no key is revoked while it signs a grant
+        await store.lock_jobs(db, store.named([order.job]))
+        known = await db.run_sync(_look, authority, [order])
+        job, held = _admit(authority, order, known, authority.keys.grant.kid)
+        token = _claims(authority, job, await narrow.narrowed(db, authority, job, held, details), order)
+        await db.run_sync(store.add_tokens, [_row(authority, token)])
+    return token
+
+
+def _look(db: Connection, authority: Authority, orders: Sequence[Order]) -> Known:
+    """Lock the jobs of some orders against their end, and read what there is to know."""
+    jobs = store.jobs_for_tokens(db, {order.job for order in orders})
+    shown = [order.shown for order in orders if order.shown is not None]
+    ours: list[Name] = [("key", authority.keys.token.kid), ("key", authority.keys.grant.kid)]
+    grants = {_grant(order, jobs[order.job][0]) for order in orders if order.job in jobs}
+    return Known(
+        jobs=jobs,
+        gone=store.revoked_among(db, {*ours, *(name for each in shown for name in each.names)}, authority.clock()),
+        issued=store.jobs_of_tokens(db, [each.token.jti for each in shown]) if shown else {},
+        held=narrow.all_held(db, grants),
+    )
+
+
+def _answer(authority: Authority, order: Order, known: Known) -> Answer:
+    try:
+        return _claims(authority, *_admit(authority, order, known), order)
+    except Refused as refused:
+        return refused
+
+
+def _admit(authority: Authority, order: Order, known: Known, *kids: str) -> tuple[Job, Held]:
+    """Find the job and the grant of an order, in which these keys, and the tokens', sign."""
+    job, issued = known.jobs.get(order.job, (None, 0))
+    if order.shown is not None:
+        _check_subject(order, order.shown, job, known, authority.clock())
+    if job is None or job.client != order.client:
+        raise Refused("unknown-job", "this client opened no such job", field="job")
+    if any(("key", kid) in known.gone for kid in (authority.keys.token.kid, *kids)):
+        hint = "Make another (tally keys rotate), and restart scope."
+        raise Refused("revoked", "the key that signs grants or tokens is revoked", hint=hint)
+    if issued >= MOST_TOKENS:
+        hint = "Use a token until it expires; open a new job."
+        raise Refused("too-many-tokens", f"a job has at most {MOST_TOKENS} tokens", hint=hint)
+    return job, known.held[_grant(order, job)]
+
+
+def _check_subject(order: Order, shown: Shown, job: Job | None, known: Known, now: int) -> None:
+    """Refuse to exchange a token that is none of ours or no longer good, or that is bound to another key."""
+    token = shown.token
+    open_still = job is not None and job.state == "open" and now < min(job.expires, token.exp * SECOND)
+    if not open_still or known.issued.get(token.jti) != order.job or not known.gone.isdisjoint(shown.names):
+        raise _bad_subject()
+    if token.cnf is not None and not compare_digest(token.cnf.jkt, order.jkt or ""):
+        raise Refused("bad-dpop-proof", "the subject token is bound to another key", field="dpop")
+
+
+def _grant(order: Order, job: Job) -> str:
+    return job.grant if order.shown is None else order.shown.token.grant
+
+
+def _bad_subject() -> Refused:
+    why = "the subject token is not one of ours that is still good"
+    return Refused("bad-token", why, field="subject_token")
+
+
+def _row(authority: Authority, token: Token) -> dict[str, Any]:
+    shown = {name: getattr(token, name) for name in ("jti", "grant", "iat", "exp")}
+    return {**shown, "job": token.txn, "kid": authority.keys.token.kid}
 
 
 async def withdraw(authority: Authority, caller: Caller, raw: str) -> None:
     """Revoke one token for its client (RFC 7009); a token that is none, or no longer one, is no error."""
-    shown = read(authority, raw)
+    shown = read(authority.token_keys(), raw)
     if shown is None:
         return
     token = shown.token
@@ -165,7 +182,7 @@ async def withdraw(authority: Authority, caller: Caller, raw: str) -> None:
 
 async def introspect(authority: Authority, caller: Caller, raw: str) -> dict[str, Any]:
     """Say whether a token is live and what it says (RFC 7662); who is no reader learns of its own tokens alone."""
-    shown = read(authority, raw)
+    shown = read(authority.token_keys(), raw)
     foreign = shown is not None and shown.token.client_id != caller.client and caller.roles.isdisjoint(READERS)
     async with reading(authority.engine).connect() as db:
         if shown is None or foreign or not await lives(db, authority, shown):
@@ -175,28 +192,6 @@ async def introspect(authority: Authority, caller: Caller, raw: str) -> dict[str
 
 def _type(token: Token) -> str:
     return "Bearer" if token.cnf is None else "DPoP"
-
-
-def encode(token: Token, key: KeyPair) -> str:
-    """Write a token as a JWS in compact form."""
-    signed = f"{_header(key.kid)}.{_b64url(msgspec.json.encode(token))}"
-    return f"{signed}.{_b64url(key.ed25519(signed.encode()))}"
-
-
-def read(authority: Authority, raw: str) -> Shown | None:
-    """Read a token of ours: the header is, byte for byte, the one that we write for a key that was not revoked."""
-    header, _, rest = raw.partition(".")
-    public = {_header(key.kid): key for key in authority.token_keys()}
-    payload, dot, signature = rest.partition(".")
-    if header not in public or not dot or len(raw) > MAX_TOKEN:
-        return None
-    try:
-        key = public[header]
-        if not verify_ed25519(key.pair().raw()[0], f"{header}.{payload}".encode(), _unb64url(signature)):
-            return None
-        return Shown(msgspec.json.decode(_unb64url(payload), type=Token), key.kid)
-    except (binascii.Error, ValueError):
-        return None
 
 
 def _claims(authority: Authority, job: Job, held: Held, order: Order) -> Token:
@@ -239,26 +234,4 @@ async def lives(db: AsyncConnection, authority: Authority, shown: Shown) -> bool
         return False
     if await store.token_job(db, token.jti) != token.txn:
         return False
-    return await store.revoked(db, [("jti", token.jti), ("key", shown.kid)], now) is None
-
-
-def _refuse_revoked(db: Connection, authority: Authority, *kids: str) -> None:
-    """Refuse to sign with a revoked key; the job is locked, so none is revoked meanwhile."""
-    if store.revoked_of(db, [("key", kid) for kid in kids], authority.clock()) is not None:
-        hint = "Make another (tally keys rotate), and restart scope."
-        raise Refused("revoked", "the key that signs grants or tokens is revoked", hint=hint)
-
-
-def _header(kid: str) -> str:
-    return _b64url(msgspec.json.encode(_Header("EdDSA", kid, "at+jwt")))
-
-
-def _b64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-def _unb64url(text: str) -> bytes:
-    raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
-    if _b64url(raw) != text:
-        raise ValueError("not the one spelling")
-    return raw
+    return await store.revoked(db, shown.names, now) is None

@@ -146,16 +146,20 @@ async def revocations_near(db: AsyncConnection, job: Job, last: int, names: Iter
 
 
 async def revoked(db: AsyncConnection, names: Iterable[Name], at: int) -> Name | None:
-    """Find one of these names that is revoked at a time; None when none is."""
-    return await db.run_sync(revoked_of, names, at)
-
-
-def revoked_of(db: Connection, names: Iterable[Name], at: int) -> Name | None:
-    """Find it on a connection that is not asynchronous."""
-    wanted = or_(*(and_(revocations.c.kind == kind, revocations.c.value == value) for kind, value in names))
-    found = select(revocations.c.kind, revocations.c.value).where(wanted, _lasts(at)).order_by(revocations.c.sequence)
-    row = db.execute(found.limit(1)).one_or_none()
+    """Find one of these names that is revoked at a time, the first that was; None when none is."""
+    row = (await db.execute(_revoked(names, at).limit(1))).one_or_none()
     return None if row is None else (row.kind, row.value)
+
+
+def revoked_among(db: Connection, names: Iterable[Name], at: int) -> set[Name]:
+    """Find those of some names that are revoked at a time."""
+    return {(row.kind, row.value) for row in db.execute(_revoked(names, at))}
+
+
+def _revoked(names: Iterable[Name], at: int) -> Select[tuple[str, str]]:
+    wanted = or_(*(and_(revocations.c.kind == kind, revocations.c.value == value) for kind, value in sorted(names)))
+    found = select(revocations.c.kind, revocations.c.value).where(wanted, _lasts(at))
+    return found.order_by(revocations.c.sequence)
 
 
 async def revoked_keys(db: AsyncConnection) -> set[str]:
@@ -370,7 +374,12 @@ async def token_job(db: AsyncConnection, jti: str) -> str | None:
 
 async def issued(db: AsyncConnection, jtis: Sequence[str]) -> dict[str, str]:
     """Find the jobs of tokens that were issued."""
-    found = await db.execute(select(tokens.c.jti, tokens.c.job).where(tokens.c.jti.in_(jtis)))
+    return await db.run_sync(jobs_of_tokens, jtis)
+
+
+def jobs_of_tokens(db: Connection, jtis: Sequence[str]) -> dict[str, str]:
+    """Find the jobs of tokens that were issued."""
+    found = db.execute(select(tokens.c.jti, tokens.c.job).where(tokens.c.jti.in_(jtis)))
     return {row.jti: row.job for row in found}
 
 

@@ -64,6 +64,8 @@ class Target(_Part, frozen=True, kw_only=True):
     @property
     def place(self) -> str:
         """Name what is asked of a server as `server/name`; nothing of a model."""
+        if self.tool is not None:  # by far the most, and asked for on each call
+            return f"{self.server}/{self.tool}"
         return "" if self.named is None else f"{self.server}/{self.named[1]}"
 
 

@@ -14,12 +14,12 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from tests.bench import decision, gateway, registry, verification
+from tests.bench import decision, gateway, issuance, registry, revocation, verification
 from tests.bench.installation import Installation
 from tests.bench.measure import Row
 
 WIDTH = 160
-PARTS = ("verification", "decision", "gateway", "registry")
+PARTS = ("verification", "decision", "gateway", "registry", "issuance", "revocation")
 
 
 def measure(parts: list[str], progress: Console) -> Iterator[Row]:
@@ -38,12 +38,14 @@ def measure(parts: list[str], progress: Console) -> Iterator[Row]:
             progress.print(f"  {part}")
             if part == "decision":
                 yield from decision.rows()
-            elif part == "verification":
-                yield from verification.rows(house())
-            elif part == "registry":
-                yield from registry.rows(house())
             else:
-                yield from gateway.rows(house())
+                yield from {
+                    "gateway": gateway,
+                    "issuance": issuance,
+                    "registry": registry,
+                    "revocation": revocation,
+                    "verification": verification,
+                }[part].rows(house())
 
 
 def table(rows: list[Row]) -> Table:

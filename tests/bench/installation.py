@@ -2,10 +2,11 @@
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
@@ -13,14 +14,17 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import aiohttp
+import jwt
+import msgspec
 from msgspec import Struct
 
 from examples.stage import PROVIDER, ROOT, SERVICES, Stage, free_ports
 from receipts.client import ReceiptsClient
-from scope.client import JobRequest, ScopeClient
+from scope.client import JobRequest, RevocationRequest, ScopeClient
 from service import keystore
 from service.clients import client_token
 from tests.bench.upstream import ARGUMENTS, TOOL
+from verifier.grant import Token
 
 T = TypeVar("T")
 SERVER, REVISION = "crm-mcp", "2026-07-28"
@@ -128,13 +132,52 @@ class Installation(Stage):
         job, token = _online(act)
         return job, Caller(self.url("receipts"), token)
 
+    def open_jobs(self, worker: str, count: int) -> list[str]:
+        """Open jobs at one worker of a scope."""
+
+        async def act(http: aiohttp.ClientSession) -> list[str]:
+            scope = ScopeClient(http, self.url(worker), self.credential("orchestrator", "scope"))
+            asked = JobRequest(agent="agent-1", policy=self.policy, job_type="support", environment="bench")
+            return [(await scope.open(asked)).job for _ in range(count)]
+
+        return _online(act)
+
+    def issue(self, worker: str, job: str) -> str:
+        """Get a token of a job from one worker of a scope."""
+
+        async def act(http: aiohttp.ClientSession) -> str:
+            scope = ScopeClient(http, self.url(worker), self.credential("orchestrator", "scope"))
+            return (await scope.token(job)).access_token
+
+        return _online(act)
+
+    def said(self, token: str) -> Token:
+        """Read what a token says."""
+        return msgspec.convert(jwt.decode(token, options={"verify_signature": False}), Token)
+
+    def revoke(self, wanted: RevocationRequest) -> int:
+        """Revoke as the responder; return the sequence."""
+
+        async def act(http: aiohttp.ClientSession) -> int:
+            scope = ScopeClient(http, self.url("scope"), self.credential("responder", "scope"))
+            return (await scope.revoke(wanted)).sequence
+
+        return _online(act)
+
+    def start_scope(self, name: str, database: str) -> None:
+        """Start another worker of scope, on a PostgreSQL database."""
+        self.ports[name] = free_ports(1)[0]
+        environment = {"TALLY_SCOPE_LISTEN": f"127.0.0.1:{self.ports[name]}", "TALLY_SCOPE_DATABASE": database}
+        self._spawn(name, ["verifier", "run", "scope", "--dir", str(self.installation)], environment)
+        self._wait(name)
+
     def finish(self, job: str, bundle: Path) -> None:
         """Close a job, wait for its seal, and fetch its bundle as an auditor does."""
 
         async def act(http: aiohttp.ClientSession) -> None:
             await self._scope(http).close(job)
             await self._scope(http).wait_for_seal(job)
-            receipts = ReceiptsClient(http, self.url("receipts"), self._credential("auditor", "receipts"))
+            receipts = ReceiptsClient(http, self.url("receipts"), self.credential("auditor", "receipts"))
             with bundle.open("wb") as file:
                 await receipts.bundle(job, file)
 
@@ -158,15 +201,25 @@ class Installation(Stage):
         self.tally("manifest", "publish", "crm.signed.json", *who)
 
     def _launch(self, name: str, module: str, *arguments: str) -> None:
-        command = [sys.executable, "-m", module, *arguments, "--port", str(self.ports[name])]
-        with (self.directory / f"{name}.log").open("ab") as log:
-            self.processes[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd=ROOT)
+        self._spawn(name, [module, *arguments, "--port", str(self.ports[name])], {})
         self._wait(name)
 
-    def _scope(self, http: aiohttp.ClientSession) -> ScopeClient:
-        return ScopeClient(http, self.url("scope"), self._credential("orchestrator", "scope"))
+    def _spawn(self, name: str, module: list[str], environment: Mapping[str, str]) -> None:
+        with (self.directory / f"{name}.log").open("ab") as log:
+            self.processes[name] = subprocess.Popen(
+                [sys.executable, "-m", *module],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                cwd=ROOT,
+                env={**os.environ, **environment},
+            )
 
-    def _credential(self, client: str, service: str) -> Callable[[], str]:
+    def _scope(self, http: aiohttp.ClientSession) -> ScopeClient:
+        return ScopeClient(http, self.url("scope"), self.credential("orchestrator", "scope"))
+
+    def credential(self, client: str, service: str) -> Callable[[], str]:
+        """Give what makes a client's own JWTs for a service."""
         key = keystore.load(self.installation / client / "client.key", "client")
         return lambda: client_token(key, client, self.url(service), time.time_ns() // 1000)
 

@@ -7,7 +7,7 @@ import jwt
 import msgspec
 import pytest
 
-from scope import mint
+from scope import mint, tokens
 from scope.client import ASSERTION, TOKEN_EXCHANGE, RevocationRequest
 from service.clients import Caller
 from tests.conftest import START
@@ -150,8 +150,8 @@ async def test_a_refresh_is_a_younger_token_of_the_same_scope(town: Town) -> Non
 async def test_what_is_no_living_token_is_not_refreshed(town: Town) -> None:
     job = await town.open()
     raw = (await town.scope().token(job.job, 10)).access_token
-    forged = mint.encode(claims(raw), town.key("orchestrator", "client"))
-    never = mint.encode(msgspec.structs.replace(claims(raw), jti="neverissued"), town.key("scope", "token"))
+    forged = tokens.encode(claims(raw), town.key("orchestrator", "client"))
+    never = tokens.encode(msgspec.structs.replace(claims(raw), jti="neverissued"), town.key("scope", "token"))
     for bad in (forged, never, raw[:-3], raw + ".x", "nonsense"):
         assert await refusal(town.scope().refresh(bad)) == "bad-token"
     status, body = await ask(town, "/token", grant_type=TOKEN_EXCHANGE, subject_token=raw, subject_token_type="jwt")
@@ -194,14 +194,14 @@ async def test_another_role_beside_orchestrator_is_no_key_to_others_tokens(town:
 
 async def test_a_token_of_a_revoked_key_is_none_of_ours(town: Town) -> None:
     raw = (await town.scope().token((await town.open()).job)).access_token
-    assert mint.read(town.authority, raw) is not None
+    assert tokens.read(town.authority.token_keys(), raw) is not None
     trust = town.authority.trust
     ended = [
         msgspec.structs.replace(key, revoked_at=START, reason="compromise") if key.use == "token" else key
         for key in trust.listed.keys
     ]
     later = msgspec.structs.replace(trust, listed=msgspec.structs.replace(trust.listed, keys=ended))
-    assert mint.read(msgspec.structs.replace(town.authority, trust=later), raw) is None
+    assert tokens.read(msgspec.structs.replace(town.authority, trust=later).token_keys(), raw) is None
 
 
 @pytest.mark.parametrize("end", ["close", "revoke"])
