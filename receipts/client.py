@@ -72,12 +72,14 @@ class ReceiptsClient:
         query = f"?after={quote(after)}&limit={limit}"
         return await self._json(f"/jobs/{quote(job, safe='')}/receipts{query}", ReceiptPage)
 
-    async def bundle(self, job: str, file: BinaryIO) -> str:
-        """Fetch a finished job's bundle into a file; return the verdict that the gateway's own verifier gave.
+    async def bundle(self, job: str, file: BinaryIO, *, underway: bool = False) -> str:
+        """Fetch a job's bundle into a file; return the verdict that the gateway's own verifier gave.
 
-        The verdict is a courtesy of the party that is audited: verify the file yourself.
+        `underway` takes what there is of a job without a seal: INCOMPLETE at best. The verdict is a courtesy of the
+        party that is audited: verify the file yourself.
         """
-        async with self._ask(f"/bundles/{quote(job, safe='')}") as answer:
+        asked = "?underway=true" if underway else ""
+        async with self._ask(f"/bundles/{quote(job, safe='')}{asked}") as answer:
             await _raise_for(answer)
             try:
                 await _save(answer, file)

@@ -20,12 +20,13 @@ app.add_typer(bundle, name="bundle")
 
 DEFAULT_URL = "http://127.0.0.1:8703"
 
-Job = Annotated[str, typer.Argument(help="The job, which must be sealed.")]
+Job = Annotated[str, typer.Argument(help="The job, which must be sealed but for --underway.")]
 Out = Annotated[Path, typer.Option("--out", "-o", help="A new file for the bundle.", dir_okay=False)]
 Url = Annotated[str, typer.Option("--url", help="Base URL of the gateway.")]
 Client = Annotated[
     Path, typer.Option("--client", help="Your directory: its name is your client id, it holds client.key.")
 ]
+Underway = Annotated[bool, typer.Option("--underway", help="Take what there is of a job without a seal: INCOMPLETE.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
@@ -35,17 +36,21 @@ def group() -> None:
 
 
 @bundle.command("fetch")
-def fetch(job: Job, *, out: Out, client: Client, url: Url = DEFAULT_URL, as_json: Json = False) -> None:
-    """Fetch a finished job's proof bundle. The verdict beside it is the gateway's own: run `tally verify` yourself.
+def fetch(
+    job: Job, *, out: Out, client: Client, url: Url = DEFAULT_URL, underway: Underway = False, as_json: Json = False
+) -> None:
+    """Fetch a job's proof bundle. The verdict beside it is the gateway's own: run `tally verify` yourself.
 
-    Example: tally bundle fetch 7d1f… -o crm.tally --client auditor
+    Examples:
+      tally bundle fetch 7d1f… -o crm.tally --client auditor
+      tally bundle fetch 7d1f… -o sofar.tally --client auditor --underway
     """
     key, name = keystore.load(client / "client.key", "client"), client.resolve().name
 
     async def ask(file: BinaryIO) -> str:
         async with aiohttp.ClientSession() as session:
             asks = ReceiptsClient(session, url, lambda: client_token(key, name, url, time.time_ns() // 1000))
-            return await asks.bundle(job, file)
+            return await asks.bundle(job, file, underway=underway)
 
     try:
         with out.open("xb") as file:

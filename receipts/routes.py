@@ -34,6 +34,7 @@ JobId = Annotated[str, PathParameter(pattern=ID)]
 CallId = Annotated[str, PathParameter(pattern=ID)]
 After = Annotated[str, QueryParameter(pattern=r"^([A-Za-z0-9_-]{1,64}:[0-9]{1,16})?\Z")]
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)]
+Underway = Annotated[bool, QueryParameter()]
 
 
 class Visitor(Struct, frozen=True):
@@ -91,15 +92,23 @@ class BundleRoutes(Controller):
 
     tags = ("bundles",)
 
-    @get("/bundles/{job:str}", summary="A finished job's proof bundle")
-    async def bundle(self, job: JobId, caller: NamedDependency[Caller], bundles: NamedDependency[Bundles]) -> Stream:
-        """Hand out a sealed job's bundle with the verifier's verdict: to auditors, and to who opened the job."""
+    @get("/bundles/{job:str}", summary="A job's proof bundle")
+    async def bundle(
+        self,
+        job: JobId,
+        caller: NamedDependency[Caller],
+        bundles: NamedDependency[Bundles],
+        underway: Underway = False,  # noqa: FBT002 - Litestar gives it by name
+    ) -> Stream:
+        """Hand out a job's bundle with the verifier's verdict: to auditors, and to who opened the job.
+
+        `underway=true` is for a job that has no seal yet: what is durable by now, INCOMPLETE.
+        """
         caller.require("auditor", "orchestrator")
-        seal, raw = await bundles.seal(job)
-        owners = {each.scope.client for each in (await bundles.grants(seal)).values()}
-        if "auditor" not in caller.roles and caller.client not in owners:
+        contents = await (bundles.underway(job) if underway else bundles.sealed(job))
+        if "auditor" not in caller.roles and caller.client not in contents.owners:
             raise Refused("forbidden", "this job was opened by another client")
-        made = await bundles.assemble(seal, raw)
+        made = await bundles.assemble(contents)
         headers = {
             "Content-Disposition": f'attachment; filename="{job}.tally"',
             "Content-Length": str(made.size),

@@ -45,6 +45,11 @@ async def lane(reader: AsyncConnection, name: str) -> StoredLane | None:
     return next(iter(await _lanes(reader, _lane.where(lanes.c.lane == name))), None)
 
 
+async def lanes_of(reader: AsyncConnection, job: str) -> list[StoredLane]:
+    """List a job's lanes by name."""
+    return await _lanes(reader, _lane.where(lanes.c.job == job).order_by(lanes.c.lane))
+
+
 async def page(reader: AsyncConnection, job: str, after: tuple[str, int], limit: int) -> list[StoredLeaf]:
     """Return some of a job's leaves behind a lane and seq, lane after lane."""
     wanted = _leaf.join(lanes, lanes.c.lane == leaves.c.lane).where(lanes.c.job == job)

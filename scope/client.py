@@ -148,12 +148,13 @@ class JobLane(_Message, frozen=True, kw_only=True):
 
 
 class JobStatus(_Message, frozen=True, kw_only=True):
-    """Where a job stands; `status` and `seal` are there once it is sealed."""
+    """Where a job stands; `status` and `seal` are there once it is sealed. `grants` are in the order of their issue."""
 
     job: Id
     agent: SafeText
     policy: Digest
     grant: Digest
+    grants: list[Digest] = []
     state: State
     opened: Time
     expires: Time
@@ -464,7 +465,7 @@ class ScopeClient:
         return await self._call("GET", "/keys", public=True)
 
     async def revocations(self, job: str) -> list[bytes]:
-        """Fetch the revocations that a sealed job's seal names, in the seal's order."""
+        """Fetch the revocations that touch a job: of a sealed one those that its seal names, in the seal's order."""
         answer = _decode(await self._call("GET", f"/jobs/{quote(job)}/revocations"), Documents)
         return [bytes(each) for each in answer.documents]
 

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from scope import children, store
+from scope import children, narrow, store
 from scope.authority import SECOND, Authority
 from scope.client import JobLane, JobPage, JobRequest, JobStatus, OpenedJob
 from scope.plan import Planned, plan
@@ -193,13 +193,14 @@ def _names(planned: Planned, scope: Scope, *kids: str) -> set[Name]:
 async def _status(db: AsyncConnection, job: Job) -> JobStatus:
     sealed = await store.seal(db, job.job)
     below = [child.job for child in await store.children_of(db, job.job)]
+    grants = [each.digest for each in await narrow.of_job(db, job.job)]
     lanes = await store.lanes_of(db, job.job)
     shown = {name: getattr(job, name) for name in ("job", "agent", "policy", "grant", "state", "opened", "expires")}
     ended: dict[str, Any] = {"reason": job.reason} if job.reason else {}
     if sealed is not None:
         ended |= {"seal": sealed[0], "status": sealed[1]}
     listed = [JobLane(lane=lane.lane, gateway=lane.gateway, size=lane.size, closed=lane.closed) for lane in lanes]
-    kin = {"children": below} | ({"parent": job.parent} if job.parent else {})
+    kin = {"grants": grants, "children": below} | ({"parent": job.parent} if job.parent else {})
     return msgspec.convert({**shown, **ended, **kin, "lanes": listed}, JobStatus)
 
 

@@ -9,7 +9,7 @@ from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 from msgspec import Raw
 
-from scope import jobs, lanes, oauth, preview, revoke, store
+from scope import jobs, lanes, oauth, preview, revoke, seals, store
 from scope.authority import Authority
 from scope.client import (
     Documents,
@@ -35,10 +35,8 @@ from service.engine import reading
 from service.protocol import LEAVING
 from service.record import AuditPage
 from verifier.encoding import MAX_INT, Digest, Id, parse, reject_duplicates
-from verifier.envelope import Envelope
 from verifier.keys import key_list_digest
 from verifier.refused import Refused
-from verifier.seal import Seal
 
 T = TypeVar("T")
 Ask = Request[Any, Any, Any]
@@ -107,14 +105,11 @@ class Jobs(Controller):
         caller.require("gateway")
         return await lanes.register(authority, caller, job, _read(body, LaneRequest))
 
-    @get("/{job:str}/revocations", summary="The revocations that a seal names")
+    @get("/{job:str}/revocations", summary="The revocations that touch a job")
     async def revocations(self, job: Job, caller: By, authority: Here) -> Documents:
-        """Serve the revocations of a sealed job, in the seal's order."""
+        """Serve those that the seal names, in its order; of a job without a seal those so far."""
         caller.require("gateway", "auditor")
-        _, raw = await jobs.seal(authority, caller, job)
-        sealed = Seal.parse(Envelope.parse(raw, "seal").content())
-        async with reading(authority.engine).connect() as db:
-            found = await store.revocations_named(db, sealed.revocations)
+        found = await seals.revocations(authority, caller, job)
         return Documents(documents=[Raw(each) for each in found])
 
 

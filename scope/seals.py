@@ -10,14 +10,15 @@ from itertools import chain
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from scope import narrow, purse, store
+from scope import jobs, narrow, purse, store
 from scope.authority import SECOND, Authority, signer
 from scope.narrow import Held
 from scope.store import Job, Lane, UsedToken
 from scope.tables import acts
+from service.clients import Caller
 from service.engine import reading, writing
 from verifier.encoding import canonical, digest
-from verifier.envelope import seal_up
+from verifier.envelope import Envelope, seal_up
 from verifier.grant import MAX_DEPTH, Budget
 from verifier.refused import Refused
 from verifier.revocation import Name, Revocation, named
@@ -81,6 +82,24 @@ async def seal(authority: Authority, name: str) -> None:
         await store.add_seal(db, name, digest(payload), sealed.status, envelope)
         said = {"digest": digest(payload), "status": sealed.status}
         await acts.append(db, at=now, by=authority.issuer, act="job-sealed", subject=name, **said)
+
+
+async def revocations(authority: Authority, caller: Caller, name: str) -> list[bytes]:
+    """Give the revocations that touch a job: once it is sealed those that the seal names. Raises `Refused`."""
+    async with reading(authority.engine).connect() as db:
+        job = await jobs.find(db, caller, name)
+        sealed = await store.seal(db, name)
+        if sealed is not None:
+            named = Seal.parse(Envelope.parse(sealed[2], "seal").content()).revocations
+        else:
+            last, grants, used = (
+                await store.sequence(db),
+                await narrow.of_job(db, name),
+                await store.tokens_of(db, name),
+            )
+            touching = await _touching(db, authority, job, last, grants=grants, used=chain.from_iterable(used.values()))
+            named = [each for each, _ in touching]
+        return await store.revocations_named(db, named)
 
 
 async def _seal(db: AsyncConnection, authority: Authority, job: Job, last: int, now: int) -> Seal:

@@ -1,4 +1,4 @@
-"""Opens jobs at an even pace: `python -m tests.bench.opener INSTALLATION SCOPE-URL POLICY RATE`; tells how many a second."""
+"""Opens jobs at an even pace: `python -m tests.bench.opener INSTALLATION SCOPE-URL POLICY RATE`."""
 
 import asyncio
 import sys
@@ -12,9 +12,11 @@ from service import keystore
 from service.app import now
 from service.clients import client_token
 
+MOST = 20
+
 
 async def open_jobs(directory: Path, url: str, policy: str, rate: int) -> None:
-    """Open jobs until the process is ended, each second a line with how many it were."""
+    """Open jobs until the process is ended; each second a line says how many a second it were."""
     key = keystore.load(directory / "orchestrator" / "client.key", "client")
     asked = JobRequest(agent="agent-1", policy=policy, job_type="support", environment="bench")
     running = set[asyncio.Task[object]]()
@@ -24,10 +26,11 @@ async def open_jobs(directory: Path, url: str, policy: str, rate: int) -> None:
         while True:
             count += 1
             running.add(asyncio.create_task(scope.open(asked)))
-            done = {each for each in running if each.done()}
-            for each in done:
+            for each in {each for each in running if each.done()}:
                 each.result()
-            running -= done
+                running.discard(each)
+            if len(running) >= MOST:  # scope is slower than the pace, and that shows in what is told
+                await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             if count % rate == 0:
                 sys.stdout.write(f"{(count - len(running)) / (time.monotonic() - began)}\n")
                 sys.stdout.flush()

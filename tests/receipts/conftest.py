@@ -22,7 +22,7 @@ import controls.app
 import scope.app
 from controls.client import ControlsClient, Publisher, ServerRecord
 from receipts.archive import Archive
-from receipts.bundles import Bundles
+from receipts.bundles import Bundles, Contents
 from receipts.identity import Identity, read_identity
 from receipts.lanes import Lane, Lanes
 from receipts.ledger import Ledger
@@ -48,7 +48,6 @@ from verifier.leaf import Begin, Commitment, Deny, End, Facts, Reservation, Targ
 from verifier.manifest import Manifest, Tool
 from verifier.policy import Policy
 from verifier.report import Report
-from verifier.seal import Seal
 
 MINIMAL = Path("examples/policies/minimal.json").read_bytes()
 SCHEMA = '{"type":"object","properties":{"case_id":{"type":"string"}}}'
@@ -150,7 +149,7 @@ class Epoch:
     async def bundle(self, job: Job) -> bytes:
         """Assemble a sealed job's bundle."""
         bundles = await self.bundles()
-        return await self.assembled(bundles, *await bundles.seal(job.name))
+        return await self.assembled(bundles, await bundles.sealed(job.name))
 
     async def bundles(self) -> Bundles:
         """Make what assembles bundles."""
@@ -167,9 +166,9 @@ class Epoch:
             pair=identity.pair,
         )
 
-    async def assembled(self, bundles: Bundles, seal: Seal, raw_seal: bytes) -> bytes:
-        """Assemble a bundle under this seal."""
-        made = await bundles.assemble(seal, raw_seal)
+    async def assembled(self, bundles: Bundles, contents: Contents) -> bytes:
+        """Assemble a bundle of these contents."""
+        made = await bundles.assemble(contents)
         with made.file as file:
             raw = file.read()
         assert len(raw) == made.size

@@ -5,6 +5,7 @@ import asyncio
 import pytest
 from msgspec.structs import replace
 
+from receipts.bundles import Bundles, Part
 from receipts.lanes import Cut
 from receipts.log import Appended
 from scope.client import RevocationRequest, ScopeClient
@@ -13,10 +14,10 @@ from tests.conftest import free_port
 from tests.receipts.conftest import MODEL, Calls, Epoch, Job, Town
 from verifier.checkpoint import Proof
 from verifier.encoding import canonical
-from verifier.envelope import seal_up
+from verifier.envelope import Envelope, seal_up
 from verifier.leaf import Close, Deny, Note, Open, Token, decode
 from verifier.refused import Refused
-from verifier.seal import origin
+from verifier.seal import Seal, origin
 
 
 async def opened(epoch: Epoch, town: Town) -> tuple[Job, Calls]:
@@ -38,17 +39,24 @@ async def test_a_finished_job_s_bundle_passes(epoch: Epoch, town: Town) -> None:
     assert (report.totals.calls, report.totals.denials, report.status) == (3, 1, "complete")
 
 
+async def sealed(bundles: Bundles, job: Job) -> Seal:
+    raw = (await bundles.sealed(job.name)).seal
+    assert raw is not None
+    return Seal.parse(Envelope.parse(raw, "seal").content())
+
+
 async def test_a_seal_gets_no_receipts_of_another_job_out_of_us(epoch: Epoch, town: Town) -> None:
     job, _ = await opened(epoch, town)
     await epoch.finish(job)
     other = await town.job()
     await epoch.finish(other)
     bundles = await epoch.bundles()
-    [lane] = (await bundles.seal(job.name))[0].lanes
-    honest, _ = await bundles.seal(other.name)
+    [lane] = (await sealed(bundles, job)).lanes
+    honest = await sealed(bundles, other)
     lying = replace(honest, lanes=[replace(lane, origin=origin(lane.gateway, other.name, lane.lane))])
     signed = seal_up("seal", canonical(lying), keystore.load(town.directory / "scope/seal.key", "seal"))
-    raw = await epoch.assembled(bundles, lying, signed)
+    parts = [Part(each.lane, each.origin, each.size) for each in lying.lanes]
+    raw = await epoch.assembled(bundles, replace(await bundles.sealed(other.name), parts=parts, seal=signed))
     assert job.name.encode() not in raw
     assert raw.splitlines()[-1].startswith(b'{"head":')
     assert epoch.verify(raw).verdict == "FAIL"
