@@ -25,7 +25,7 @@ from service import keystore
 from service.app import build, now
 from service.clients import Clients, Clock, client_token
 from service.dpop import Proofs
-from service.engine import open_engine
+from service.engine import is_full, open_engine
 from service.keystore import Random
 from service.problems import Log
 from service.reach import networks
@@ -86,13 +86,19 @@ def create(settings_path: Path, *, clock: Clock = now, random: Random = os.urand
 
 
 async def keep_time(authority: Authority, seconds: float) -> None:
-    """Do what time asks for, for ever; one failure is logged and the next turn tries again."""
+    """Do what time asks for, for ever: a failure is logged and the next turn tries again; a full disk is told once."""
+    full = False
     while True:
         await asyncio.sleep(seconds)
         try:
             await seals.advance(authority, authority.clock())
-        except Exception:
-            authority.log.exception("bug", task="keep_time")
+            full = False
+        except Exception as error:
+            if not is_full(error):
+                authority.log.exception("bug", task="keep_time")
+            elif not full:
+                authority.log.exception("disk-full", task="keep_time")
+            full = is_full(error)
 
 
 def _authority(
