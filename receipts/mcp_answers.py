@@ -28,7 +28,7 @@ FORM = {
 METHOD_NOT_FOUND = (404, -32601)
 NOT_OURS = frozenset({
     "stale-revocations", "ledger-unavailable", "scope-unavailable", "controls-unavailable", "disk-full",
-    "clock-stepped-back",
+    "clock-stepped",
 })  # fmt: skip
 
 # Each method that lists, and the member of its result.

@@ -145,8 +145,11 @@ class Revocations:
         return max(0, now - self.heard)
 
     def require_fresh(self, terms: Terms, now: int) -> None:
-        """Raise `Refused` stale-revocations beyond the policy's bound, the lowest of its ancestors'."""
-        if self.staleness(now) > terms.token_constraints.max_staleness_seconds * SECOND:
+        """Raise `Refused` stale-revocations beyond the policy's bound, the lowest of its ancestors'.
+
+        So it does when the clock has gone back: then nothing tells how long ago scope was heard.
+        """
+        if self.heard > now + SKEW or self.staleness(now) > terms.token_constraints.max_staleness_seconds * SECOND:
             raise Refused(
                 "stale-revocations",
                 "scope has not been heard for longer than the policy allows",

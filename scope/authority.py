@@ -16,6 +16,7 @@ from scope.users import Users
 from service import keystore
 from service.dpop import Proofs
 from service.problems import Log
+from service.steady import Steady
 from verifier.keys import Key, Trust
 from verifier.refused import Refused
 from verifier.signing import KeyPair
@@ -54,7 +55,7 @@ class Authority(Struct, frozen=True, kw_only=True):
     key_list: bytes
     registry: ControlsClient
     engine: AsyncEngine
-    clock: Callable[[], int]
+    clock: Steady
     random: Callable[[int], bytes]
     users: Users
     feed: Feed

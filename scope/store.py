@@ -106,6 +106,13 @@ async def lock_sequence(db: AsyncConnection) -> int:
     return found
 
 
+async def latest_time(db: AsyncConnection) -> int:
+    """Find the latest time that was recorded: of an act, or of a mark in a job that is not sealed."""
+    marked = select(func.max(lanes.c.marked)).join(jobs, jobs.c.job == lanes.c.job)
+    marked = marked.where(jobs.c.state.in_(["open", "closing"]))
+    return max(await acts.time(db), (await db.execute(marked)).scalar_one() or 0)
+
+
 async def add_revocation(db: AsyncConnection, revocation: Revocation, digest: str, envelope: bytes) -> None:
     """Append a revocation; the sequence is locked."""
     (kind, value), number = revocation.name, revocation.sequence

@@ -34,11 +34,13 @@ STATUS: dict[str, int] = {
     "internal-error": SERVER_ERROR,
     "not-ready": 503,
     "disk-full": 503,
+    "clock-stepped": 503,
 }
 # Seconds after which it is worth while to try again.
 WAIT = {"too-many-failures": 60, "too-many-requests": 5, "disk-full": 30}
 # How the framework's own errors are called in public.
-NAMES = {status: code for code, status in STATUS.items() if code not in {"too-many-requests", "disk-full"}}
+OURS = {"too-many-requests", "disk-full", "clock-stepped"}
+NAMES = {status: code for code, status in STATUS.items() if code not in OURS}
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
