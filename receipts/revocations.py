@@ -24,6 +24,7 @@ from verifier.revocation import OF_CALL, Name, Revocation
 SECOND = 1_000_000
 SKEW = 5 * SECOND
 FOREVER = 2**62
+LONGEST_SILENCE = 60 * SECOND  # no policy lets a gateway go on for longer
 LONGEST_TOKEN = 3600 * SECOND  # no policy lets a token live longer, and none that does is accepted
 MAX_PAGES = 1000
 AGAIN = 0.25  # seconds until scope is asked again after it did not answer
@@ -136,9 +137,17 @@ class Revocations:
         return self._targets if name[0] in OF_CALL else self._revoked
 
     def require_heard(self) -> None:
-        """Raise `Refused` stale-revocations when scope has never been heard: every call would be refused."""
+        """Raise `Refused` stale-revocations when every call would be refused, whatever its policy."""
         if not self.heard:
-            raise Refused("stale-revocations", "scope has not been heard yet")
+            raise Refused("stale-revocations", "scope has not been heard yet", hint="Look at scope.")
+        now = self._clock()
+        if self.heard > now + SKEW:
+            raise Refused(
+                "stale-revocations", "the clock is behind scope's last heartbeat", hint="Set the clock right."
+            )
+        if (silent := self.staleness(now)) > LONGEST_SILENCE:
+            why = f"scope has not been heard for {silent // SECOND} s"
+            raise Refused("stale-revocations", why, hint="Look at scope, and at the way there.")
 
     def staleness(self, now: int) -> int:
         """Return how long ago scope last said that this was all, in microseconds."""

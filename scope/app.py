@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from controls.client import ControlsClient
 from scope import seals, store
-from scope.authority import Authority, Keys
+from scope.authority import Authority, Keys, Reports
 from scope.feed import Feed
 from scope.routes import ROUTES
 from scope.settings import ScopeSettings
@@ -144,6 +144,7 @@ def _authority(
             clock=steady,
             random=random,
             users=users,
+            reports=Reports(clock()),
             proofs=Proofs(settings.issuer, _nonces(keys), clock),
             feed=Feed(engine, settings.issuer, keys.revocation, steady, log),
             log=log,

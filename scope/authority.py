@@ -7,7 +7,7 @@ half of a bundle.
 from collections.abc import Callable
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from controls.client import ControlsClient
@@ -45,6 +45,16 @@ class Keys(Struct, frozen=True):
             signer(trust, pair.kid, use, owner, at)
 
 
+class Reports(Struct, frozen=True):
+    """When each gateway, as the client that it is, last reported to this process, which listens since `since`.
+
+    Kept in memory: a gateway reports each second, and whether it still does is a question of now.
+    """
+
+    since: int
+    last: dict[str, int] = field(default_factory=dict)
+
+
 class Authority(Struct, frozen=True, kw_only=True):
     """Everything that an act needs; made once, in `app.py`. `audience` is the gateway that tokens are for."""
 
@@ -60,6 +70,7 @@ class Authority(Struct, frozen=True, kw_only=True):
     users: Users
     feed: Feed
     proofs: Proofs
+    reports: Reports
     log: Log
 
     def gateway_key(self, kid: str, gateway: str, at: int) -> Key:

@@ -278,6 +278,29 @@ async def scopes_of_open_jobs(db: AsyncConnection, most: int) -> list[tuple[str,
     return [(row.job, row.scope) for row in await db.execute(wanted.limit(most))]
 
 
+async def count_unsealed(db: AsyncConnection) -> dict[str, int]:
+    """Count the jobs without a seal by state."""
+    wanted = select(jobs.c.state, func.count().label("number")).where(jobs.c.state.in_(["open", "closing"]))
+    found = await db.execute(wanted.group_by(jobs.c.state))
+    return {row.state: row.number for row in found}
+
+
+async def closing_since(db: AsyncConnection, since: int, most: int) -> list[tuple[str, str, int]]:
+    """Name the jobs that have been closing since a time or longer, with reason and beginning, the longest first."""
+    wanted = select(jobs.c.job, jobs.c.reason, jobs.c.closing_at)
+    wanted = wanted.where(jobs.c.state == "closing", jobs.c.closing_at <= since)
+    found = await db.execute(wanted.order_by(jobs.c.closing_at, jobs.c.job).limit(most))
+    return [(job, reason or "", at or 0) for job, reason, at in found]
+
+
+async def writing(db: AsyncConnection, most: int) -> list[tuple[str, str, int]]:
+    """List gateways with lanes that are open in jobs without a seal: gateway, its client, how many."""
+    wanted = select(lanes.c.gateway, lanes.c.client, func.count()).join(jobs, jobs.c.job == lanes.c.job)
+    wanted = wanted.where(jobs.c.state.in_(["open", "closing"]), lanes.c.closed.is_(False))
+    found = await db.execute(wanted.group_by(lanes.c.gateway, lanes.c.client).order_by(lanes.c.gateway).limit(most))
+    return [(gateway, client, count) for gateway, client, count in found]
+
+
 def named(names: Iterable[str]) -> JobNames:
     """Choose jobs by name."""
     return select(jobs.c.job).where(jobs.c.job.in_(sorted(names)))
