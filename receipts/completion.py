@@ -36,7 +36,7 @@ STATUS = {
     "budget-rate": 429, "limit-rate": 429, "too-large": 413, "unknown-model": 404, "not-found": 404,
     "method-not-allowed": 405, "stale-revocations": 503, "ledger-unavailable": 503, "scope-unavailable": 503,
     "controls-unavailable": 503, "client-gone": 499, "internal-error": 500, "unknown-call": 404,
-    "too-many-proofs": 503,
+    "too-many-proofs": 503, "disk-full": 503, "clock-stepped": 503,
 }  # fmt: skip
 INVALID = "invalid_request_error"
 KINDS = {400: INVALID, 404: INVALID, 405: INVALID, 413: INVALID, 403: "permission_error", 429: "rate_limit_error"}

@@ -26,7 +26,10 @@ FORM = {
     "internal-error": (500, -32603),
 }  # fmt: skip
 METHOD_NOT_FOUND = (404, -32601)
-NOT_OURS = frozenset({"stale-revocations", "ledger-unavailable", "scope-unavailable", "controls-unavailable"})
+NOT_OURS = frozenset({
+    "stale-revocations", "ledger-unavailable", "scope-unavailable", "controls-unavailable", "disk-full",
+    "clock-stepped",
+})  # fmt: skip
 
 # Each method that lists, and the member of its result.
 LISTS = {

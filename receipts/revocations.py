@@ -24,6 +24,7 @@ from verifier.revocation import OF_CALL, Name, Revocation
 SECOND = 1_000_000
 SKEW = 5 * SECOND
 FOREVER = 2**62
+LONGEST_SILENCE = 60 * SECOND  # no policy lets a gateway go on for longer
 LONGEST_TOKEN = 3600 * SECOND  # no policy lets a token live longer, and none that does is accepted
 MAX_PAGES = 1000
 AGAIN = 0.25  # seconds until scope is asked again after it did not answer
@@ -136,17 +137,28 @@ class Revocations:
         return self._targets if name[0] in OF_CALL else self._revoked
 
     def require_heard(self) -> None:
-        """Raise `Refused` stale-revocations when scope has never been heard: every call would be refused."""
+        """Raise `Refused` stale-revocations when every call would be refused, whatever its policy."""
         if not self.heard:
-            raise Refused("stale-revocations", "scope has not been heard yet")
+            raise Refused("stale-revocations", "scope has not been heard yet", hint="Look at scope.")
+        now = self._clock()
+        if self.heard > now + SKEW:
+            raise Refused(
+                "stale-revocations", "the clock is behind scope's last heartbeat", hint="Set the clock right."
+            )
+        if (silent := self.staleness(now)) > LONGEST_SILENCE:
+            why = f"scope has not been heard for {silent // SECOND} s"
+            raise Refused("stale-revocations", why, hint="Look at scope, and at the way there.")
 
     def staleness(self, now: int) -> int:
         """Return how long ago scope last said that this was all, in microseconds."""
         return max(0, now - self.heard)
 
     def require_fresh(self, terms: Terms, now: int) -> None:
-        """Raise `Refused` stale-revocations beyond the policy's bound, the lowest of its ancestors'."""
-        if self.staleness(now) > terms.token_constraints.max_staleness_seconds * SECOND:
+        """Raise `Refused` stale-revocations beyond the policy's bound, the lowest of its ancestors'.
+
+        So it does when the clock has gone back: then nothing tells how long ago scope was heard.
+        """
+        if self.heard > now + SKEW or self.staleness(now) > terms.token_constraints.max_staleness_seconds * SECOND:
             raise Refused(
                 "stale-revocations",
                 "scope has not been heard for longer than the policy allows",

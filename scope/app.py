@@ -15,23 +15,26 @@ from litestar.di import Provide
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from controls.client import ControlsClient
-from scope import seals
-from scope.authority import Authority, Keys
+from scope import seals, store
+from scope.authority import Authority, Keys, Reports
 from scope.desk import Desk
 from scope.feed import Feed
 from scope.routes import ROUTES
 from scope.settings import ScopeSettings
+from scope.tables import acts
 from scope.users import Users
 from service import keystore
-from service.app import build, now
+from service.app import build, now, uptime
 from service.clients import Clients, Clock, client_token
 from service.dpop import Proofs
-from service.engine import open_engine
+from service.engine import is_full, open_engine, reading
 from service.keystore import Random
 from service.problems import Log
 from service.reach import networks
 from service.settings import load
+from service.steady import Steady
 from verifier.keys import Pin, Trust
+from verifier.refused import Refused
 
 STATUSES = {
     "unknown-job": 404,
@@ -55,16 +58,25 @@ STATUSES = {
 NAME = "scope"
 
 
-def create(settings_path: Path, *, clock: Clock = now, random: Random = os.urandom) -> Litestar:
-    """Build `scope` from the directory that its settings lie in."""
+def create(
+    settings_path: Path, *, clock: Clock = now, counted: Clock | None = None, random: Random = os.urandom
+) -> Litestar:
+    """Build `scope` from the directory that its settings lie in.
+
+    `counted` is the machine's own count of time, by which a jump of the clock shows; beside a clock that is given it is
+    that clock itself, unless it is given too.
+    """
     settings = load(ScopeSettings, "scope", settings_path, os.environ)
     engine = open_engine(settings.engine_url)
-    prepare = _authority(settings, engine, clock, random)
+    steady = Steady(clock, counted or (uptime if clock is now else clock))
+    prepare = _authority(settings, engine, steady, clock, random)
 
     @asynccontextmanager
     async def working(app: Litestar) -> AsyncGenerator[None, None]:
         async with aiohttp.ClientSession() as session:
             authority = app.state.authority = prepare(session)
+            async with reading(engine).connect() as db:
+                authority.clock.learn(await store.latest_time(db))
             beside = keep_time(authority, settings.tick_milliseconds / 1000), authority.feed.run()
             tasks = [asyncio.create_task(each) for each in beside]
             try:
@@ -79,25 +91,33 @@ def create(settings_path: Path, *, clock: Clock = now, random: Random = os.urand
         settings,
         ROUTES,
         engine=engine,
-        clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock, settings.writes_per_minute),
+        clients=Clients.load(settings.directory / "clients.toml", settings.issuer, steady, settings.writes_per_minute),
         dependencies={"authority": Provide(_given, sync_to_thread=False)},
         statuses=STATUSES,
+        checks={"clock": steady.check},
         lifespan=[working],
     )
 
 
 async def keep_time(authority: Authority, seconds: float) -> None:
-    """Do what time asks for, for ever; one failure is logged and the next turn tries again."""
+    """Do what time asks for, for ever: what fails is logged, if it has a code once, and the next turn tries again."""
+    told = ""
     while True:
         await asyncio.sleep(seconds)
         try:
+            async with reading(authority.engine).connect() as db:
+                authority.clock.learn(await acts.time(db))  # another process may have written it
             await seals.advance(authority, authority.clock())
-        except Exception:
-            authority.log.exception("bug", task="keep_time")
+            told = ""
+        except Exception as error:
+            code = error.code if isinstance(error, Refused) else "disk-full" if is_full(error) else "bug"
+            if code == "bug" or code != told:
+                authority.log.exception(code, task="keep_time")
+            told = code
 
 
 def _authority(
-    settings: ScopeSettings, engine: AsyncEngine, clock: Clock, random: Random
+    settings: ScopeSettings, engine: AsyncEngine, steady: Steady, clock: Clock, random: Random
 ) -> Callable[[aiohttp.ClientSession], Authority]:
     """Read keys and trust, and check them, before anything is served; what is left to add is the HTTP session."""
     directory = settings.directory
@@ -122,12 +142,13 @@ def _authority(
             key_list=key_list,
             registry=ControlsClient(session, settings.controls_url, trust, credential),
             engine=engine,
-            clock=clock,
+            clock=steady,
             random=random,
             users=users,
+            reports=Reports(clock()),
             proofs=Proofs(settings.issuer, _nonces(keys), clock),
             desk=Desk(),
-            feed=Feed(engine, settings.issuer, keys.revocation, clock, log),
+            feed=Feed(engine, settings.issuer, keys.revocation, steady, log),
             log=log,
         )
 

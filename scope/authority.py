@@ -7,7 +7,7 @@ half of a bundle.
 from collections.abc import Callable
 from pathlib import Path
 
-from msgspec import Struct
+from msgspec import Struct, field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from controls.client import ControlsClient
@@ -17,6 +17,7 @@ from scope.users import Users
 from service import keystore
 from service.dpop import Proofs
 from service.problems import Log
+from service.steady import Steady
 from verifier.keys import Key, Trust
 from verifier.refused import Refused
 from verifier.signing import KeyPair
@@ -45,6 +46,16 @@ class Keys(Struct, frozen=True):
             signer(trust, pair.kid, use, owner, at)
 
 
+class Reports(Struct, frozen=True):
+    """When each gateway, as the client that it is, last reported to this process, which listens since `since`.
+
+    Kept in memory: a gateway reports each second, and whether it still does is a question of now.
+    """
+
+    since: int
+    last: dict[str, int] = field(default_factory=dict)
+
+
 class Authority(Struct, frozen=True, kw_only=True):
     """Everything that an act needs; made once, in `app.py`. `audience` is the gateway that tokens are for."""
 
@@ -55,12 +66,13 @@ class Authority(Struct, frozen=True, kw_only=True):
     key_list: bytes
     registry: ControlsClient
     engine: AsyncEngine
-    clock: Callable[[], int]
+    clock: Steady
     random: Callable[[int], bytes]
     users: Users
     feed: Feed
     desk: Desk
     proofs: Proofs
+    reports: Reports
     log: Log
 
     def gateway_key(self, kid: str, gateway: str, at: int) -> Key:

@@ -5,7 +5,7 @@ good is the caller's to ask `verifier.documents`, whose trust is the caller's ow
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import quote
 
@@ -272,6 +272,37 @@ class IncidentPage(_Message, frozen=True, kw_only=True):
     next: int | None = None
 
 
+class LateJob(_Message, frozen=True, kw_only=True):
+    """A job that has been closing for longer than any job takes, and why it ends."""
+
+    job: Id
+    reason: str
+    closing_at: Time
+
+
+class Writing(_Message, frozen=True, kw_only=True):
+    """A gateway with open lanes, the client that it is, and when it last reported; None where it has not been heard."""
+
+    gateway: Url
+    client: SafeText
+    lanes: int
+    reported: Time | None = None
+
+
+class Unsealed(_Message, frozen=True, kw_only=True):
+    """What waits for its seal at a `time`: how many jobs are open and closing, which are late, which gateways write.
+
+    What gateways reported is known since `since` alone, and to the process that answers: at most a hundred of each.
+    """
+
+    time: Time
+    since: Time
+    open: int
+    closing: int
+    late: list[LateJob]
+    gateways: list[Writing]
+
+
 class RevocationRequest(_Request, frozen=True, kw_only=True):
     """What to revoke: a tool is `server/name`, a model `provider/name`, everything kind `all`, value `*`.
 
@@ -393,6 +424,10 @@ class ScopeClient:
         """List what gateways reported and cannot be, the oldest first, behind a position."""
         return _decode(await self._call("GET", f"/incidents?after={after}"), IncidentPage)
 
+    async def unsealed(self) -> Unsealed:
+        """Ask what waits for its seal (role auditor or responder)."""
+        return _decode(await self._call("GET", "/unsealed"), Unsealed)
+
     async def close(self, job: str) -> JobStatus:
         """Close a job of one's own: its gateways end what is open, then it is sealed."""
         return _decode(await self._call("POST", f"/jobs/{quote(job)}/close"), JobStatus)
@@ -434,7 +469,7 @@ class ScopeClient:
         answer = _decode(await self._call("GET", f"/revocations/snapshot?after={after}"), Snapshot)
         return bytes(answer.heartbeat), [bytes(each) for each in answer.revocations]
 
-    async def follow(self, after: int, silence: float = 2.5) -> AsyncIterator[tuple[bytes, list[bytes]]]:
+    async def follow(self, after: int, silence: float = 2.5) -> AsyncGenerator[tuple[bytes, list[bytes]], None]:
         """Follow the feed of revocations: snapshots as they come, each from where the last one ended.
 
         Ends when scope ends it. Raises `Refused` scope-unavailable, also after `silence` seconds without a line.

@@ -88,6 +88,8 @@ class Feed:
                 try:
                     if self._followers:
                         await self._beat()
+                except Refused as refused:
+                    self._log.error("no heartbeat", code=refused.code, why=refused.why)
                 except Exception:  # noqa: BLE001 - logged with its trace; a feed that ends would stop every gateway
                     self._log.exception("bug", task="feed")
                 with suppress(TimeoutError):

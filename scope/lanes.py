@@ -56,6 +56,7 @@ async def report(authority: Authority, caller: Caller, heads: Sequence[Head]) ->
     """Witness heads: each is accepted or refused by itself, and the answer names the jobs that are closing."""
     if len({head.lane for head in heads}) != len(heads):
         raise Refused("bad-value", "a lane is reported once in a report", field="heads")
+    authority.reports.last[caller.client] = authority.clock()
     await _revoke_strangers(authority, caller, heads)
     async with writing(authority.engine) as db:
         chosen = store.named({lane.job for lane in (await _own_lanes(db, caller, heads)).values()})

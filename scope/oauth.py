@@ -51,8 +51,15 @@ ERRORS = {
     "too-many-proofs": "temporarily_unavailable",
     "too-many-failures": "temporarily_unavailable",
     "too-many-requests": "temporarily_unavailable",
+    "clock-stepped": "temporarily_unavailable",
 }
-STATUSES = {"unauthenticated": 401, "too-many-proofs": 503, "too-many-failures": 429, "too-many-requests": 429}
+STATUSES = {
+    "unauthenticated": 401,
+    "too-many-proofs": 503,
+    "too-many-failures": 429,
+    "too-many-requests": 429,
+    "clock-stepped": 503,
+}
 
 Ask = Request[Any, Any, Any]
 Here = NamedDependency[Authority]

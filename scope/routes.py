@@ -9,7 +9,7 @@ from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 from msgspec import Raw
 
-from scope import jobs, lanes, oauth, preview, revoke, seals, store
+from scope import jobs, lanes, oauth, preview, revoke, seals, store, unsealed
 from scope.authority import Authority
 from scope.client import (
     Documents,
@@ -27,6 +27,7 @@ from scope.client import (
     RevocationRequest,
     Revoked,
     Snapshot,
+    Unsealed,
 )
 from scope.tables import acts
 from service.clients import Caller
@@ -175,6 +176,13 @@ async def incidents(
     return Response(IncidentPage(incidents=found[:limit], next=more), headers=PRIVATE)
 
 
+@get("/unsealed", tags=["jobs"], summary="What waits for its seal")
+async def waiting(caller: By, authority: Here) -> Response[Unsealed]:
+    """Count the jobs that are not sealed; name those that are late, and the gateways that write."""
+    caller.require("auditor", "responder")
+    return Response(await unsealed.unsealed(authority), headers=PRIVATE)
+
+
 @get("/audit", tags=["audit"], summary="What was done with jobs, and what was revoked")
 async def audit(caller: By, authority: Here, after: After = 0, limit: Limit = 50) -> Response[AuditPage]:
     """Give the append-only record, the oldest first."""
@@ -199,7 +207,17 @@ async def keys(request: Ask, authority: Here) -> Response[bytes]:
     return _document(request, authority.key_list, key_list_digest(authority.key_list), ASK_AGAIN)
 
 
-ROUTES: list[ControllerRouterHandler] = [Jobs, heads, Revocations, incidents, audit, grant, keys, *oauth.ROUTES]
+ROUTES: list[ControllerRouterHandler] = [
+    Jobs,
+    heads,
+    Revocations,
+    incidents,
+    waiting,
+    audit,
+    grant,
+    keys,
+    *oauth.ROUTES,
+]
 
 
 def _read(body: bytes, kind: type[T], *, limit: int = MAX_REQUEST) -> T:

@@ -16,7 +16,7 @@ from scope.narrow import Held
 from scope.store import Job, Lane, UsedToken
 from scope.tables import acts
 from service.clients import Caller
-from service.engine import reading, writing
+from service.engine import is_full, reading, writing
 from verifier.encoding import canonical, digest
 from verifier.envelope import Envelope, seal_up
 from verifier.grant import MAX_DEPTH, Budget
@@ -30,7 +30,8 @@ PATIENCE = 5 * SECOND  # what a gateway has to close its lanes
 async def advance(authority: Authority, now: int) -> None:
     """Do what time asks for, a few times a second: let jobs expire, write due marks, seal what has closed.
 
-    Each job is a transaction of its own; what cannot be done for one is logged and keeps no other waiting.
+    Each job is a transaction of its own; what cannot be done for one is logged and keeps no other waiting, but for a
+    full disk, which the next turn finds again.
     """
     async with reading(authority.engine).connect() as db:
         expired = await store.expired_jobs(db, now)
@@ -51,7 +52,9 @@ async def _each(authority: Authority, names: list[str], act: Callable[[Authority
             await act(authority, name)
         except Refused as refused:
             authority.log.error("not done", act=act.__name__, job=name, code=refused.code, why=refused.why)  # noqa: TRY400 - a refusal has no trace
-        except Exception:
+        except Exception as error:
+            if is_full(error):
+                raise
             authority.log.exception("bug", act=act.__name__, job=name)
 
 

@@ -107,6 +107,13 @@ async def lock_sequence(db: AsyncConnection) -> int:
     return found
 
 
+async def latest_time(db: AsyncConnection) -> int:
+    """Find the latest time that was recorded: of an act, or of a mark in a job that is not sealed."""
+    marked = select(func.max(lanes.c.marked)).join(jobs, jobs.c.job == lanes.c.job)
+    marked = marked.where(jobs.c.state.in_(["open", "closing"]))
+    return max(await acts.time(db), (await db.execute(marked)).scalar_one() or 0)
+
+
 async def add_revocation(db: AsyncConnection, revocation: Revocation, digest: str, envelope: bytes) -> None:
     """Append a revocation; the sequence is locked."""
     (kind, value), number = revocation.name, revocation.sequence
@@ -287,6 +294,29 @@ async def scopes_of_open_jobs(db: AsyncConnection, most: int) -> list[tuple[str,
     """List open jobs with their scopes, the newest first."""
     wanted = select(jobs.c.job, jobs.c.scope).where(jobs.c.state == "open").order_by(jobs.c.position.desc())
     return [(row.job, row.scope) for row in await db.execute(wanted.limit(most))]
+
+
+async def count_unsealed(db: AsyncConnection) -> dict[str, int]:
+    """Count the jobs without a seal by state."""
+    wanted = select(jobs.c.state, func.count().label("number")).where(jobs.c.state.in_(["open", "closing"]))
+    found = await db.execute(wanted.group_by(jobs.c.state))
+    return {row.state: row.number for row in found}
+
+
+async def closing_since(db: AsyncConnection, since: int, most: int) -> list[tuple[str, str, int]]:
+    """Name the jobs that have been closing since a time or longer, with reason and beginning, the longest first."""
+    wanted = select(jobs.c.job, jobs.c.reason, jobs.c.closing_at)
+    wanted = wanted.where(jobs.c.state == "closing", jobs.c.closing_at <= since)
+    found = await db.execute(wanted.order_by(jobs.c.closing_at, jobs.c.job).limit(most))
+    return [(job, reason or "", at or 0) for job, reason, at in found]
+
+
+async def writing(db: AsyncConnection, most: int) -> list[tuple[str, str, int]]:
+    """List gateways with lanes that are open in jobs without a seal: gateway, its client, how many."""
+    wanted = select(lanes.c.gateway, lanes.c.client, func.count()).join(jobs, jobs.c.job == lanes.c.job)
+    wanted = wanted.where(jobs.c.state.in_(["open", "closing"]), lanes.c.closed.is_(False))
+    found = await db.execute(wanted.group_by(lanes.c.gateway, lanes.c.client).order_by(lanes.c.gateway).limit(most))
+    return [(gateway, client, count) for gateway, client, count in found]
 
 
 def named(names: Iterable[str]) -> JobNames:

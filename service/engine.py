@@ -5,12 +5,15 @@ writer, PostgreSQL five for a lock and thirty for a statement.
 """
 
 import asyncio
+import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from errno import EDQUOT, ENOSPC
 from typing import Any, TypeVar
 
 from msgspec import Struct
 from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 PRAGMAS = (
@@ -24,6 +27,7 @@ PRAGMAS = (
 TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
 READS = "tally_reads"
 WRITER = "tally_writer"
+PG_DISK_FULL = "53100"
 
 T = TypeVar("T")
 
@@ -101,6 +105,15 @@ async def ping(engine: AsyncEngine) -> None:
     """Raise when the database does not answer."""
     async with reading(engine).connect() as connection:
         await connection.execute(text("SELECT 1"))
+
+
+def is_full(error: BaseException) -> bool:
+    """Tell whether a write failed for want of room; its transaction left nothing, and the next may go well again."""
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    if isinstance(cause, OSError):
+        return cause.errno in {ENOSPC, EDQUOT}
+    said = getattr(cause, "sqlite_errorcode", None), getattr(cause, "sqlstate", None)
+    return said[0] == sqlite3.SQLITE_FULL or said[1] == PG_DISK_FULL
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:

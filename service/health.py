@@ -25,11 +25,13 @@ async def livez() -> Health:
 
 @get("/readyz", tags=["health"], summary="The service can work")
 async def readyz(state: State) -> Health:
-    """Run every check of the service; 503 names the first that fails, its cause stays in the log."""
+    """Run every check of the service; 503 names the first that fails, and says why where that is a refusal."""
     checks: dict[str, Check] = state.checks
     for name, check in checks.items():
         try:
             await check()
+        except Refused as refused:
+            raise Refused("not-ready", f"{name}: {refused.why}", hint=refused.hint) from refused
         except Exception as error:
             raise Refused("not-ready", f"{name} does not answer") from error
     return Health()

@@ -2,7 +2,8 @@
 
     {"type":"urn:tallystick:problem:unknown-signer","title":"unknown-signer","status":400,"code":"unknown-signer","detail":"…"}
 
-What is not a `Refused` is a bug: the caller learns 500 and nothing else, the log learns the rest.
+What is not a `Refused` is a bug: the caller learns 500 and nothing else, the log learns the rest. But for a full disk:
+503, nothing was written, and it is well again once there is room.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.types import ExceptionHandlersMap
 
+from service.engine import is_full
 from verifier.refused import Refused
 
 Log = structlog.stdlib.BoundLogger
@@ -31,11 +33,14 @@ STATUS: dict[str, int] = {
     "too-many-requests": 429,
     "internal-error": SERVER_ERROR,
     "not-ready": 503,
+    "disk-full": 503,
+    "clock-stepped": 503,
 }
 # Seconds after which it is worth while to try again.
-WAIT = {"too-many-failures": 60, "too-many-requests": 5}
+WAIT = {"too-many-failures": 60, "too-many-requests": 5, "disk-full": 30}
 # How the framework's own errors are called in public.
-NAMES = {status: code for code, status in STATUS.items() if code != "too-many-requests"}
+OURS = {"too-many-requests", "disk-full", "clock-stepped"}
+NAMES = {status: code for code, status in STATUS.items() if code not in OURS}
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -65,10 +70,19 @@ def exception_handlers(log: Log, statuses: Mapping[str, int]) -> ExceptionHandle
         return answer(refusal, error.status_code, error.headers)
 
     def bug(request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+        if is_full(error):
+            log.error("disk-full", method=request.method, path=request.url.path)
+            return refused(request, full())
         log.error("bug", method=request.method, path=request.url.path, exc_info=error)
         return answer(Refused("internal-error", "this is our fault; the server's log says more"), SERVER_ERROR)
 
     return {Refused: refused, HTTPException: framework, Exception: bug}
+
+
+def full() -> Refused:
+    """Say that a write failed for want of room."""
+    hint = "Free the disk that the database lies on; nothing has to be restarted."
+    return Refused("disk-full", "there is no room left to write: nothing of this was done", hint=hint)
 
 
 SENTENCES = {

@@ -13,6 +13,7 @@ from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, String, Table,
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.audit import Entry, Line
+from service.steady import require_onward
 from verifier.encoding import canonical
 
 
@@ -53,6 +54,11 @@ class Record:
             Column("hash", String(71), nullable=False),
         )
 
+    async def time(self, db: AsyncConnection) -> int:
+        """Read the time of the newest entry; 0 before the first."""
+        found: int = (await db.execute(select(self._head.c.time))).scalar_one()
+        return found
+
     async def claim(self, db: AsyncConnection) -> None:
         """Keep other writers of the record waiting until this transaction has ended."""
         await db.execute(select(self._head).with_for_update())
@@ -72,11 +78,15 @@ class Record:
         await self.append_all(db, at, [Act(by=by, act=act, subject=subject, digest=digest, details=details)])
 
     async def append_all(self, db: AsyncConnection, at: int, acts: Iterable[Act]) -> None:
-        """Add an entry an act, in order; no other writer's stand between. Nothing to add locks nothing."""
+        """Add an entry an act, in order; no other writer's stand between. Nothing to add locks nothing.
+
+        Raises `Refused` clock-stepped for a time before the newest entry's, by more than clocks may differ.
+        """
         waiting = list(acts)
         if not waiting:
             return
         head = (await db.execute(select(self._head).with_for_update())).mappings().one()
+        require_onward(at, head["time"])
         time, previous, rows = max(at, head["time"]), head["hash"], []
         for position, each in enumerate(waiting, start=head["position"] + 1):
             entry = _entry(each, position, time, previous)

@@ -1,8 +1,9 @@
-"""`tally job`, `tally token`, `tally revoke` and its kin: what orchestrators and incident responders do."""
+"""`tally job`, `tally token`, `tally revoke` and its kin, `tally doctor`: what one does with scope, and who runs it."""
 
-from scope.commands import jobs, responding, tokens
+from scope.commands import doctor, jobs, responding, tokens
 
 app = responding.app
 __all__ = ["app"]
 app.add_typer(jobs.app, name="job")
 app.add_typer(tokens.app, name="token")
+app.command("doctor")(doctor.doctor)

@@ -105,6 +105,25 @@ async def test_a_gateway_hears_scope_again_soon_after_it_came_back(tmp_path: Pat
         assert said in {"revoked", "lane-closed"}
 
 
+async def test_a_clock_that_steps_back_stops_calls_and_costs_no_lane(tmp_path: Path, serve: Serve) -> None:
+    async with gatehouse(tmp_path, serve, **FREE) as house:
+        await house.open()
+        assert code(await house.rpc()) is None
+        house.clock.pass_seconds(-3600)
+        assert code(await house.rpc()) is not None
+        await asyncio.sleep(2.5)  # heads are reported, or would be
+        with pytest.raises(Refused, match="clock-stepped"):
+            await house.revoke("agent", "agent-1")
+        house.clock.pass_seconds(3600)
+        for _ in range(100):
+            await asyncio.sleep(0.1)
+            if (said := code(await house.rpc())) is None:
+                break
+        assert said is None
+        _, report = await house.audited()
+        assert (report.findings, report.totals.lanes) == ([], 1)
+
+
 async def test_without_a_feed_the_snapshot_is_asked_for(
     tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:

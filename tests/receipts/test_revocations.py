@@ -12,6 +12,7 @@ from scope.client import RevocationRequest, ScopeClient
 from tests.conftest import Serve
 from tests.receipts.gatehouse import SECOND, Gatehouse, gatehouse
 from tests.world import NOW, SCOPE, World, pair
+from verifier.chain import terms
 from verifier.documents import open_grant
 from verifier.encoding import canonical
 from verifier.envelope import seal_up
@@ -127,6 +128,25 @@ async def test_tokens_that_have_expired_are_forgotten_and_nothing_else_is() -> N
     assert set(scope.gateway._revoked) == {("agent", "agent-2")}
     assert scope.gateway._passing == [(scope.gateway._targets["server", "other"], ("server", "other"))]
     assert (scope.gateway.sequence, scope.said()) == (52, "")
+
+
+async def test_a_clock_that_went_back_tells_nothing_of_how_fresh_scope_is() -> None:
+    world = World()
+    scope = Snapshots(world)
+    await scope.gateway.poll()
+    for step, code in (
+        (0, ""),
+        (-5, ""),
+        (-6, "stale-revocations"),
+        (-3600, "stale-revocations"),
+        (60, "stale-revocations"),
+    ):
+        try:
+            scope.gateway.require_fresh(terms((world.policy,)), NOW + step * SECOND)
+            said = ""
+        except Refused as refused:
+            said = refused.code
+        assert said == code, step
 
 
 async def told(house: Gatehouse) -> str | None:

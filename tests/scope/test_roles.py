@@ -24,6 +24,7 @@ MATRIX: dict[tuple[str, str], set[str | None]] = {
     ("GET", "/revocations/snapshot"): {"receipts", "auditor", "responder"},
     ("GET", "/revocations/stream"): {"receipts", "auditor", "responder"},
     ("GET", "/incidents"): {"auditor", "responder"},
+    ("GET", "/unsealed"): {"auditor", "responder"},
     ("GET", "/audit"): {"auditor"},
     ("POST", "/token"): {"orchestrator"},
     ("POST", "/revoke"): {"orchestrator"},

@@ -1,5 +1,7 @@
 """Services start as real processes, each with a migrated database, and end together."""
 
+import os
+import pty
 import signal
 import subprocess
 import sys
@@ -93,3 +95,41 @@ def test_a_service_that_cannot_start_says_why_in_a_sentence(directory: Path, nam
     assert done.returncode == 64
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def doctor(directory: Path, *words: str) -> tuple[int, str]:
+    """Run `tally doctor` as a program; gives its status and what it printed."""
+    line = [sys.executable, "-m", "verifier", "doctor", str(directory), "--free", "1", *words]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=START_SECONDS, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def test_a_doctor_finds_nothing_where_all_three_run_and_says_what_to_start_where_none_does(directory: Path) -> None:
+    with subprocess.Popen(command("up", "--dir", str(directory)), stderr=subprocess.PIPE, text=True) as up:
+        assert up.stderr is not None
+        for line in up.stderr:
+            if "All three are ready" in line:
+                break
+        assert doctor(directory) == (0, "9 checks: all well\n")
+        assert doctor(directory, "--client", str(directory / "responder")) == (0, "9 checks: all well\n")
+        coloured = on_a_terminal([sys.executable, "-m", "verifier", "doctor", str(directory), "--free", "1"])
+        assert "\x1b[32m9 checks: all well\x1b[0m" in coloured
+        up.send_signal(signal.SIGTERM)
+        up.stderr.read()
+        assert up.wait(START_SECONDS) == 0
+    status, said = doctor(directory)
+    assert status == 1
+    for name in NAMES:
+        assert f"{name} does not answer" in said
+        assert f"Start it (tally run {name})" in said
+
+
+def on_a_terminal(line: list[str]) -> str:
+    """Run a program whose standard output is a terminal."""
+    ours, theirs = pty.openpty()
+    alone = {name: value for name, value in os.environ.items() if name != "NO_COLOR"}
+    subprocess.run(line, stdout=theirs, env={**alone, "TERM": "xterm"}, timeout=START_SECONDS, check=True)
+    os.close(theirs)
+    said = os.read(ours, 1 << 16).decode()
+    os.close(ours)
+    return said
