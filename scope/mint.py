@@ -66,6 +66,7 @@ async def mint(
         found = await store.job(db, job, lock=details is not None, share=details is None)
         if found is None or found.client != caller.client:
             raise Refused("unknown-job", "this client opened no such job", field="job")
+        _require_open(found, authority.clock())
         await _refuse_revoked(db, authority, key.kid, *([] if details is None else [authority.keys.grant.kid]))
         held = await narrow.held(db, subject or found.grant)
         if details is not None:
@@ -161,8 +162,7 @@ def read(authority: Authority, raw: str) -> Shown | None:
 def _claims(authority: Authority, job: Job, held: Held, ttl: int | None, jkt: str | None) -> Token:
     now = authority.clock()
     issued = now // SECOND
-    if job.state != "open" or now >= job.expires:
-        raise Refused("job-not-open", "the job is closed, revoked or over", field="job")
+    _require_open(job, now)
     if ttl is not None and ttl > job.max_ttl:
         raise Refused("ttl-too-long", f"the policy allows tokens of {job.max_ttl} seconds", field="ttl")
     expires = min(issued + min(ttl or DEFAULT_TTL, job.max_ttl), job.expires // SECOND)
@@ -185,6 +185,11 @@ def _claims(authority: Authority, job: Job, held: Held, ttl: int | None, jkt: st
         authorization_details=authorization_details(scope),
         cnf=None if jkt is None else Confirmation(jkt=jkt),
     )
+
+
+def _require_open(job: Job, now: int) -> None:
+    if job.state != "open" or now >= job.expires:
+        raise Refused("job-not-open", "the job is closed, revoked or over", field="job")
 
 
 async def lives(db: AsyncConnection, authority: Authority, shown: Shown) -> bool:
