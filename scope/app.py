@@ -58,7 +58,8 @@ def create(settings_path: Path, *, clock: Clock = now, random: Random = os.urand
     """Build `scope` from the directory that its settings lie in."""
     settings = load(ScopeSettings, "scope", settings_path, os.environ)
     engine = open_engine(settings.engine_url)
-    prepare = _authority(settings, engine, clock, random)
+    beating = open_engine(settings.engine_url)  # the feed's own: requests that queue for a lock keep no heartbeat back
+    prepare = _authority(settings, engine, beating, clock, random)
 
     @asynccontextmanager
     async def working(app: Litestar) -> AsyncGenerator[None, None]:
@@ -73,6 +74,7 @@ def create(settings_path: Path, *, clock: Clock = now, random: Random = os.urand
                     task.cancel()
                     with suppress(asyncio.CancelledError):
                         await task
+                await beating.dispose()
 
     return build(
         settings,
@@ -96,7 +98,7 @@ async def keep_time(authority: Authority, seconds: float) -> None:
 
 
 def _authority(
-    settings: ScopeSettings, engine: AsyncEngine, clock: Clock, random: Random
+    settings: ScopeSettings, engine: AsyncEngine, beating: AsyncEngine, clock: Clock, random: Random
 ) -> Callable[[aiohttp.ClientSession], Authority]:
     """Read keys and trust, and check them, before anything is served; what is left to add is the HTTP session."""
     directory = settings.directory
@@ -125,7 +127,7 @@ def _authority(
             random=random,
             users=users,
             proofs=Proofs(settings.issuer, _nonces(keys), clock),
-            feed=Feed(engine, settings.issuer, keys.revocation, clock, log),
+            feed=Feed(beating, settings.issuer, keys.revocation, clock, log),
             log=log,
         )
 
