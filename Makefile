@@ -38,8 +38,9 @@ test: $(READY) $(AUDITOR) ## run all tests, and show what they cover
 	@$(BIN)/coverage report --fail-under=100
 	@$(BIN)/python -m pytest --numprocesses 4 --dist loadfile tests $(ALONE:%=--ignore=%) $(ENDURANCE)
 
-nightly: $(READY) ## hold the two decisions equal over 100,000 cases; flip every byte of the rich bundle
-	@TALLY_NIGHTLY=1 $(BIN)/python -m pytest tests/verifier/test_two_decisions.py tests/verifier/test_mutation.py
+nightly: $(READY) ## hold the two decisions equal over 100,000 cases; flip every byte of the rich bundle; kill scope in 1,000 job lives
+	@TALLY_NIGHTLY=1 $(BIN)/python -m pytest tests/verifier/test_two_decisions.py tests/verifier/test_mutation.py \
+		tests/scope/test_endurance.py
 
 up: $(READY) ## start the three services in .tally (made when missing), with one signed example policy
 	@$(BIN)/python -m examples.up

@@ -69,7 +69,8 @@ def create(
     settings = load(ScopeSettings, "scope", settings_path, os.environ)
     engine = open_engine(settings.engine_url)
     steady = Steady(clock, counted or (uptime if clock is now else clock))
-    prepare = _authority(settings, engine, steady, clock, random)
+    beating = open_engine(settings.engine_url)  # the feed's own: requests that queue for a lock keep no heartbeat back
+    prepare = _authority(settings, (engine, beating), steady, clock, random)
 
     @asynccontextmanager
     async def working(app: Litestar) -> AsyncGenerator[None, None]:
@@ -86,6 +87,7 @@ def create(
                     task.cancel()
                     with suppress(asyncio.CancelledError):
                         await task
+                await beating.dispose()
 
     return build(
         settings,
@@ -117,10 +119,10 @@ async def keep_time(authority: Authority, seconds: float) -> None:
 
 
 def _authority(
-    settings: ScopeSettings, engine: AsyncEngine, steady: Steady, clock: Clock, random: Random
+    settings: ScopeSettings, engines: tuple[AsyncEngine, AsyncEngine], steady: Steady, clock: Clock, random: Random
 ) -> Callable[[aiohttp.ClientSession], Authority]:
     """Read keys and trust, and check them, before anything is served; what is left to add is the HTTP session."""
-    directory = settings.directory
+    (engine, beating), directory = engines, settings.directory
     key_list = (directory / "keys.json").read_bytes()
     trust = Trust.establish(Pin.parse((directory / "pin.json").read_bytes()), key_list)
     keys = Keys.load(directory)
@@ -148,7 +150,7 @@ def _authority(
             reports=Reports(clock()),
             proofs=Proofs(settings.issuer, _nonces(keys), clock),
             desk=Desk(),
-            feed=Feed(engine, settings.issuer, keys.revocation, steady, log),
+            feed=Feed(beating, settings.issuer, keys.revocation, steady, log),
             log=log,
         )
 

@@ -16,11 +16,11 @@ from controls.client import Publisher, ServerRecord
 from scope import seals
 from scope.authority import Authority
 from scope.client import Head, JobRequest, LaneRequest, OpenedJob, RegisteredLane, ScopeClient
-from service import NAMES, keystore, migrate
+from service import keystore, migrate
 from service.app import now
 from service.clients import client_token
 from service.initialise import Plan, Urls, initialise
-from tests.conftest import START, Clock, seeded
+from tests.conftest import START, Clock, free_port, seeded
 from tests.serving import serve_on
 from verifier import leaf
 from verifier.checkpoint import sign_head
@@ -54,6 +54,7 @@ class Town:
             Pin.parse((installation / "pin.json").read_bytes()), (installation / "keys.json").read_bytes()
         )
         self.authority: Authority
+        self.database_url = ""
         self.policy = ""
         self.lanes: list[GatewayLane] = []
 
@@ -246,26 +247,47 @@ async def running(
     installation: Path, database_url: str, clock: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> AsyncGenerator[Town, None]:
     """Make an installation whose addresses are real, and serve its registry and its scope."""
-    listeners = {name: socket.create_server(("127.0.0.1", 0)) for name in NAMES}
-    urls = Urls(**{name: f"http://127.0.0.1:{each.getsockname()[1]}" for name, each in listeners.items()})
-    listeners.pop("receipts").close()
-    initialise(installation, Plan(urls=urls, demo=True), clock(), seeded("town"))
-    if database_url.startswith("postgresql"):
-        monkeypatch.setenv("TALLY_SCOPE_DATABASE", database_url.replace("postgresql+asyncpg://", "postgresql://"))
-    else:
-        database_url = f"sqlite+aiosqlite:///{installation / 'scope/scope.db'}"
     monkeypatch.setenv("TALLY_SCOPE_TICK_MILLISECONDS", "1000")  # tests advance time themselves
-    await asyncio.to_thread(migrate.upgrade, "scope", database_url)
-    await asyncio.to_thread(migrate.upgrade, "controls", f"sqlite+aiosqlite:///{installation / 'controls/controls.db'}")
-    registry = controls.app.create(installation / "controls/settings.toml", clock=clock)
-    app = scope.app.create(installation / "scope/settings.toml", clock=clock, random=seeded("scope"))
-    stops = [await serve_on(registry, listeners["controls"]), await serve_on(app, listeners["scope"])]
-    try:
-        async with aiohttp.ClientSession() as session:
-            made = Town(installation, urls, session, clock)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        async with founded(installation, url, database_url, clock, monkeypatch) as made:
+            await asyncio.to_thread(migrate.upgrade, "scope", made.database_url)
+            app = scope.app.create(installation / "scope/settings.toml", clock=clock, random=seeded("scope"))
+            stop = await serve_on(app, listener)
             made.authority = app.state.authority
-            made.policy = await made.publish()
-            await made.offer()
-            yield made
-    finally:
-        await asyncio.gather(*(stop() for stop in stops))
+            try:
+                yield made
+            finally:
+                await stop()
+
+
+@asynccontextmanager
+async def founded(
+    installation: Path,
+    scope_url: str,
+    database_url: str,
+    clock: Callable[[], int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> AsyncGenerator[Town, None]:
+    """Make an installation and serve its registry; its scope, at `scope_url`, is the caller's to start."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        registry = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        urls = Urls(controls=registry, scope=scope_url, receipts=f"http://127.0.0.1:{free_port()}")
+        initialise(installation, Plan(urls=urls, demo=True), clock(), seeded("town"))
+        if database_url.startswith("postgresql"):
+            monkeypatch.setenv("TALLY_SCOPE_DATABASE", database_url.replace("postgresql+asyncpg://", "postgresql://"))
+        else:
+            database_url = f"sqlite+aiosqlite:///{installation / 'scope/scope.db'}"
+        await asyncio.to_thread(
+            migrate.upgrade, "controls", f"sqlite+aiosqlite:///{installation / 'controls/controls.db'}"
+        )
+        stop = await serve_on(controls.app.create(installation / "controls/settings.toml", clock=clock), listener)
+        try:
+            async with aiohttp.ClientSession() as session:
+                made = Town(installation, urls, session, clock)
+                made.database_url = database_url
+                made.policy = await made.publish()
+                await made.offer()
+                yield made
+        finally:
+            await stop()

@@ -8,7 +8,7 @@ from contextlib import aclosing
 import pytest
 from sqlalchemy import text
 
-from scope import feed
+from scope import feed, store
 from scope.client import RevocationRequest
 from scope.feed import Feed
 from tests.scope.conftest import Town, refusal
@@ -65,6 +65,23 @@ async def test_a_heartbeat_comes_without_anything_new(town: Town, monkeypatch: p
             if len(beats) == 5:
                 break
     assert beats == [(0, [])] * 5
+
+
+async def test_heartbeats_go_on_while_more_requests_than_there_are_connections_queue_for_a_lock(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "EVERY", 0.05)
+    town.authority.feed.wake()
+    async with aclosing(town.scope("receipts").follow(0)) as lines:
+        await anext(lines)
+        async with town.authority.engine.begin() as db:
+            await store.lock_sequence(db)
+            queue = [asyncio.create_task(town.scope("responder").revoke(wanted(f"agent-{n}"))) for n in range(40)]
+            await asyncio.sleep(0.5)  # they have every connection by now
+            for _ in range(20):
+                await anext(lines)
+        await asyncio.gather(*queue)
+    assert await until(town, 40) == list(range(1, 41))
 
 
 async def test_a_backlog_longer_than_a_line_comes_whole(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:

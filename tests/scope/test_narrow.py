@@ -7,7 +7,7 @@ import jwt
 import msgspec
 import pytest
 
-from scope import narrow
+from scope import narrow, store
 from scope.client import IssuedToken, Models, Tools
 from tests.scope.conftest import Town, refusal
 from verifier.documents import open_seal
@@ -94,3 +94,14 @@ async def test_the_seal_names_every_grant_in_the_order_of_issue(town: Town, monk
     await town.advance()
     assert open_seal(town.trust, await town.scope().seal(job.job)).value.grants == issued
     assert await refusal(town.scope().narrow(whole.access_token, GET)) == "bad-token"
+
+
+async def test_a_job_whose_time_passes_meanwhile_is_narrowed_no_more(town: Town) -> None:
+    job = await town.open(expires_in=60)
+    whole = await town.scope().token(job.job)
+    async with town.authority.engine.begin() as db:
+        await store.lock_sequence(db)
+        asked = asyncio.create_task(refusal(town.scope().narrow(whole.access_token, GET)))
+        await asyncio.sleep(0.5)
+        town.pass_seconds(60)
+    assert await asked == "bad-token"
