@@ -9,7 +9,7 @@ from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 from msgspec import Raw
 
-from scope import jobs, lanes, oauth, preview, revoke, store
+from scope import discovery, jobs, lanes, oauth, preview, revoke, store
 from scope.authority import Authority
 from scope.client import (
     Documents,
@@ -204,7 +204,17 @@ async def keys(request: Ask, authority: Here) -> Response[bytes]:
     return _document(request, authority.key_list, key_list_digest(authority.key_list), ASK_AGAIN)
 
 
-ROUTES: list[ControllerRouterHandler] = [Jobs, heads, Revocations, incidents, audit, grant, keys, *oauth.ROUTES]
+ROUTES: list[ControllerRouterHandler] = [
+    Jobs,
+    heads,
+    Revocations,
+    incidents,
+    audit,
+    grant,
+    keys,
+    *discovery.ROUTES,
+    *oauth.ROUTES,
+]
 
 
 def _read(body: bytes, kind: type[T], *, limit: int = MAX_REQUEST) -> T:
