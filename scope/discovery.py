@@ -3,12 +3,12 @@
 import base64
 from typing import Any
 
-from litestar import get
+from litestar import Response, get
 from litestar.di import NamedDependency
 from litestar.types import ControllerRouterHandler
 
 from scope import store
-from scope.authority import Authority
+from scope.authority import SECOND, Authority
 from scope.client import TOKEN_EXCHANGE
 from scope.oauth import refused
 from service.dpop import ALGORITHMS
@@ -16,6 +16,9 @@ from service.engine import reading
 from verifier.refused import Refused
 
 Here = NamedDependency[Authority]
+# A reader of these keys alone believes a revoked one so long, and may not know a new one so long.
+MAX_AGE = 60  # seconds
+LONGEST_LIFE = 3600 * SECOND  # of a token, under any policy
 
 
 @get("/authorize", tags=["tokens"], summary="Refuses: no person signs in here", exception_handlers={Refused: refused})
@@ -53,13 +56,19 @@ async def metadata(authority: Here) -> dict[str, Any]:
 
 
 @get("/jwks.json", tags=["tokens"], summary="The keys that sign tokens (RFC 7517)")
-async def jwks(authority: Here) -> dict[str, list[dict[str, str]]]:
-    """List the token keys of the signed key list, in the form that OAuth libraries read; revoked ones are left out."""
+async def jwks(authority: Here) -> Response[dict[str, list[dict[str, str]]]]:
+    """List the token keys of the signed key list, in the form that OAuth libraries read.
+
+    Revoked ones are left out, and those that ended so long ago that no token of theirs lives: a reader of this form
+    knows of no end.
+    """
+    oldest = authority.clock() - LONGEST_LIFE
     async with reading(authority.engine).connect() as db:
         revoked = await store.revoked_keys(db)
     public = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig"}
-    keys = [key for key in authority.token_keys() if key.kid not in revoked]
-    return {"keys": [{**public, "kid": key.kid, "x": _b64url(key.pair().raw()[0])} for key in keys]}
+    keys = [key for key in authority.token_keys() if key.kid not in revoked and key.not_after > oldest]
+    found = {"keys": [{**public, "kid": key.kid, "x": _b64url(key.pair().raw()[0])} for key in keys]}
+    return Response(found, headers={"Cache-Control": f"public, max-age={MAX_AGE}"})
 
 
 def _b64url(raw: bytes) -> str:

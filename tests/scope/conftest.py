@@ -54,6 +54,8 @@ class Town:
             Pin.parse((installation / "pin.json").read_bytes()), (installation / "keys.json").read_bytes()
         )
         self.authority: Authority
+        self.stop: Callable[[], Awaitable[None]]
+        self.random = seeded("scope")
         self.policy = ""
         self.lanes: list[GatewayLane] = []
 
@@ -113,6 +115,18 @@ class Town:
         lane.registered = await self.scope("receipts").register_lane(job.job, lane.request(**changes))
         self.lanes.append(lane)
         return lane
+
+    async def serve(self, listener: socket.socket, clock: Callable[[], int] | None = None) -> None:
+        """Serve scope from its directory."""
+        settings = self.installation / "scope/settings.toml"
+        app = scope.app.create(settings, clock=clock or self.clock, random=self.random)
+        self.stop = await serve_on(app, listener)
+        self.authority = app.state.authority
+
+    async def restart(self, clock: Callable[[], int] | None = None) -> None:
+        """End scope, and start it again at the same address."""
+        await self.stop()
+        await self.serve(socket.create_server(("127.0.0.1", int(self.url.rpartition(":")[2]))), clock)
 
     def pass_seconds(self, seconds: float) -> None:
         """Let time pass, where it is ours."""
@@ -258,14 +272,13 @@ async def running(
     await asyncio.to_thread(migrate.upgrade, "scope", database_url)
     await asyncio.to_thread(migrate.upgrade, "controls", f"sqlite+aiosqlite:///{installation / 'controls/controls.db'}")
     registry = controls.app.create(installation / "controls/settings.toml", clock=clock)
-    app = scope.app.create(installation / "scope/settings.toml", clock=clock, random=seeded("scope"))
-    stops = [await serve_on(registry, listeners["controls"]), await serve_on(app, listeners["scope"])]
-    try:
-        async with aiohttp.ClientSession() as session:
-            made = Town(installation, urls, session, clock)
-            made.authority = app.state.authority
+    stop = await serve_on(registry, listeners["controls"])
+    async with aiohttp.ClientSession() as session:
+        made = Town(installation, urls, session, clock)
+        await made.serve(listeners["scope"])
+        try:
             made.policy = await made.publish()
             await made.offer()
             yield made
-    finally:
-        await asyncio.gather(*(stop() for stop in stops))
+        finally:
+            await asyncio.gather(stop(), made.stop())
