@@ -5,7 +5,9 @@ good is the caller's to ask `verifier.documents`, whose trust is the caller's ow
 """
 
 from scope.client.asynchronous import ScopeClient
+from scope.client.blocking import BlockingFreshToken, BlockingScopeClient
 from scope.client.details import Detail, LocalTools, Models, Prompts, Resources, Tools
+from scope.client.fresh import FreshToken
 from scope.client.jobs import JobLane, JobPage, JobRequest, JobStatus, OpenedJob
 from scope.client.lanes import (
     MAX_HEADS,
@@ -37,10 +39,13 @@ __all__ = [
     "ASSERTION",
     "MAX_HEADS",
     "TOKEN_EXCHANGE",
+    "BlockingFreshToken",
+    "BlockingScopeClient",
     "Closing",
     "Credential",
     "Detail",
     "Documents",
+    "FreshToken",
     "Head",
     "HeadsAnswer",
     "HeadsReport",

@@ -1,7 +1,7 @@
 """The client of orchestrators, gateways and responders: a method for each thing that scope can be asked."""
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
 from urllib.parse import quote
@@ -10,6 +10,7 @@ import aiohttp
 import msgspec
 
 from scope.client.details import Detail
+from scope.client.fresh import FreshToken
 from scope.client.jobs import JobPage, JobRequest, JobStatus, OpenedJob
 from scope.client.lanes import Head, HeadsAnswer, HeadsReport, IncidentPage, LaneRequest, RegisteredLane
 from scope.client.revocations import Documents, Preview, RevocationRequest, Revoked, Snapshot
@@ -18,6 +19,8 @@ from scope.client.transport import Credential, Proving, Transport, decode
 from verifier.encoding import digest
 from verifier.envelope import Envelope
 from verifier.refused import Refused
+
+PASSING = {"not-sealed", "scope-unavailable"}  # refusals that a while may change
 
 
 class ScopeClient:
@@ -55,6 +58,19 @@ class ScopeClient:
         asked = {**fields, "authorization_details": msgspec.json.encode(details).decode()}
         return await self._token(asked, ttl, proving)
 
+    def fresh(self, job: str, *details: Detail, ttl: int | None = None, proving: Proving | None = None) -> FreshToken:
+        """Keep a token of a job of one's own fresh, with `details` one that carries that part of it."""
+
+        async def ask(held: IssuedToken | None) -> IssuedToken:
+            if details and held is not None:
+                return await self.refresh(held.access_token, ttl, proving=proving)
+            whole = await self.token(job, ttl, proving=proving)
+            if not details:
+                return whole
+            return await self.narrow(whole.access_token, *details, ttl=ttl, proving=proving)
+
+        return FreshToken(ask)
+
     async def revoke_token(self, token: str) -> None:
         """Revoke one token of one's own (RFC 7009)."""
         await self._transport.form("/revoke", {"token": token})
@@ -81,15 +97,26 @@ class ScopeClient:
         return decode(await self._transport.call("GET", f"/jobs?limit={limit}{behind}"), JobPage)
 
     async def wait_for_seal(self, job: str, *, seconds: float = 15, every: float = 0.1) -> bytes:
-        """Wait for a closing job's seal. Raises `Refused` not-sealed when the time is over."""
-        for _ in range(max(1, int(seconds / every))):
-            try:
-                return await self.seal(job)
-            except Refused as refused:
-                if refused.code != "not-sealed":
-                    raise
-                await asyncio.sleep(every)
-        return await self.seal(job)
+        """Wait for a closing job's seal, asking every `every` seconds at first and each second later.
+
+        While scope does not answer it may be coming back. Raises `Refused` when the time is over: not-sealed, or
+        scope-unavailable if that was heard last; any other refusal at once.
+        """
+        last = "not-sealed"
+        try:
+            async with asyncio.timeout(seconds):
+                while True:
+                    try:
+                        return await self.seal(job)
+                    except Refused as refused:
+                        last = refused.code
+                        if last not in PASSING:
+                            raise
+                    await asyncio.sleep(every)
+                    every = min(every * 1.5, 1)
+        except TimeoutError as error:
+            hint = "Ask where it stands: tally job status. A job that is open has to be closed first."
+            raise Refused(last, f"job {job} has no seal after {seconds:g} seconds", hint=hint) from error
 
     async def seal(self, job: str) -> bytes:
         """Fetch a job's seal. Raises `Refused` not-sealed."""
@@ -108,7 +135,7 @@ class ScopeClient:
         answer = decode(await self._transport.call("GET", f"/revocations/snapshot?after={after}"), Snapshot)
         return bytes(answer.heartbeat), [bytes(each) for each in answer.revocations]
 
-    async def follow(self, after: int, silence: float = 2.5) -> AsyncIterator[tuple[bytes, list[bytes]]]:
+    async def follow(self, after: int, silence: float = 2.5) -> AsyncGenerator[tuple[bytes, list[bytes]], None]:
         """Follow the feed of revocations: snapshots as they come, each from where the last one ended.
 
         Ends when scope ends it. Raises `Refused` scope-unavailable, also after `silence` seconds without a line.
