@@ -16,6 +16,7 @@ from verifier.refused import Refused
 
 T = TypeVar("T")
 Credential = Callable[[], str]
+Proving = Callable[[str, str, str, str], str]  # method, URL, nonce, token -> the DPoP header (RFC 9449)
 
 MAX_ANSWER = 1 << 24
 PIECE = 1 << 16
@@ -54,14 +55,19 @@ class ReceiptPage(Struct, frozen=True, omit_defaults=True):
 class ReceiptsClient:
     """A reader of receipts and bundles: `credential` gives a fresh client token or the job's own token.
 
+    `proving` proves possession of the key that the job's token is bound to.
     Every method raises `Refused` with the gateway's own code, or receipts-unavailable when it does not answer.
     """
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, credential: Credential) -> None:
+    def __init__(
+        self, session: aiohttp.ClientSession, url: str, credential: Credential, *, proving: Proving | None = None
+    ) -> None:
         """Nothing is asked yet."""
         self._session = session
         self._url = url.rstrip("/")
         self._credential = credential
+        self._proving = proving
+        self._nonce = ""
 
     async def receipt(self, call: str) -> Receipt:
         """Fetch a call's receipt with its proof."""
@@ -96,21 +102,42 @@ class ReceiptsClient:
                 raise _unavailable("the gateway answers with something else") from error
 
     def _ask(self, path: str) -> "_Answer":
-        return _Answer(self._session, self._url + path, self._credential())
+        return _Answer(lambda: self._request(path), self._learn)
+
+    def _request(self, path: str) -> Any:
+        url, token = self._url + path, self._credential()
+        headers = {"Authorization": f"{'Bearer' if self._proving is None else 'DPoP'} {token}"}
+        if self._proving is not None:
+            headers["DPoP"] = self._proving("GET", url.partition("?")[0], self._nonce, token)
+        return self._session.get(url, headers=headers, allow_redirects=False, timeout=TIMEOUT)
+
+    def _learn(self, answer: aiohttp.ClientResponse) -> bool:
+        """Take the nonce that an answer gives; tell whether the request is worth another try with it."""
+        before, self._nonce = self._nonce, answer.headers.get("DPoP-Nonce", self._nonce)
+        return answer.status == 401 and self._proving is not None and self._nonce != before  # noqa: PLR2004
 
 
 class _Answer:
-    """A request on its way; whatever breaks the connection is a refusal."""
+    """A request on its way, made again at most once; whatever breaks the connection is a refusal."""
 
-    def __init__(self, session: aiohttp.ClientSession, url: str, token: str) -> None:
-        headers = {"Authorization": f"Bearer {token}"}
-        self._request: Any = session.get(url, headers=headers, allow_redirects=False, timeout=TIMEOUT)
+    def __init__(self, request: Callable[[], Any], again: Callable[[aiohttp.ClientResponse], bool]) -> None:
+        self._make = request
+        self._again = again
+        self._request: Any = None
 
     async def __aenter__(self) -> aiohttp.ClientResponse:
         try:
-            answer: aiohttp.ClientResponse = await self._request.__aenter__()
+            answer = await self._send()
+            if self._again(answer):
+                await self._request.__aexit__(None, None, None)
+                answer = await self._send()
         except (aiohttp.ClientError, TimeoutError) as error:
             raise _unavailable(f"the gateway does not answer: {type(error).__name__}") from error
+        return answer
+
+    async def _send(self) -> aiohttp.ClientResponse:
+        self._request = self._make()
+        answer: aiohttp.ClientResponse = await self._request.__aenter__()
         return answer
 
     async def __aexit__(self, *error: object) -> None:

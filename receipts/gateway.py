@@ -90,7 +90,8 @@ class Gateway:
             await self._mcp(request, path.removeprefix(MCP))
         elif path.startswith(WELL_KNOWN + MCP) and request.method == "GET":
             name = path.removeprefix(WELL_KNOWN + MCP)
-            await request.answer(mcp_answers.protected_resource(self._issuer, self._scope_url, name))
+            address = f"{self._issuer}{MCP}{quote(name)}"
+            await request.answer(mcp_answers.protected_resource(address, self._scope_url, name))
         elif path == AUTHORIZE and request.method == "POST":
             await self._local.authorize(request)
         elif (found := _result(path)) is not None and request.method == "POST":

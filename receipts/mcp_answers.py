@@ -89,10 +89,13 @@ def _granted(manifest: Manifest, scope: Scope) -> list[Resource]:
     return [each for each in manifest.resources if grants(scope, resource_target(manifest, each, each.uri))]
 
 
-def protected_resource(gateway: str, scope_url: str, server: str) -> Answer:
-    """Answer RFC 9728's document of one server: the gateway is the resource, scope its authorization server."""
+def protected_resource(url: str, scope_url: str, server: str) -> Answer:
+    """Answer RFC 9728's document of one server: the resource is its address here, scope its authorization server.
+
+    The resource is exactly what the client called (§3.3), or a client must not believe the document.
+    """
     document = {
-        "resource": gateway,
+        "resource": url,
         "authorization_servers": [scope_url],
         "bearer_methods_supported": ["header"],
         "dpop_signing_alg_values_supported": [*ALGORITHMS],

@@ -4,25 +4,23 @@ The client proves who it is with its own JWT, as an assertion in the form (RFC 7
 shape (RFC 6749 §5.2) and our public code beside it.
 """
 
-import base64
+import re
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import parse_qsl
 
-from litestar import Controller, Request, Response, get, post
+from litestar import Controller, Request, Response, post
 from litestar.di import NamedDependency
 from litestar.params import RawBody
 from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
-from scope import mint, store
+from scope import mint
 from scope.authority import Authority
 from scope.client import ACCESS_TOKEN, ASSERTION, TOKEN_EXCHANGE, IssuedToken
 from scope.narrow import read_details
 from service.clients import Caller, Clients
 from service.described import form_body
-from service.dpop import ALGORITHMS
-from service.engine import reading
 from verifier.refused import Refused
 
 MAX_FIELDS = 16
@@ -30,11 +28,13 @@ TOKEN_FIELDS = ("grant_type", "job", "ttl", "subject_token", "subject_token_type
 MAX_DIGITS = 6
 FORM = "application/x-www-form-urlencoded"
 PRIVATE = {"Cache-Control": "no-store"}
+_server = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}").fullmatch
 # Our codes by OAuth's error; what is not named here is invalid_request.
 ERRORS = {
     "unauthenticated": "invalid_client",
     "forbidden": "unauthorized_client",
     "unsupported-grant-type": "unsupported_grant_type",
+    "unsupported-response-type": "unsupported_response_type",
     "bad-token": "invalid_grant",
     "revoked": "invalid_grant",
     "unknown-job": "invalid_grant",
@@ -108,7 +108,7 @@ class OAuth(Controller):
         """
         form, caller = _enter(request, body)
         caller.require("orchestrator")
-        if form.get("resource", authority.audience) != authority.audience:
+        if not _of_gateway(form.get("resource", authority.audience), authority.audience):
             raise Refused("wrong-audience", "tokens of this scope are for another gateway", field="resource")
         if "scope" in form:
             hint = "Ask with authorization_details, in a token exchange."
@@ -134,47 +134,11 @@ class OAuth(Controller):
         return Response(await mint.introspect(authority, caller, _field(form, "token")), headers=PRIVATE)
 
 
-@get("/.well-known/oauth-authorization-server", tags=["tokens"], summary="Metadata (RFC 8414)")
-async def metadata(authority: Here) -> dict[str, Any]:
-    """Tell an OAuth client what it needs to know."""
-    issuer = authority.issuer
-    proof = {"auth_methods_supported": ["private_key_jwt"], "auth_signing_alg_values_supported": ["EdDSA"]}
-    endpoints = ("token", "revocation", "introspection")
-    return {
-        "issuer": issuer,
-        "token_endpoint": f"{issuer}/token",
-        "revocation_endpoint": f"{issuer}/revoke",
-        "introspection_endpoint": f"{issuer}/introspect",
-        "jwks_uri": f"{issuer}/jwks.json",
-        "response_types_supported": [],
-        "dpop_signing_alg_values_supported": [*ALGORITHMS],
-        "grant_types_supported": ["client_credentials", TOKEN_EXCHANGE],
-        **{f"{endpoint}_endpoint_{name}": value for endpoint in endpoints for name, value in proof.items()},
-        "authorization_details_types_supported": [
-            "tally_local",
-            "tally_mcp",
-            "tally_model",
-            "tally_prompt",
-            "tally_resource",
-        ],
-    }
-
-
-@get("/jwks.json", tags=["tokens"], summary="The keys that sign tokens (RFC 7517)")
-async def jwks(authority: Here) -> dict[str, list[dict[str, str]]]:
-    """List the token keys of the signed key list, in the form that OAuth libraries read; revoked ones are left out."""
-    async with reading(authority.engine).connect() as db:
-        revoked = await store.revoked_keys(db)
-    public = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig"}
-    keys = [key for key in authority.token_keys() if key.kid not in revoked]
-    return {"keys": [{**public, "kid": key.kid, "x": _b64url(key.pair().raw()[0])} for key in keys]}
-
-
 async def _issue(authority: Authority, caller: Caller, form: Mapping[str, str], jkt: str | None) -> IssuedToken:
     ttl = _seconds(form["ttl"]) if "ttl" in form else None
     kind = _field(form, "grant_type")
     if kind == "client_credentials" and "authorization_details" not in form:
-        return await mint.mint(authority, caller, _field(form, "job"), ttl, jkt=jkt)
+        return await mint.mint(authority, caller, _job(form, caller), ttl, jkt=jkt)
     if kind == "client_credentials":
         raise Refused(
             "unsupported", "a job's first token carries its whole scope", hint="Exchange it for a narrower one."
@@ -205,6 +169,21 @@ def _enter(request: Ask, body: bytes) -> tuple[dict[str, str], Caller]:
     return form, caller
 
 
+def _job(form: Mapping[str, str], caller: Caller) -> str:
+    """Name the job whose token is asked for: a field, or a claim of the client's own JWT, never two that differ."""
+    if "job" not in form and caller.job:
+        return caller.job
+    if caller.job not in {None, form.get("job")}:
+        raise Refused("bad-request", "the form and the client's own token name different jobs", field="job")
+    return _field(form, "job")
+
+
+def _of_gateway(resource: str, audience: str) -> bool:
+    """Tell whether a resource (RFC 8707) is the gateway, or an MCP server behind it."""
+    below = resource.removeprefix(f"{audience}/mcp/")
+    return resource == audience or (below != resource and _server(below) is not None)
+
+
 def _read(body: bytes) -> dict[str, str]:
     """Read a form; a parameter that stands twice is refused (RFC 6749 §3.1)."""
     try:
@@ -229,8 +208,4 @@ def _seconds(text: str) -> int:
     return int(text)
 
 
-def _b64url(raw: bytes) -> str:
-    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
-
-
-ROUTES: list[ControllerRouterHandler] = [OAuth, metadata, jwks]
+ROUTES: list[ControllerRouterHandler] = [OAuth]

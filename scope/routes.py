@@ -9,7 +9,7 @@ from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 from msgspec import Raw
 
-from scope import jobs, lanes, oauth, preview, revoke, seals, store, unsealed
+from scope import discovery, jobs, lanes, oauth, preview, revoke, seals, store, unsealed
 from scope.authority import Authority
 from scope.client import (
     Documents,
@@ -216,6 +216,7 @@ ROUTES: list[ControllerRouterHandler] = [
     audit,
     grant,
     keys,
+    *discovery.ROUTES,
     *oauth.ROUTES,
 ]
 

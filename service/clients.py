@@ -54,10 +54,11 @@ class ClientFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Caller(Struct, frozen=True):
-    """Somebody who proved to be a client."""
+    """Somebody who proved to be a client; `job` is what its token says that it asks about, if it says it."""
 
     client: str
     roles: frozenset[str]
+    job: str | None = None
 
     def require(self, *roles: str) -> None:
         """Let only these roles pass. Raises `Refused` with forbidden."""
@@ -129,7 +130,8 @@ class Clients:
         if not 0 < expires - issued <= LIFE or issued * SECOND > now + SKEW * SECOND or expires * SECOND <= now:
             raise _unauthenticated()
         self._take_once(name, claims["jti"], expires * SECOND, now)
-        return Caller(name, frozenset(self._clients[name].roles))
+        job = claims.get("job")
+        return Caller(name, frozenset(self._clients[name].roles), job if isinstance(job, str) else None)
 
     def _claims(self, token: str) -> dict[str, Any]:
         """Open the token with the key of the client that it claims to come from; times are checked by our clock."""

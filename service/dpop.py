@@ -9,7 +9,7 @@ advance (specs/token.md §4).
 
 import hmac
 import json
-from base64 import urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from hashlib import sha256
@@ -94,20 +94,25 @@ class Proofs:
         self._seen[proof] = now + PAST + FUTURE
 
     def _nonce(self, slot: int) -> str:
-        return _b64url(hmac.digest(self._secret, f"tally-dpop/1\0{slot}".encode(), "sha256")[:16])
+        return b64url(hmac.digest(self._secret, f"tally-dpop/1\0{slot}".encode(), "sha256")[:16])
 
 
 class Prover:
-    """The client's half: makes proofs with its key; `sign` signs with Ed25519, `public` are the 32 bytes of its key."""
+    """The client's half: makes proofs with its key, whose public half is `jwk`; `sign` signs as JWS has it."""
 
     def __init__(
-        self, sign: Callable[[bytes], bytes], public: bytes, clock: Callable[[], int], random: Callable[[int], bytes]
+        self,
+        sign: Callable[[bytes], bytes],
+        jwk: Mapping[str, str],
+        clock: Callable[[], int],
+        random: Callable[[int], bytes],
     ) -> None:
         """Take the key; the private half is only called."""
         self._sign = sign
         self._clock = clock
         self._random = random
-        self.jwk = {"crv": "Ed25519", "kty": "OKP", "x": _b64url(public)}
+        self._alg = next(alg for alg, (kty, _, _) in ALGORITHMS.items() if kty == jwk["kty"])
+        self.jwk = dict(jwk)
 
     def proof(self, method: str, url: str, *, token: str | None = None, nonce: str = "") -> str:
         """Make the proof for one request, of a resource with its `token`."""
@@ -115,9 +120,9 @@ class Prover:
             "jti": self._random(16).hex(), "htm": method, "htu": url, "iat": self._clock() // SECOND
         }  # fmt: skip
         claims |= ({"nonce": nonce} if nonce else {}) | ({"ath": _hash(token)} if token is not None else {})
-        header = {"typ": "dpop+jwt", "alg": "EdDSA", "jwk": self.jwk}
-        signed = f"{_b64url(json.dumps(header).encode())}.{_b64url(json.dumps(claims).encode())}"
-        return f"{signed}.{_b64url(self._sign(signed.encode()))}"
+        header = {"typ": "dpop+jwt", "alg": self._alg, "jwk": self.jwk}
+        signed = f"{b64url(json.dumps(header).encode())}.{b64url(json.dumps(claims).encode())}"
+        return f"{signed}.{b64url(self._sign(signed.encode()))}"
 
 
 def thumbprint(jwk: Mapping[str, str]) -> str:
@@ -154,11 +159,20 @@ def _address(url: str) -> tuple[str, str, int | None, str]:
 
 
 def _hash(text: str) -> str:
-    return _b64url(sha256(text.encode()).digest())
+    return b64url(sha256(text.encode()).digest())
 
 
-def _b64url(raw: bytes) -> str:
+def b64url(raw: bytes) -> str:
+    """Write unpadded base64url."""
     return urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
+def unb64url(text: str) -> bytes:
+    """Read unpadded base64url, in its one spelling. Raises `ValueError`."""
+    raw = b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
+    if b64url(raw) != text:
+        raise ValueError("base64url with stray bits")
+    return raw
 
 
 def _bad(why: str) -> Refused:

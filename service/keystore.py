@@ -88,12 +88,12 @@ def make_private_directory(path: Path) -> None:
     path.chmod(0o700)
 
 
-def read_private(path: Path) -> bytes:
+def read_private(path: Path, limit: int = MAX_KEY_FILE) -> bytes:
     """Read a file that nobody else could have read, in a directory that nobody else can enter.
 
-    Raises `Refused`: no-key, loose-mode.
+    At most `limit` + 1 bytes. Raises `Refused`: no-key, loose-mode.
     """
-    content = private.read_private(path, MAX_KEY_FILE)
+    content = private.read_private(path, limit)
     private.require_private(path.parent.stat(), path.parent)
     return content
 

@@ -131,9 +131,10 @@ def test_a_service_knows_another_only_by_its_client(package: str) -> None:
 
 @pytest.mark.parametrize("package", SERVICES)
 def test_a_client_module_imports_only_the_verifier(package: str) -> None:
-    path = ROOT / package / "client.py"
-    if path.exists():
-        assert {each.split(".")[0] for each in of_ours(path)} <= {"verifier"}
+    paths = [path for path in sources(package) if place(path) == "client"]
+    assert paths
+    for path in paths:
+        assert all(f"{each}.".startswith(("verifier.", f"{package}.client.")) for each in of_ours(path)), path
 
 
 @pytest.mark.parametrize("package", SERVICES)

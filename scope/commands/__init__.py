@@ -4,6 +4,7 @@ from scope.commands import doctor, jobs, responding, tokens
 
 app = responding.app
 __all__ = ["app"]
+jobs.app.command("token")(tokens.get_token)
 app.add_typer(jobs.app, name="job")
 app.add_typer(tokens.app, name="token")
 app.command("doctor")(doctor.doctor)

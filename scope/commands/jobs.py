@@ -7,19 +7,15 @@ import msgspec
 import typer
 
 from scope.client import (
-    Detail,
-    IssuedToken,
     JobRequest,
     JobStatus,
     Models,
     OpenedJob,
     ScopeClient,
     State,
-    Tools,
     claims_of,
 )
-from scope.commands.shared import MAX_REQUEST, Client, Json, Url, as_client, say, when
-from service import keystore
+from scope.commands.shared import MAX_REQUEST, Client, Json, Url, as_client, read_token, say, tool_named, when
 from verifier.encoding import canonical, parse
 from verifier.envelope import Envelope
 from verifier.grant import Grant
@@ -49,6 +45,9 @@ def open_job(
     user_token: Annotated[
         Path | None, typer.Option(help="A private file with an identity provider's token of the user.", dir_okay=False)
     ] = None,
+    dpop: Annotated[
+        bool, typer.Option("--dpop", help="Bind its tokens to keys (tally job token --dpop), policy or not.")
+    ] = False,
     grant: Annotated[Path | None, typer.Option(help="Keep the signed grant here.", dir_okay=False)] = None,
     url: Url,
     client: Client,
@@ -61,10 +60,11 @@ def open_job(
     """
     asked: dict[str, Any] = {"agent": agent, "policy": policy, "job_type": job_type, "environment": environment}
     asked |= {"limits": _limits(calls, cost_nano_usd, tokens)} | ({"expires_in": expires_in} if expires_in else {})
+    asked |= {"binding": "dpop"} if dpop else {}
     if user_token is not None:
-        asked["user_token"] = keystore.read_private(user_token).decode("latin-1").strip()
+        asked["user_token"] = read_token(user_token)
     if tool or model:
-        asked["authorization_details"] = [*map(_tool, tool or ()), *([Models(models=model)] if model else [])]
+        asked["authorization_details"] = [*map(tool_named, tool or ()), *([Models(models=model)] if model else [])]
     request = parse(canonical(asked), JobRequest, limit=MAX_REQUEST)
     opened = as_client(url, client, lambda scope: scope.open(request))
     _opened(opened, grant, as_json)
@@ -99,12 +99,12 @@ def child(
     Example: tally job child --from agent.token --agent helper-1 --tool crm-mcp/get_case --calls 10
     --url http://127.0.0.1:8702 --client orchestrator
     """
-    subject = keystore.read_private(whole).decode("latin-1").strip()
+    subject = read_token(whole)
     given = {"agent": agent, "policy": policy, "job_type": job_type}
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     asked |= {"limits": _limits(calls, cost_nano_usd, tokens)} | ({"expires_in": expires_in} if expires_in else {})
     if tool or model:
-        asked["authorization_details"] = [*map(_tool, tool or ()), *([Models(models=model)] if model else [])]
+        asked["authorization_details"] = [*map(tool_named, tool or ()), *([Models(models=model)] if model else [])]
 
     async def delegated(scope: ScopeClient) -> OpenedJob:
         raw = await scope.grant(claims_of(subject).grant)
@@ -114,45 +114,6 @@ def child(
         return await scope.child(subject, parse(wanted, JobRequest, limit=MAX_REQUEST))
 
     _opened(as_client(url, client, delegated), grant, as_json)
-
-
-@app.command("token")
-def token(
-    name: Name,
-    *,
-    ttl: Seconds = None,
-    whole: Annotated[
-        Path | None, typer.Option("--from", help="A private file with a token, of which --tool and --model are a part.")
-    ] = None,
-    tool: Annotated[list[str] | None, typer.Option(help="server/tool, for a narrower token; once for each.")] = None,
-    model: Annotated[list[str] | None, typer.Option(help="provider/pattern, for a narrower token.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", "-o", help="A new file, of mode 0600.", dir_okay=False)] = None,
-    show: Annotated[bool, typer.Option("--show", help="Print the token itself.")] = False,
-    url: Url,
-    client: Client,
-    as_json: Json = False,
-) -> None:
-    """Get a token of a job of your own, into a private file; it is a secret, and lives for minutes.
-
-    With --from a narrower one, for the --tool and --model named alone.
-
-    Example: tally job token job-… --ttl 300 -o agent.token --url http://127.0.0.1:8702 --client orchestrator
-    """
-    details: list[Detail] = [*map(_tool, tool or ()), *([Models(models=model)] if model else [])]
-    if (whole is None) != (not details):
-        raise Refused("usage", "a narrower token is a part (--tool, --model) of another one (--from)")
-    if (out is None) != show:
-        raise Refused("usage", "a token goes into a file (--out) or is shown (--show)")
-    if out is not None and out.exists():
-        raise Refused("usage", f"{out} exists: a token never replaces a file")
-    if whole is None:
-        issued = as_client(url, client, lambda scope: scope.token(name, ttl))
-    else:
-        subject = keystore.read_private(whole).decode("latin-1").strip()
-        issued = as_client(url, client, lambda scope: scope.narrow(subject, *details, ttl=ttl))
-    if out is not None:
-        keystore.write_private(out, issued.access_token.encode())
-    say(as_json, _shown(issued, out), issued.access_token if show else f"{out}: good for {issued.expires_in} s")
 
 
 @app.command("close")
@@ -224,19 +185,6 @@ def _opened(opened: OpenedJob, grant: Path | None, as_json: bool) -> None:  # no
     }
     missing = f"not available: {', '.join(opened.unavailable)}" if opened.unavailable else "everything is available"
     say(as_json, facts, f"{opened.job} until {when(opened.expires)}", f"grant {opened.grant_digest}", missing)
-
-
-def _tool(text: str) -> Tools:
-    server, slash, name = text.partition("/")
-    if not slash or not name:
-        raise Refused("usage", f"{text!r} is not server/tool")
-    return Tools(server=server, tools=[name])
-
-
-def _shown(issued: IssuedToken, out: Path | None) -> dict[str, Any]:
-    """The secret itself only where it was asked for."""
-    secret = {"access_token": issued.access_token} if out is None else {"file": str(out)}
-    return {**secret, "token_type": issued.token_type, "expires_in": issued.expires_in}
 
 
 def _tell(as_json: bool, found: JobStatus) -> None:  # noqa: FBT001 - passes an option on

@@ -11,12 +11,14 @@ import aiohttp
 import msgspec
 import typer
 
-from scope.client import ScopeClient
+from scope.client import ScopeClient, Tools
 from service import keystore
 from service.clients import client_token
+from verifier.refused import Refused
 
 T = TypeVar("T")
 MAX_REQUEST = 1 << 20
+MAX_TOKEN = 1 << 17
 SECOND = 1_000_000
 
 Url = Annotated[str, typer.Option("--url", help="Base URL of scope.")]
@@ -24,6 +26,22 @@ Client = Annotated[
     Path, typer.Option("--client", help="Your directory: its name is your client id, it holds client.key.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def read_token(path: Path) -> str:
+    """Read a token from a private file. Raises `Refused`: no-key, loose-mode, bad-token for a file that holds none."""
+    token = keystore.read_private(path, MAX_TOKEN).decode("latin-1").strip()
+    if not 0 < len(token) <= MAX_TOKEN:
+        raise Refused("bad-token", f"{path.name} holds no token", hint="Get a new one.")
+    return token
+
+
+def tool_named(text: str) -> Tools:
+    """Read what a person writes for one tool, server/tool. Raises `Refused` usage."""
+    server, slash, name = text.partition("/")
+    if not slash or not name:
+        raise Refused("usage", f"{text!r} is not server/tool")
+    return Tools(server=server, tools=[name])
 
 
 def as_client(url: str, client: Path, act: Callable[[ScopeClient], Awaitable[T]]) -> T:

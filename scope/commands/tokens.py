@@ -1,14 +1,16 @@
-"""`tally token`: what a token says, and never the token."""
+"""`tally job token`, `tally token`: a token is got into a private file, and looked at without being shown."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import msgspec
 import typer
 
-from scope.client import claims_of, header_of
-from scope.commands.shared import SECOND, Json, as_client, say, when
-from service import keystore
+from scope.client import Detail, IssuedToken, Models, ScopeClient, claims_of, header_of
+from scope.commands.shared import SECOND, Client, Json, Url, as_client, now, read_token, say, tool_named, when
+from service import dpop_key, keystore
+from service.dpop import thumbprint
 from verifier.refused import Refused
 
 app = typer.Typer(help="Look at tokens.", no_args_is_help=True)
@@ -30,7 +32,7 @@ def inspect_token(
     """
     if (url is None) != (client is None):
         raise Refused("usage", "to ask scope takes both --url and --client")
-    raw = keystore.read_private(file).decode("latin-1").strip()
+    raw = read_token(file)
     said, header = claims_of(raw), header_of(raw)
     live: dict[str, bool] = {}
     if url is not None and client is not None:
@@ -44,6 +46,68 @@ def inspect_token(
     documents = [f"  policy {said.policy_hash}", f"  grant {said.grant}"]
     facts = {"header": msgspec.to_builtins(header), **msgspec.to_builtins(said), **live}
     say(as_json, facts, heading, f"  {times}", signed, *documents, *carries, *asked)
+
+
+def get_token(
+    name: Annotated[str, typer.Argument(metavar="JOB", help="As `tally job open` named it.")],
+    *,
+    ttl: Annotated[int | None, typer.Option(min=1, help="In seconds.")] = None,
+    whole: Annotated[
+        Path | None, typer.Option("--from", help="A private file with a token, of which --tool and --model are a part.")
+    ] = None,
+    tool: Annotated[list[str] | None, typer.Option(help="server/tool, for a narrower token; once for each.")] = None,
+    model: Annotated[list[str] | None, typer.Option(help="provider/pattern, for a narrower token.")] = None,
+    dpop: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="KEY",
+            help="Bind it to the key in this private file, which is made if there is none: a JWK, Ed25519 or P-256.",
+            dir_okay=False,
+        ),
+    ] = None,
+    out: Annotated[Path | None, typer.Option("--out", "-o", help="A new file, of mode 0600.", dir_okay=False)] = None,
+    show: Annotated[bool, typer.Option("--show", help="Print the token itself.")] = False,
+    url: Url,
+    client: Client,
+    as_json: Json = False,
+) -> None:
+    """Get a token of a job of your own, into a private file; it is a secret, and lives for minutes.
+
+    With --from a narrower one, for the --tool and --model named alone. With --dpop it is worth nothing without the key:
+    give both to the agent, which proves with the key at each call (RFC 9449).
+
+    Example: tally job token job-… --ttl 300 -o agent.token --url http://127.0.0.1:8702 --client orchestrator
+
+    Example: tally job token job-… --dpop agent.jwk -o agent.token --url http://127.0.0.1:8702 --client orchestrator
+    """
+    details: list[Detail] = [*map(tool_named, tool or ()), *([Models(models=model)] if model else [])]
+    if (whole is None) != (not details):
+        raise Refused("usage", "a narrower token is a part (--tool, --model) of another one (--from)")
+    if (out is None) != show:
+        raise Refused("usage", "a token goes into a file (--out) or is shown (--show)")
+    if out is not None and out.exists():
+        raise Refused("usage", f"{out} exists: a token never replaces a file")
+    subject = None if whole is None else read_token(whole)
+    prover = None if dpop is None else dpop_key.prover(dpop, now, os.urandom)
+    proving = None if prover is None else lambda method, address, nonce: prover.proof(method, address, nonce=nonce)
+
+    async def asked(scope: ScopeClient) -> IssuedToken:
+        if subject is None:
+            return await scope.token(name, ttl, proving=proving)
+        return await scope.narrow(subject, *details, ttl=ttl, proving=proving)
+
+    issued = as_client(url, client, asked)
+    if out is not None:
+        keystore.write_private(out, issued.access_token.encode())
+    bound = {} if prover is None else {"jkt": thumbprint(prover.jwk)}
+    sentence = f"{out}: good for {issued.expires_in} s" + "".join(f", bound to key {jkt}" for jkt in bound.values())
+    say(as_json, {**_shown(issued, out), **bound}, issued.access_token if show else sentence)
+
+
+def _shown(issued: IssuedToken, out: Path | None) -> dict[str, Any]:
+    """The secret itself only where it was asked for."""
+    secret = {"access_token": issued.access_token} if out is None else {"file": str(out)}
+    return {**secret, "token_type": issued.token_type, "expires_in": issued.expires_in}
 
 
 def _named(detail: dict[str, Any]) -> str:

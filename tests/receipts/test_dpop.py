@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_pri
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from joserfc.jwk import OKPKey
 
+from receipts.client import ReceiptsClient
 from scope.client import JobRequest, Tools, claims_of
 from service import dpop
 from service.dpop import Proofs, Prover, thumbprint
@@ -40,7 +41,13 @@ def refused(code: str) -> Iterator[None]:
 def prover(house: Gatehouse, seed: bytes = b"1" * 32) -> Prover:
     """Make a client's key."""
     key = Ed25519PrivateKey.from_private_bytes(seed)
-    return Prover(key.sign, key.public_key().public_bytes_raw(), house.clock, seeded(f"{seed.hex()}-{next(NUMBERS)}"))
+    return Prover(key.sign, jwk_of(key), house.clock, seeded(f"{seed.hex()}-{next(NUMBERS)}"))
+
+
+def jwk_of(key: Ed25519PrivateKey) -> dict[str, str]:
+    """Write a key's public half."""
+    x = base64.urlsafe_b64encode(key.public_key().public_bytes_raw()).rstrip(b"=").decode()
+    return {"crv": "Ed25519", "kty": "OKP", "x": x}
 
 
 @pytest.fixture
@@ -95,6 +102,33 @@ async def test_a_bound_token_with_its_key_is_good_and_the_bundle_passes(house: G
     raw, report = await house.audited()
     assert report.verdict == "PASS", report.findings
     assert house.token.encode() not in raw
+
+
+async def test_our_own_reader_of_receipts_proves_and_asks_for_a_nonce_once(house: Gatehouse) -> None:
+    mine, asked = prover(house), list[str]()
+
+    def proving(method: str, url: str, nonce: str, token: str) -> str:
+        asked.append(nonce)
+        return mine.proof(method, url, token=token, nonce=nonce)
+
+    given = mine.proof("POST", house.gateway + PATH, token=house.token, nonce=await nonce(house))
+    code, headers = await call(house, given)
+    assert code is None
+    reader = ReceiptsClient(house.session, house.gateway, lambda: house.token, proving=proving)
+    for _ in range(2):
+        assert (await reader.receipt(headers["Tally-Receipt"])).job == house.job
+    assert len((await reader.receipts(house.job)).items) == 4
+    assert (len(asked), asked[0], "" in asked[1:]) == (4, "", False)
+    thief = ReceiptsClient(
+        house.session, house.gateway, lambda: house.token,
+        proving=lambda method, url, nonce, token: prover(house, b"2" * 32).proof(method, url, token=token, nonce=nonce),
+    )  # fmt: skip
+    for reading, code in (
+        (thief, "bad-dpop-proof"),
+        (ReceiptsClient(house.session, house.gateway, lambda: house.token), "dpop-required"),
+    ):
+        with refused(code):
+            await reading.receipts(house.job)
 
 
 async def test_a_stolen_token_is_worth_nothing(house: Gatehouse) -> None:
@@ -189,8 +223,7 @@ def test_only_asymmetric_keys_of_the_two_kinds_prove_and_no_private_half_is_show
     ec = {"kty": "EC", "crv": "P-256", "x": x, "y": y}
     assert proofs.check([_signed(claims, "ES256", curve, jwk=ec)], "POST", "/x") == thumbprint(ec)
     edwards = Ed25519PrivateKey.generate()
-    okp = {"kty": "OKP", "crv": "Ed25519"}
-    okp["x"] = base64.urlsafe_b64encode(edwards.public_key().public_bytes_raw()).rstrip(b"=").decode()
+    okp = jwk_of(edwards)
     assert proofs.check([_signed({**claims, "jti": "87654321"}, "EdDSA", edwards, jwk=okp)], "POST", "/x")
     oct_key = {"kty": "oct", "k": base64.urlsafe_b64encode(b"k" * 32).decode()}
     unsigned = ".".join(
@@ -223,7 +256,7 @@ def test_what_is_remembered_is_bounded_and_forgotten_when_it_no_longer_counts(mo
     monkeypatch.setattr(dpop, "MOST_PROOFS", 2)
     at = [1_790_000_000 * SECOND]
     proofs, key = Proofs("https://a.example", b"s" * 32, lambda: at[0]), Ed25519PrivateKey.generate()
-    mine = Prover(key.sign, key.public_key().public_bytes_raw(), lambda: at[0], seeded("proofs"))
+    mine = Prover(key.sign, jwk_of(key), lambda: at[0], seeded("proofs"))
 
     def prove() -> str:
         return proofs.check([mine.proof("POST", "https://a.example/x", nonce=proofs.nonce())], "POST", "/x")

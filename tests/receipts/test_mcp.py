@@ -222,13 +222,16 @@ async def test_only_post_is_answered_and_a_page_of_another_origin_is_not(house: 
     assert status == 403
 
 
-async def test_the_resource_names_the_audience_and_the_authorization_server(house: Gatehouse) -> None:
+async def test_the_resource_is_what_was_called_and_its_document_names_the_authorization_server(
+    house: Gatehouse,
+) -> None:
     status, headers, answer = await house.rpc(authorization="Bearer nothing")
     assert (status, answer["error"]["data"]["code"]) == (401, "bad-token")
     metadata = headers["www-authenticate"].partition('resource_metadata="')[2].rstrip('"')
     async with house.session.get(metadata) as document:
         said = await document.json()
-    assert (said["resource"], said["authorization_servers"]) == (house.gateway, [house.urls.scope])
+    assert said["resource"] == f"{house.gateway}/mcp/crm-mcp"
+    assert said["authorization_servers"] == [house.urls.scope]
 
 
 @pytest.mark.parametrize("name", ["a%0D%0Aset-cookie%3A%20a%3D1", "%E2%82%AC", "a%22b"])

@@ -54,6 +54,8 @@ class Town:
             Pin.parse((installation / "pin.json").read_bytes()), (installation / "keys.json").read_bytes()
         )
         self.authority: Authority
+        self.stop: Callable[[], Awaitable[None]]
+        self.random = seeded("scope")
         self.database_url = ""
         self.policy = ""
         self.lanes: list[GatewayLane] = []
@@ -114,6 +116,18 @@ class Town:
         lane.registered = await self.scope("receipts").register_lane(job.job, lane.request(**changes))
         self.lanes.append(lane)
         return lane
+
+    async def serve(self, listener: socket.socket, clock: Callable[[], int] | None = None) -> None:
+        """Serve scope from its directory."""
+        settings = self.installation / "scope/settings.toml"
+        app = scope.app.create(settings, clock=clock or self.clock, random=self.random)
+        self.stop = await serve_on(app, listener)
+        self.authority = app.state.authority
+
+    async def restart(self, clock: Callable[[], int] | None = None) -> None:
+        """End scope, and start it again at the same address."""
+        await self.stop()
+        await self.serve(socket.create_server(("127.0.0.1", int(self.url.rpartition(":")[2]))), clock)
 
     def pass_seconds(self, seconds: float) -> None:
         """Let time pass, where it is ours."""
@@ -248,17 +262,15 @@ async def running(
 ) -> AsyncGenerator[Town, None]:
     """Make an installation whose addresses are real, and serve its registry and its scope."""
     monkeypatch.setenv("TALLY_SCOPE_TICK_MILLISECONDS", "1000")  # tests advance time themselves
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        async with founded(installation, url, database_url, clock, monkeypatch) as made:
-            await asyncio.to_thread(migrate.upgrade, "scope", made.database_url)
-            app = scope.app.create(installation / "scope/settings.toml", clock=clock, random=seeded("scope"))
-            stop = await serve_on(app, listener)
-            made.authority = app.state.authority
-            try:
-                yield made
-            finally:
-                await stop()
+    listener = socket.create_server(("127.0.0.1", 0))
+    url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+    async with founded(installation, url, database_url, clock, monkeypatch) as made:
+        await asyncio.to_thread(migrate.upgrade, "scope", made.database_url)
+        await made.serve(listener)
+        try:
+            yield made
+        finally:
+            await made.stop()
 
 
 @asynccontextmanager

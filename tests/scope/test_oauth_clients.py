@@ -12,7 +12,7 @@ from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 from joserfc import jwt
 from joserfc.jwk import KeySet, OKPKey
 
-from scope.client import ACCESS_TOKEN, TOKEN_EXCHANGE
+from scope.client import ACCESS_TOKEN, TOKEN_EXCHANGE, claims_of
 from tests.scope.conftest import Town
 from verifier.encoding import unb64
 
@@ -92,6 +92,41 @@ async def test_authlib_exchanges_introspects_and_revokes(today: Town) -> None:
     async with client(today, "auditor") as oauth:
         answer = await oauth.introspect_token(f"{today.urls.scope}/introspect", token=narrow["access_token"])
     assert answer.json() == {"active": False}
+
+
+async def test_a_resource_is_the_gateway_or_a_server_behind_it_and_the_token_is_the_gateways(today: Town) -> None:
+    job, gateway = await today.open(), today.urls.receipts
+    for resource in (gateway, f"{gateway}/mcp/crm-mcp"):
+        token = await fetch(today, grant_type="client_credentials", job=job.job, resource=resource)
+        assert claims_of(token["access_token"]).aud == gateway
+    for resource in (
+        f"{gateway}/mcp/", f"{gateway}/mcp/a/b", f"{gateway}/mcp/..", f"{gateway}/mcp/a?b", f"{gateway}/mcp/a\n",
+        f"{gateway}/other", f"{gateway}.evil.example/mcp/a", f"{gateway}@evil.example/mcp/a", "https://evil.example",
+    ):  # fmt: skip
+        with pytest.raises(Exception, match="invalid_target"):
+            await fetch(today, grant_type="client_credentials", job=job.job, resource=resource)
+
+
+async def test_the_job_may_stand_in_the_assertion_but_not_another_beside_it(today: Town) -> None:
+    job, other = (await today.open()).job, (await today.open()).job
+    url, asked = f"{today.urls.scope}/token", {"grant_type": "client_credentials"}
+    for fields in ({}, {"job": job}):
+        async with client(today, job=job) as oauth:
+            token = await oauth.fetch_token(url, **asked, **fields)
+        assert claims_of(token["access_token"]).txn == job
+    async with client(today, job=job) as oauth:
+        with pytest.raises(Exception, match="different jobs"):
+            await oauth.fetch_token(url, **asked, job=other)
+
+
+async def test_there_is_no_page_to_sign_in_and_nobody_is_sent_anywhere(today: Town) -> None:
+    metadata = (await today.ask("GET", "/.well-known/oauth-authorization-server"))[2]
+    assert metadata["authorization_endpoint"] == f"{today.urls.scope}/authorize"
+    assert metadata["response_types_supported"] == []
+    query = "?response_type=code&client_id=orchestrator&redirect_uri=https://evil.example&state=x"
+    status, headers, body = await today.ask("GET", f"/authorize{query}", allow_redirects=False)
+    assert (status, body["error"], body["code"]) == (400, "unsupported_response_type", "unsupported-response-type")
+    assert "Location" not in headers
 
 
 @pytest.mark.parametrize(

@@ -32,6 +32,7 @@ MATRIX: dict[tuple[str, str], set[str | None]] = {
     ("GET", "/grants/{digest}"): {*PUBLIC},
     ("GET", "/keys"): {*PUBLIC},
     ("GET", "/.well-known/oauth-authorization-server"): {*PUBLIC},
+    ("GET", "/authorize"): {*PUBLIC},
     ("GET", "/jwks.json"): {*PUBLIC},
     ("GET", "/livez"): {*PUBLIC},
     ("GET", "/readyz"): {*PUBLIC},
