@@ -97,6 +97,8 @@ class Feed:
         finally:
             if listening is not None:
                 listening.cancel()
+                with suppress(asyncio.CancelledError):
+                    await listening  # its connection goes back before the engine does
 
     async def page(self, after: int, limit: int) -> Page:
         """Read what was revoked after a sequence, in order, under a heartbeat that never says too much.
