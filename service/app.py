@@ -39,8 +39,8 @@ def now() -> int:
 
 
 def uptime() -> int:
-    """Count the machine's own time, sleep included, which nobody sets: microseconds since it started."""
-    return time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1000
+    """Count the machine's own time, which nobody sets, sleep included (Linux): microseconds since it started."""
+    return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)) // 1000
 
 
 def build(

@@ -11,9 +11,11 @@ import msgspec
 import typer
 from rich.console import Console
 from rich.table import Table
+from sqlalchemy.exc import DBAPIError
 
 from service import NAMES, keystore, landlock, migrate, supervise
 from service.app import configure_logs, now, serve
+from service.engine import is_full
 from service.initialise import Made, Plan, Urls, initialise
 from service.settings import common
 from verifier.refused import Refused
@@ -77,7 +79,7 @@ def run(
     # First of all, before a database driver starts a thread that would stay free.
     if not landlock.restrict(settings.directory, SOURCE):
         typer.echo("tally: this kernel has no Landlock: only file modes keep the services apart", err=True)
-    migrate.upgrade(name, settings.engine_url)
+    _migrate(name, settings.engine_url)
     serve(create(path), settings)
 
 
@@ -85,6 +87,16 @@ def run(
 def up(directory: Directory = Path()) -> None:
     """Start all three services, each in a process of its own, until Ctrl-C or until one of them ends."""
     raise typer.Exit(supervise.supervise(directory.absolute(), Console(stderr=True)))
+
+
+def _migrate(name: str, url: str) -> None:
+    try:
+        migrate.upgrade(name, url)
+    except DBAPIError as error:
+        if not is_full(error):
+            raise
+        hint = "Free the disk that it lies on, and start again."
+        raise Refused("disk-full", f"there is no room to open {name}'s database", hint=hint) from error
 
 
 def _ask() -> bytes:

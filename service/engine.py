@@ -28,6 +28,7 @@ TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "30s", "idle_in_transacti
 READS = "tally_reads"
 WRITER = "tally_writer"
 PG_DISK_FULL = "53100"
+SQLITE_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}  # the second where a first connection finds no room
 
 T = TypeVar("T")
 
@@ -113,7 +114,7 @@ def is_full(error: BaseException) -> bool:
     if isinstance(cause, OSError):
         return cause.errno in {ENOSPC, EDQUOT}
     said = getattr(cause, "sqlite_errorcode", None), getattr(cause, "sqlstate", None)
-    return said[0] == sqlite3.SQLITE_FULL or said[1] == PG_DISK_FULL
+    return said[0] in SQLITE_FULL or said[1] == PG_DISK_FULL
 
 
 def _set_pragmas(connection: Any, _record: object) -> None:

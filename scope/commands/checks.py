@@ -45,12 +45,14 @@ async def ask_scope(
         do = "Name an auditor's or a responder's directory: --client DIR."
         return [_finding("feed", "warning", "scope", says, do)]
     found = list[Finding]()
-    for check, ask in (("feed", _feed), ("unsealed", _unsealed), ("keys", _keys)):
+    for check, ask in (("keys", _keys), ("feed", _feed), ("unsealed", _unsealed)):
         try:
             found += await ask(Asked(_client(session, held, url, clock), directory, clock))
         except Refused as refused:
             do = refused.hint or f"tally explain {refused.code}"
-            found.append(_finding(check, "failure", "scope", f"answers {refused.code}: {refused.why}", do))
+            found.append(_finding(check, "failure", "scope", f"cannot be asked ({refused.code}): {refused.why}", do))
+            if check == "keys" and refused.code == "scope-unavailable":
+                break  # it is not there at all
     return found
 
 

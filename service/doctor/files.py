@@ -18,7 +18,7 @@ OTHERS_READ, OTHERS_WRITE = stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_
 
 def modes(directory: Path, owner: int) -> list[Finding]:
     """Find what others than the installation's `owner`, a user's number, can open; links are not followed."""
-    found = [each for path in _walk(directory) for each in _loose(path, path.lstat(), owner, directory)]
+    found = [each for path in _walk(directory) for each in _loose(path, path.lstat(), owner)]
     rest = len(found) - MOST
     more = [_finding("failure", directory, f"and {rest} more", "Correct these first.")] if rest > 0 else []
     return found[:MOST] + more
@@ -51,7 +51,7 @@ def _walk(directory: Path) -> Iterator[Path]:
         yield from (Path(above) / name for name in sorted((*directories, *files)))
 
 
-def _loose(path: Path, status: os.stat_result, owner: int, top: Path) -> Iterator[Finding]:
+def _loose(path: Path, status: os.stat_result, owner: int) -> Iterator[Finding]:
     if stat.S_ISLNK(status.st_mode):
         return
     is_directory = stat.S_ISDIR(status.st_mode)
@@ -63,8 +63,7 @@ def _loose(path: Path, status: os.stat_result, owner: int, top: Path) -> Iterato
     elif status.st_mode & OTHERS_READ and path.name not in PUBLIC:
         level: Level = "warning" if path.name in PLAIN else "failure"
         new = " and make a new key (tally keys rotate): this one may have been read." if path.suffix == ".key" else "."
-        inside = " the installation" if path == top else " it" if is_directory else ""
-        yield _finding(level, path, f"can be {'entered' if inside else 'read'} by others", chmod + new)
+        yield _finding(level, path, f"can be {'entered' if is_directory else 'read'} by others", chmod + new)
 
 
 def _finding(level: Level, path: Path, says: str, do: str) -> Finding:

@@ -11,6 +11,7 @@ from sqlalchemy.exc import DBAPIError
 from controls.client import Connection, audit_lines
 from service.audit import BEGINNING, Entry, Line, check
 from service.engine import open_engine
+from tests.conftest import START
 from tests.controls.conftest import World, address
 from verifier.encoding import canonical
 from verifier.refused import Refused
@@ -54,6 +55,16 @@ async def test_the_record_is_for_auditors(world: World) -> None:
     for client in ("author", "registrar", "orchestrator", "scope"):
         assert (await world.ask("GET", "/audit", client)).status == 403
     assert (await world.ask("GET", "/audit")).status == 401
+
+
+async def test_an_act_of_an_earlier_time_than_the_last_one_is_refused(world: World) -> None:
+    await world.register()
+    for step, status in ((-3600, 503), (3596, 200), (-2, 503), (7, 200)):
+        world.clock.pass_seconds(step)
+        answer = await world.register(purpose=f"another one, {step}")
+        assert (answer.status, answer.json.get("code")) == (status, "clock-stepped" if status == 503 else None)
+    times = [msgspec.json.decode(line, type=Line).entry.time for line in await record(world)]
+    assert times == [START, START, START + 1_000_000]
 
 
 async def test_acts_at_once_make_one_chain(world: World) -> None:

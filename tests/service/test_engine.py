@@ -7,7 +7,10 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
+from service import commands, migrate
+from service import engine as engines
 from service.engine import open_engine, ping, reading, transact, writing
+from verifier.refused import Refused
 
 
 async def prepare(engine: AsyncEngine) -> None:
@@ -114,3 +117,13 @@ async def test_postgresql_gives_up_on_a_lock(postgres: str) -> None:
     await ping(engine)
     await engine.dispose()
     assert found == ["5s", "30s"]
+
+
+def test_a_service_that_finds_no_room_for_its_database_says_so(sqlite: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as full:
+        full.setattr(engines, "PRAGMAS", (*engines.PRAGMAS, "max_page_count = 5"))
+        with pytest.raises(Refused, match="no room to open scope's database") as refused:
+            commands._migrate("scope", sqlite)
+    assert refused.value.code == "disk-full"
+    commands._migrate("scope", sqlite)
+    migrate.check("scope", sqlite)

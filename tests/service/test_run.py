@@ -122,6 +122,7 @@ def test_a_doctor_finds_nothing_where_all_three_run_and_says_what_to_start_where
     for name in NAMES:
         assert f"{name} does not answer" in said
         assert f"Start it (tally run {name})" in said
+    assert said.count("cannot be asked (scope-unavailable)") == 1
 
 
 def on_a_terminal(line: list[str]) -> str:
