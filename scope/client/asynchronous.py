@@ -102,7 +102,7 @@ class ScopeClient:
         return decode(await self._transport.call("GET", f"/jobs?limit={limit}{behind}"), JobPage)
 
     async def wait_for_seal(self, job: str, *, seconds: float = 15, every: float = 0.1) -> bytes:
-        """Wait for a closing job's seal, asking every `every` seconds at first and each second later.
+        """Wait for a closing job's seal, asking every `every` seconds at first, and each second later.
 
         While scope does not answer it may be coming back. Raises `Refused` when the time is over: not-sealed, or
         scope-unavailable if that was heard last; any other refusal at once.
@@ -118,7 +118,7 @@ class ScopeClient:
                         if last not in PASSING:
                             raise
                     await asyncio.sleep(every)
-                    every = min(every * 1.5, 1)
+                    every = max(every, min(every * 1.5, 1))
         except TimeoutError as error:
             hint = "Ask where it stands: tally job status. A job that is open has to be closed first."
             raise Refused(last, f"job {job} has no seal after {seconds:g} seconds", hint=hint) from error

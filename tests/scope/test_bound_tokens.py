@@ -10,7 +10,7 @@ import pytest
 from joserfc.jwk import ECKey
 from typer.testing import CliRunner
 
-from scope.client import ScopeClient, claims_of
+from scope.client import ScopeClient, Tools, claims_of
 from scope.commands import app
 from service.app import now
 from service.dpop import Proofs, thumbprint
@@ -126,6 +126,27 @@ async def test_the_nonce_is_asked_for_once_and_then_known(today: Town, agent: Pa
     assert (len(nonces), nonces[0]) == (3, "")
     assert isinstance(today.authority.proofs, Proofs)
     assert set(nonces[1:]) <= {today.authority.proofs.nonce(), nonces[1]}
+
+
+async def test_a_bound_token_is_kept_fresh_and_stays_bound(today: Town, agent: Path) -> None:
+    job, mine = (await today.open(binding="dpop")).job, prover(agent / "key.jwk", now, seeded("fresh"))
+
+    def proving(method: str, url: str, nonce: str) -> str:
+        return mine.proof(method, url, nonce=nonce)
+
+    part = Tools(server="crm-mcp", tools=["get_case"])
+    async with (
+        today.scope().fresh(job, proving=proving) as whole,
+        today.scope().fresh(job, part, proving=proving) as less,
+    ):
+        for token in (whole, less):
+            found = [await token.get()]
+            token.drop(found[0].access_token)
+            found.append(await token.get())
+            assert [each.token_type for each in found] == ["DPoP", "DPoP"]
+            bound = [claims_of(each.access_token).cnf for each in found]
+            assert bound[0] is not None
+            assert (bound[0].jkt, bound[1]) == (thumbprint(mine.jwk), bound[0])
 
 
 async def test_an_empty_file_is_no_token_and_a_long_one_is_read_whole(today: Town, agent: Path) -> None:
