@@ -1,6 +1,7 @@
 """One transaction a request, on either engine, and nobody waits for ever."""
 
 import asyncio
+from contextlib import suppress
 
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
@@ -84,3 +85,60 @@ async def test_postgresql_gives_up_on_a_lock(postgres: str) -> None:
     await ping(engine)
     await engine.dispose()
     assert found == ["5s", "30s"]
+
+
+async def test_sqlites_writers_take_turns_as_they_come(sqlite: str) -> None:
+    engine = open_engine(sqlite)
+    await prepare(engine)
+    turns = list[int]()
+
+    async def write(number: int) -> None:
+        async with engine.begin() as db:
+            await db.execute(text("UPDATE counter SET value = :value"), {"value": number})
+            await asyncio.sleep(0.02)
+            turns.append(number)
+
+    async with engine.begin():
+        queue = []
+        for number in range(10):
+            queue.append(asyncio.create_task(write(number)))
+            await asyncio.sleep(0.05)
+    await asyncio.gather(*queue)
+    await engine.dispose()
+    assert turns == list(range(10))
+
+
+async def test_a_writer_that_fails_or_gives_up_leaves_its_turn_to_the_next(sqlite: str) -> None:
+    engine = open_engine(sqlite)
+    await prepare(engine)
+    for _ in range(20):  # more than there are connections
+        with suppress(DBAPIError):
+            async with engine.begin() as db:
+                await db.execute(text("INSERT INTO counter VALUES ('a', 1)"))
+        waiting, holding = asyncio.Event(), asyncio.Event()
+
+        async def hold(began: asyncio.Event) -> None:
+            began.set()
+            async with engine.begin():
+                await asyncio.sleep(60)
+
+        tasks = [asyncio.create_task(hold(began)) for began in (holding, waiting)]
+        await holding.wait()
+        await waiting.wait()
+        await asyncio.sleep(0.02)
+        for task in reversed(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    async with engine.connect() as db:
+        await db.execute(text("UPDATE counter SET value = 2"))
+        await db.invalidate()
+    async with asyncio.timeout(20), engine.begin() as db:
+        await db.execute(text("UPDATE counter SET value = 3"))
+        async with db.begin_nested():
+            await db.execute(text("UPDATE counter SET value = 4"))
+    async with engine.connect() as db:  # several transactions on one connection
+        for number in (5, 6):
+            async with db.begin():
+                await db.execute(text("UPDATE counter SET value = :value"), {"value": number})
+    assert await value(engine) == 6
+    await engine.dispose()
