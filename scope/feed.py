@@ -95,6 +95,7 @@ class Feed:
         finally:
             if listening is not None:
                 listening.cancel()
+                await asyncio.wait([listening])  # its connection is given back before the engine goes
 
     async def page(self, after: int, limit: int) -> Page:
         """Read what was revoked after a sequence, in order, under a heartbeat that never says too much.
