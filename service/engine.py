@@ -27,6 +27,7 @@ PRAGMAS = (
 TIMEOUTS = {"lock_timeout": "5s", "statement_timeout": "30s", "idle_in_transaction_session_timeout": "60s"}
 READS = "tally_reads"
 WRITER = "tally_writer"
+WAIT = 30.0  # seconds in the queue of a process's writers
 PG_DISK_FULL = "53100"
 SQLITE_FULL = {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE}  # the second where a first connection finds no room
 
@@ -66,7 +67,7 @@ async def writing(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection, None]:
         async with engine.begin() as db:
             yield db
     else:
-        async with writer.turn, engine.begin() as db:
+        async with _turn(writer), engine.begin() as db:
             yield db
 
 
@@ -79,8 +80,19 @@ async def transact(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
     if writer is None:
         async with engine.begin() as db:
             return await db.run_sync(work)
-    async with writer.turn:
+    async with _turn(writer):
         return await asyncio.to_thread(_transact, writer.engine, work)
+
+
+@asynccontextmanager
+async def _turn(writer: Writer) -> AsyncGenerator[None, None]:
+    """Wait for one's turn, first come, first served, and not for ever."""
+    async with asyncio.timeout(WAIT):
+        await writer.turn.acquire()
+    try:
+        yield
+    finally:
+        writer.turn.release()
 
 
 def _transact(engine: Engine, work: Callable[[Connection], T]) -> T:

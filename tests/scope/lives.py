@@ -98,14 +98,9 @@ class Load:
             for number in rest:
                 await Life(self, number).live()
 
-        reporting = asyncio.create_task(self.gateway.run())
-        try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(at_once):
-                    group.create_task(worker())
-        finally:
-            assert not reporting.done() or reporting.exception() is None
-            reporting.cancel()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(at_once):
+                group.create_task(worker())
 
 
 class Life:

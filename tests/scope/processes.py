@@ -2,7 +2,9 @@
 
 import asyncio
 import os
+import secrets
 import signal
+import socket
 import sys
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager, suppress
@@ -12,10 +14,10 @@ import aiohttp
 import pytest
 
 from service.app import now
-from tests.conftest import free_port
 from tests.scope.conftest import Town, founded
 
-START = 30.0  # seconds that a process may take to answer
+START = 60.0  # seconds that a process may take to answer
+QUIET = range(10_240, 32_768)  # no outgoing connection comes from one of these and takes a killed process's place
 
 
 class Process:
@@ -74,10 +76,18 @@ async def city(
     installation: Path, database_url: str, monkeypatch: pytest.MonkeyPatch, count: int = 1
 ) -> AsyncGenerator[tuple[Town, list[Process]], None]:
     """Make an installation by the real clock; its scope is `count` processes on one database, which are not started."""
-    urls = [f"http://127.0.0.1:{free_port()}" for _ in range(count)]
+    urls = [f"http://127.0.0.1:{quiet_port()}" for _ in range(count)]
     async with founded(installation, urls[0], database_url, now, monkeypatch) as town:
         processes = [Process(town, url) for url in urls]
         try:
             yield town, processes
         finally:
             await asyncio.gather(*(each.kill() for each in processes))
+
+
+def quiet_port() -> int:
+    """Find a port that stays free while nobody listens on it."""
+    while True:
+        with suppress(OSError), socket.create_server(("127.0.0.1", secrets.choice(QUIET))) as listener:
+            port: int = listener.getsockname()[1]
+            return port

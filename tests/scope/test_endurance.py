@@ -45,8 +45,9 @@ async def endure(
         load = Load(town, processes, SEED)
         follower, killer = Follower(load), Killer(load, processes, *(each // count for each in EVERY))
         await asyncio.gather(*(each.start() for each in processes))
-        following, killing = asyncio.create_task(follower.run()), asyncio.create_task(killer.run())
-        try:
+        async with asyncio.TaskGroup() as group:
+            beside = [group.create_task(each.run()) for each in (load.gateway, follower)]
+            killing = group.create_task(killer.run())
             await load.lives(range(LIVES), AT_ONCE)
             killer.done = True
             await killing
@@ -56,9 +57,8 @@ async def endure(
             lost = await settle(load)
             found = await Reckoning.of(load)
             await follower.reach(len(found.rows["revocations"]))
-        finally:
-            following.cancel()
-            killing.cancel()
+            for task in beside:
+                task.cancel()
         found.tokens_have_rows()
         found.jobs_are_sealed_once()
         found.lanes_are_in_seals()

@@ -15,7 +15,7 @@ from verifier.refused import Refused
 
 T = TypeVar("T")
 EVERY = 0.03  # seconds between reports: a real gateway's second would be most of a life
-PATIENCE = 60.0  # seconds that anything may take, restarts of scope included
+PATIENCE = 120.0  # seconds that anything may take, restarts of scope included
 
 
 class Ask(Protocol):

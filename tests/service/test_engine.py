@@ -67,6 +67,47 @@ async def test_work_in_one_step_is_kept_whole_or_not_at_all(engine: AsyncEngine)
     assert await value(engine) == 5
 
 
+async def test_writers_of_sqlite_take_turns_as_they_come(sqlite: str) -> None:
+    engine = open_engine(sqlite)
+    await prepare(engine)
+    turns = list[int]()
+
+    async def write(number: int) -> None:
+        async with writing(engine) as db:
+            await db.execute(text("UPDATE counter SET value = :value"), {"value": number})
+            await asyncio.sleep(0.02)
+            turns.append(number)
+
+    async with writing(engine):
+        queue = []
+        for number in range(10):
+            queue.append(asyncio.create_task(write(number)))
+            await asyncio.sleep(0.05)
+    await asyncio.gather(*queue)
+    await engine.dispose()
+    assert turns == list(range(10))
+
+
+async def test_a_writer_that_gives_up_leaves_its_turn_to_the_next(sqlite: str) -> None:
+    engine = open_engine(sqlite)
+    await prepare(engine)
+
+    async def hold() -> None:
+        async with writing(engine):
+            await asyncio.sleep(60)
+
+    for _ in range(20):  # more than there are connections
+        tasks = [asyncio.create_task(hold()) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        for task in reversed(tasks):
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    async with asyncio.timeout(20), writing(engine) as db:
+        await db.execute(text("UPDATE counter SET value = 3"))
+    assert await value(engine) == 3
+    await engine.dispose()
+
+
 async def test_many_writers_each_get_their_turn(engine: AsyncEngine) -> None:
     await prepare(engine)
 
