@@ -19,6 +19,7 @@ from scope import seals, store
 from scope.authority import Authority, Keys, Reports
 from scope.desk import Desk
 from scope.feed import Feed
+from scope.restored import Memory, Seen
 from scope.routes import ROUTES
 from scope.settings import ScopeSettings
 from scope.tables import acts
@@ -29,6 +30,7 @@ from service.clients import Clients, Clock, client_token
 from service.dpop import Proofs
 from service.engine import is_full, open_engine, reading
 from service.keystore import Random
+from service.newest import Newest
 from service.problems import Log
 from service.reach import networks
 from service.settings import load
@@ -54,6 +56,7 @@ STATUSES = {
     "too-many-children": 409,
     "unknown-issuer": 403,
     "identity-unavailable": 503,
+    "database-restored": 503,
 }
 NAME = "scope"
 
@@ -71,6 +74,7 @@ def create(
     steady = Steady(clock, counted or (uptime if clock is now else clock))
     beating = open_engine(settings.engine_url)  # the feed's own: requests that queue for a lock keep no heartbeat back
     prepare = _authority(settings, (engine, beating), steady, clock, random)
+    memory = Memory(Newest(settings.directory, Seen))
 
     @asynccontextmanager
     async def working(app: Litestar) -> AsyncGenerator[None, None]:
@@ -78,7 +82,8 @@ def create(
             authority = app.state.authority = prepare(session)
             async with reading(engine).connect() as db:
                 authority.clock.learn(await store.latest_time(db))
-            beside = keep_time(authority, settings.tick_milliseconds / 1000), authority.feed.run()
+            await memory.start(authority, settings.accept_restored)
+            beside = keep_time(authority, memory, settings.tick_milliseconds / 1000), authority.feed.run()
             tasks = [asyncio.create_task(each) for each in beside]
             try:
                 yield
@@ -96,12 +101,13 @@ def create(
         clients=Clients.load(settings.directory / "clients.toml", settings.issuer, steady, settings.writes_per_minute),
         dependencies={"authority": Provide(_given, sync_to_thread=False)},
         statuses=STATUSES,
-        checks={"clock": steady.check},
+        state={"memory": memory},
+        checks={"clock": steady.check, "newest": memory.ready},
         lifespan=[working],
     )
 
 
-async def keep_time(authority: Authority, seconds: float) -> None:
+async def keep_time(authority: Authority, memory: Memory, seconds: float) -> None:
     """Do what time asks for, for ever: what fails is logged, if it has a code once, and the next turn tries again."""
     told = ""
     while True:
@@ -109,6 +115,7 @@ async def keep_time(authority: Authority, seconds: float) -> None:
         try:
             async with reading(authority.engine).connect() as db:
                 authority.clock.learn(await acts.time(db))  # another process may have written it
+            await memory.look(authority)
             await seals.advance(authority, authority.clock())
             told = ""
         except Exception as error:
@@ -163,5 +170,6 @@ def _nonces(keys: Keys) -> bytes:
 
 
 def _given(state: State) -> Authority:
+    state.memory.require()
     authority: Authority = state.authority
     return authority

@@ -52,6 +52,7 @@ ERRORS = {
     "too-many-failures": "temporarily_unavailable",
     "too-many-requests": "temporarily_unavailable",
     "clock-stepped": "temporarily_unavailable",
+    "database-restored": "temporarily_unavailable",
 }
 STATUSES = {
     "unauthenticated": 401,
@@ -59,6 +60,7 @@ STATUSES = {
     "too-many-failures": 429,
     "too-many-requests": 429,
     "clock-stepped": 503,
+    "database-restored": 503,
 }
 
 Ask = Request[Any, Any, Any]

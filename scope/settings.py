@@ -32,10 +32,12 @@ class IdentityProvider(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ScopeSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`tick_milliseconds`: how often expiry, due marks and seals are looked after; a seal waits at most that long.
 
-    `identity_networks` are CIDRs in which an identity provider may lie besides public addresses.
+    `identity_networks` are CIDRs in which an identity provider may lie besides public addresses. `accept_restored` is
+    the word of a `database-restored`: the older database is all there is, and what was open is to end.
     """
 
     writes_per_minute: Annotated[int, Meta(ge=1, le=10_000_000)] = 600_000
     tick_milliseconds: Annotated[int, Meta(ge=10, le=1000)] = 200
     identity_providers: dict[Name, IdentityProvider] = field(default_factory=dict)
+    accept_restored: Annotated[str, Meta(max_length=80)] = ""
     identity_networks: Annotated[list[str], Meta(max_length=64)] = field(default_factory=list)

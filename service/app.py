@@ -22,6 +22,7 @@ from service.clients import Clients, provide_caller
 from service.engine import ping
 from service.protocol import BoundedProtocol
 from service.settings import Settings
+from verifier.refused import Refused
 
 VERSION = "0.1.0"
 
@@ -68,8 +69,13 @@ def build(
 
     @asynccontextmanager
     async def connections(_app: Litestar) -> AsyncGenerator[None, None]:
-        yield
-        await engine.dispose()
+        try:
+            yield
+        except Refused as refused:
+            log.error("stopped", code=refused.code, why=refused.why, hint=refused.hint)  # noqa: TRY400 - a refusal has no trace
+            raise
+        finally:
+            await engine.dispose()
 
     return Litestar(
         [health.livez, health.readyz, *routes],

@@ -59,6 +59,17 @@ class Record:
         found: int = (await db.execute(select(self._head.c.time))).scalar_one()
         return found
 
+    async def newest(self, db: AsyncConnection) -> tuple[int, str]:
+        """Read position and hash of the newest entry; 0 and the beginning's hash before the first."""
+        row = (await db.execute(select(self._head.c.position, self._head.c.hash))).one()
+        return row.position, row.hash
+
+    async def hash(self, db: AsyncConnection, position: int) -> str | None:
+        """Read the hash of an entry; None when there is none."""
+        wanted = select(self._entries.c.hash).where(self._entries.c.position == position)
+        found: str | None = (await db.execute(wanted)).scalar_one_or_none()
+        return found
+
     async def claim(self, db: AsyncConnection) -> None:
         """Keep other writers of the record waiting until this transaction has ended."""
         await db.execute(select(self._head).with_for_update())

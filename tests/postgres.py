@@ -34,6 +34,19 @@ def database(url: str) -> Generator[str, None, None]:
     asyncio.run(_execute(url, f"DROP DATABASE {name} WITH (FORCE)"))
 
 
+async def back_up(url: str) -> None:
+    """Copy a database that nobody uses now."""
+    base, _, name = url.rpartition("/")
+    await _execute(f"{base}/{{}}", f"CREATE DATABASE {name}_backup TEMPLATE {name}")
+
+
+async def put_back(url: str) -> None:
+    """Put the copy in a database's place."""
+    base, _, name = url.rpartition("/")
+    await _execute(f"{base}/{{}}", f"DROP DATABASE {name} WITH (FORCE)")
+    await _execute(f"{base}/{{}}", f"ALTER DATABASE {name}_backup RENAME TO {name}")
+
+
 async def _may_create(url: str) -> bool:
     try:
         connection = await asyncpg.connect(url.format("postgres"), timeout=3)

@@ -16,6 +16,7 @@ from controls.client import Publisher, ServerRecord
 from scope import seals
 from scope.authority import Authority
 from scope.client import Head, JobRequest, LaneRequest, OpenedJob, RegisteredLane, ScopeClient
+from scope.restored import Memory
 from service import keystore, migrate
 from service.app import now
 from service.clients import client_token
@@ -54,6 +55,7 @@ class Town:
             Pin.parse((installation / "pin.json").read_bytes()), (installation / "keys.json").read_bytes()
         )
         self.authority: Authority
+        self.memory: Memory
         self.stop: Callable[[], Awaitable[None]]
         self.random = seeded("scope")
         self.database_url = ""
@@ -122,7 +124,7 @@ class Town:
         settings = self.installation / "scope/settings.toml"
         app = scope.app.create(settings, clock=clock or self.clock, random=self.random)
         self.stop = await serve_on(app, listener)
-        self.authority = app.state.authority
+        self.authority, self.memory = app.state.authority, app.state.memory
 
     async def restart(self, clock: Callable[[], int] | None = None) -> None:
         """End scope, and start it again at the same address."""
