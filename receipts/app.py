@@ -24,6 +24,7 @@ from receipts.identity import Identity, read_identity
 from receipts.lanes import Lanes
 from receipts.ledger import Ledger
 from receipts.lookup import Lookup
+from receipts.memory import Seen, remember, require_newest
 from receipts.recovery import recover
 from receipts.report import Reporter
 from receipts.revocations import Revocations
@@ -36,6 +37,7 @@ from service.clients import Clients, Clock
 from service.dpop import Proofs
 from service.engine import open_engine
 from service.keystore import Random
+from service.newest import Newest
 from service.settings import load
 from verifier.refused import Refused
 
@@ -118,11 +120,14 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
     session = await stack.enter_async_context(aiohttp.ClientSession())
     scope = ScopeClient(session, settings.scope_url, identity.credential(settings.scope_url, clock))
     controls = ControlsClient(session, settings.controls_url, trust, identity.credential(settings.controls_url, clock))
+    newest = Newest(settings.directory, Seen)
     ledger.open()
     stack.push_async_callback(ledger.close)
+    await require_newest(newest, state.engine, ledger, settings.accept_restored)
     await ledger.keep(trust.digest, "keys", identity.key_list)
     archive = Archive(state.engine, ledger, trust, scope, controls)
     state.revocations = revocations = Revocations(scope, trust, settings.scope_url, clock)
+    revocations.floor = 0 if newest.known is None else newest.known.revocations
     proofs = Proofs(settings.issuer, given.random(32), clock)
     state.sessions = sessions = Sessions(archive, trust, settings.scope_url, settings.issuer, clock, proofs=proofs)
     lanes = Lanes(
@@ -162,7 +167,8 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
         log=state.log,
     )
     stack.push_async_callback(gateway.close)
-    state.tasks = [asyncio.create_task(work) for work in (revocations.follow(), reporter.run())]
+    beside = revocations.follow(), reporter.run(), remember(newest, ledger, revocations, state.log)
+    state.tasks = [asyncio.create_task(work) for work in beside]
     stack.push_async_callback(_cancel, state.tasks)
 
 

@@ -35,6 +35,7 @@ LANE = "INSERT INTO lanes (lane, job, policy, origin, kid, opened, share, done) 
 LEAF = "INSERT INTO leaves (lane, seq, raw, hash, call) VALUES (?, ?, ?, ?, ?)"
 CLOSED = "UPDATE lanes SET closing = ? WHERE lane = ?"
 DONE = "UPDATE lanes SET done = 1 WHERE lane = ?"
+WRITTEN = "UPDATE progress SET leaves = leaves + ?"
 DOCUMENT = "INSERT OR IGNORE INTO documents (digest, kind, raw) VALUES (?, ?, ?)"
 
 
@@ -66,6 +67,7 @@ class Ledger:
         self._path = path
         self._waiting: SimpleQueue[Write | None] = SimpleQueue()
         self._failure: Exception | None = None
+        self.leaves = 0  # that were ever durable
 
     def open(self) -> None:
         """Start the writer. Raises `sqlite3.Error` when the database cannot be opened."""
@@ -73,6 +75,7 @@ class Ledger:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
+        (self.leaves,) = connection.execute("SELECT leaves FROM progress").fetchone()
         self._thread = threading.Thread(target=self._run, args=[connection], name="ledger", daemon=True)
         self._thread.start()
 
@@ -150,6 +153,8 @@ class Ledger:
             connection.execute("BEGIN IMMEDIATE")
             for statement, rows in _grouped(batch):
                 connection.executemany(statement, rows)
+            if leaves := _leaves(batch):
+                connection.execute(WRITTEN, [leaves])
             connection.execute("COMMIT")
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
@@ -160,6 +165,7 @@ class Ledger:
     def _settle(self, batch: Sequence[Write], failure: Exception | None) -> None:
         """Tell those who wait, on the event loop; after a failure also those who are still in the queue."""
         if failure is None:
+            self.leaves += _leaves(batch)
             for write in batch:
                 _resolve(write.committed, None)
             return
@@ -179,6 +185,10 @@ def _grouped(batch: Sequence[Write]) -> Iterable[tuple[str, list[tuple[Any, ...]
     by_statement: Callable[[tuple[str, Any]], str] = itemgetter(0)
     for statement, group in groupby(pairs, by_statement):
         yield statement, [row for _, row in group]
+
+
+def _leaves(batch: Sequence[Write]) -> int:
+    return sum(write.statement is LEAF for write in batch)
 
 
 def _resolve(future: asyncio.Future[None], failure: Exception | None) -> None:

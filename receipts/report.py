@@ -118,7 +118,14 @@ class Reporter:
             self._done(log)
 
     def _refused(self, log: Log, refused: RefusedHead) -> None:
-        """Give a lane up that scope does not take: sealed without us, or not what scope had witnessed before."""
+        """Give a lane up that scope does not take: sealed without us, or not what scope had witnessed before.
+
+        Where scope knows less of it than it had accepted, it is asked anew, and told again from there on.
+        """
+        if log.witnessed is not None and refused.code == "inconsistent-head" and refused.size < log.witnessed:
+            self._log.error("scope-went-back", lane=log.lane, known=refused.size, accepted=log.witnessed)
+            log.witnessed = None
+            return
         self._log.warning("head-refused", lane=log.lane, code=refused.code, size=refused.size)
         self._done(log)
 

@@ -47,7 +47,9 @@ class Revocations:
         self._targets: dict[Name, int] = {}
         self._passing: list[tuple[int, Name]] = []  # a heap of what will be forgotten
         self._said = ""
+        self._restored: Refused | None = None
         self.sequence = 0
+        self.floor = 0  # the last sequence that an earlier run of this gateway had seen
         self.heard = 0
         self.changed: Callable[[], None] = lambda: None  # what to do when something was revoked
 
@@ -75,7 +77,7 @@ class Revocations:
             async for heartbeat, revocations in self._scope.follow(self.sequence):
                 self._take(heartbeat, revocations)
         except Refused as refused:
-            if refused.code == "bad-snapshot":
+            if refused.code in {"bad-snapshot", "scope-restored"}:
                 raise
             self._warn(refused)
         return self.heard > heard
@@ -99,19 +101,33 @@ class Revocations:
         heartbeat = open_heartbeat(self._trust, raw).value
         if heartbeat.iss != self._issuer or heartbeat.time > self._clock() + SKEW:
             raise Refused("bad-snapshot", "a heartbeat of another issuer or of a time to come")
+        self._require_onward(heartbeat.sequence)
         for each in revocations:
             self._add(open_revocation(self._trust, each).value)
         if heartbeat.sequence < self.sequence:
-            raise Refused("bad-snapshot", "scope counts fewer revocations than it had signed")
+            raise Refused("bad-snapshot", "scope counts fewer revocations than it sends")
         if heartbeat.sequence > self.sequence and not revocations:
             raise Refused("bad-snapshot", "revocations that the heartbeat counts are missing")
         complete = heartbeat.sequence == self.sequence
         if complete:
             self.heard = max(self.heard, heartbeat.time)
+            self._restored = None
             self._forget()
         if revocations:
             self.changed()
         return complete
+
+    def _require_onward(self, sequence: int) -> None:
+        """Refuse to believe a scope that lost revocations: what it ended would be good again. Raises scope-restored."""
+        seen = max(self.sequence, self.floor)
+        if sequence < seen:
+            self.heard = 0
+            self._restored = Refused(
+                "scope-restored",
+                f"scope counts {sequence} revocations and had signed {seen}: its database is an older one",
+                hint="Restore the newest backup of scope's database; the manual says what to do if there is none.",
+            )
+            raise self._restored
 
     def _add(self, revocation: Revocation) -> None:
         if revocation.iss != self._issuer or revocation.sequence != self.sequence + 1:
@@ -138,6 +154,8 @@ class Revocations:
 
     def require_heard(self) -> None:
         """Raise `Refused` stale-revocations when every call would be refused, whatever its policy."""
+        if self._restored is not None:
+            raise _stale(self._restored)
         if not self.heard:
             raise Refused("stale-revocations", "scope has not been heard yet", hint="Look at scope.")
         now = self._clock()
@@ -158,6 +176,8 @@ class Revocations:
 
         So it does when the clock has gone back: then nothing tells how long ago scope was heard.
         """
+        if self._restored is not None:
+            raise _stale(self._restored)
         if self.heard > now + SKEW or self.staleness(now) > terms.token_constraints.max_staleness_seconds * SECOND:
             raise Refused(
                 "stale-revocations",
@@ -184,3 +204,7 @@ class Revocations:
         for name in names:
             if at < self._targets.get(name, 0):
                 raise Refused("revoked", f"this {name[0]} is revoked", field=name[0])
+
+
+def _stale(refused: Refused) -> Refused:
+    return Refused("stale-revocations", refused.why, hint=refused.hint)

@@ -28,11 +28,13 @@ class ReceiptsSettings(Settings, frozen=True, kw_only=True, forbid_unknown_field
     """The gateway's settings; `max_request` in bytes.
 
     `share` is what a lane asks for of what is left of its job's purse: half where several gateways serve one job.
+    `accept_restored` is the word of a `database-restored`: the older ledger is all there is.
     `upstream_networks` are CIDRs that upstreams may lie in besides public addresses: each opens a network to agents.
     """
 
     models: dict[Name, Provider] = field(default_factory=dict)
     servers: dict[Name, McpServer] = field(default_factory=dict)
     upstream_networks: Annotated[list[str], Meta(max_length=64)] = field(default_factory=list)
+    accept_restored: Annotated[str, Meta(max_length=80)] = ""
     share: Literal["all", "half"] = "all"
     max_request: Annotated[int, Meta(ge=1024, le=1 << 24)] = 1 << 20

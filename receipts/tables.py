@@ -44,6 +44,9 @@ leaves = Table(
 _is_end = leaves.c.call.is_not(None)
 Index("ix_leaves_call", leaves.c.call, sqlite_where=_is_end, postgresql_where=_is_end)
 
+# One row: how many leaves were ever written. A copy of this database that is older has fewer.
+progress = Table("progress", metadata, Column("leaves", BigInteger, nullable=False))
+
 documents = Table(
     "documents",
     metadata,

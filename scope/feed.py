@@ -95,10 +95,9 @@ class Feed:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), EVERY)
         finally:
-            if listening is not None:
+            while listening is not None and not listening.done():  # a driver that connects may swallow the word once
                 listening.cancel()
-                with suppress(asyncio.CancelledError):
-                    await listening  # its connection goes back before the engine does
+                await asyncio.wait([listening], timeout=0.1)  # its connection goes back before the engine does
 
     async def page(self, after: int, limit: int) -> Page:
         """Read what was revoked after a sequence, in order, under a heartbeat that never says too much.

@@ -119,7 +119,8 @@ def _from_environment(prefix: str, environment: Mapping[str, str]) -> dict[str, 
     for variable, text in environment.items():
         if variable.startswith(prefix):
             try:
-                found[variable.removeprefix(prefix).lower()] = msgspec.json.decode(text) if text[:1] in "[{" else text
+                read = msgspec.json.decode(text) if text.startswith(("[", "{")) else text
+                found[variable.removeprefix(prefix).lower()] = read
             except msgspec.DecodeError as error:
                 raise _bad(f"{variable} is not JSON") from error
     return found

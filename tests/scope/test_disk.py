@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from scope import seals
 from scope.client import RevocationRequest
 from service.audit import check
-from service.engine import is_full, reading
+from service.engine import WRITER, is_full, reading
 from tests.scope.conftest import Town, refusal
 from verifier.documents import open_heartbeat, open_revocation
 from verifier.encoding import canonical
@@ -31,9 +31,12 @@ async def no_room(town: Town) -> AsyncGenerator[None, None]:
         connection.cursor().execute("PRAGMA max_page_count = 1")  # it is never less than what is there
 
     if engine.dialect.name == "sqlite":
-        event.listen(engine.sync_engine, "checkout", bounded)
+        both = engine.sync_engine, engine.sync_engine.get_execution_options()[WRITER].engine
+        for each in both:
+            event.listen(each, "checkout", bounded)
         yield
-        event.remove(engine.sync_engine, "checkout", bounded)
+        for each in both:
+            event.remove(each, "checkout", bounded)
         await engine.dispose()
         return
     async with engine.begin() as db:
