@@ -67,6 +67,8 @@ class Feed:
         self._clock = clock
         self._log = log
         self._woken = asyncio.Event()
+        self._leaving = False
+        self._over = asyncio.Event()  # the listening connection is, or we leave
         self._followers: set[asyncio.Queue[Beat | None]] = set()
         self._last = 0
 
@@ -95,9 +97,10 @@ class Feed:
                 with suppress(TimeoutError):
                     await asyncio.wait_for(self._woken.wait(), EVERY)
         finally:
-            while listening is not None and not listening.done():  # a driver that connects may swallow the word once
-                listening.cancel()
-                await asyncio.wait([listening], timeout=0.1)  # its connection goes back before the engine does
+            if listening is not None:  # ends by itself: a driver that is cancelled while it connects makes a mess
+                self._leaving = True
+                self._over.set()
+                await listening
 
     async def page(self, after: int, limit: int) -> Page:
         """Read what was revoked after a sequence, in order, under a heartbeat that never says too much.
@@ -163,18 +166,22 @@ class Feed:
 
     async def _listen(self) -> None:
         """Wake up when another process commits a revocation."""
-        while True:
+        while not self._leaving:
+            self._over.clear()
             try:
                 async with self._engine.connect() as db:
                     await self._listen_on(db)
             except Exception as error:  # noqa: BLE001 - without it the feed is a second later, and no worse
                 self._log.warning("not listening", why=type(error).__name__)
-            await asyncio.sleep(LISTENING_AGAIN)
+            if not self._leaving:
+                self._over.clear()
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._over.wait(), LISTENING_AGAIN)
 
     async def _listen_on(self, db: AsyncConnection) -> None:
         driver = (await db.get_raw_connection()).driver_connection
         assert driver is not None, "an open connection has one"
-        ended = asyncio.Event()
-        driver.add_termination_listener(lambda _: ended.set())
+        driver.add_termination_listener(lambda _: self._over.set())
         await driver.add_listener(store.CHANNEL, lambda *_: self.wake())
-        await ended.wait()
+        if not self._leaving:
+            await self._over.wait()
