@@ -27,6 +27,7 @@ from service.clients import Clients, Clock, client_token
 from service.dpop import Proofs
 from service.engine import open_engine
 from service.keystore import Random
+from service.once import Once
 from service.problems import Log
 from service.reach import networks
 from service.settings import load
@@ -58,15 +59,17 @@ def create(settings_path: Path, *, clock: Clock = now, random: Random = os.urand
     """Build `scope` from the directory that its settings lie in."""
     settings = load(ScopeSettings, "scope", settings_path, os.environ)
     engine = open_engine(settings.engine_url)
-    beating = open_engine(settings.engine_url)  # the feed's own: requests that queue for a lock keep no heartbeat back
-    prepare = _authority(settings, engine, beating, clock, random)
+    beside = open_engine(settings.engine_url)  # the feed's: requests that queue for a lock keep no heartbeat back
+    once = Once(beside, clock) if beside.dialect.name == "postgresql" else None
+    prepare = _authority(settings, engine, beside, once, clock=clock, random=random)
 
     @asynccontextmanager
     async def working(app: Litestar) -> AsyncGenerator[None, None]:
         async with aiohttp.ClientSession() as session:
             authority = app.state.authority = prepare(session)
-            beside = keep_time(authority, settings.tick_milliseconds / 1000), authority.feed.run()
-            tasks = [asyncio.create_task(each) for each in beside]
+            running = [keep_time(authority, settings.tick_milliseconds / 1000), authority.feed.run()]
+            running += [] if once is None else [once.run()]
+            tasks = [asyncio.create_task(each) for each in running]
             try:
                 yield
             finally:
@@ -74,13 +77,15 @@ def create(settings_path: Path, *, clock: Clock = now, random: Random = os.urand
                     task.cancel()
                     with suppress(asyncio.CancelledError):
                         await task
-                await beating.dispose()
+                await beside.dispose()
 
     return build(
         settings,
         ROUTES,
         engine=engine,
-        clients=Clients.load(settings.directory / "clients.toml", settings.issuer, clock, settings.writes_per_minute),
+        clients=Clients.load(
+            settings.directory / "clients.toml", settings.issuer, clock, settings.writes_per_minute, once
+        ),
         dependencies={"authority": Provide(_given, sync_to_thread=False)},
         statuses=STATUSES,
         lifespan=[working],
@@ -98,7 +103,13 @@ async def keep_time(authority: Authority, seconds: float) -> None:
 
 
 def _authority(
-    settings: ScopeSettings, engine: AsyncEngine, beating: AsyncEngine, clock: Clock, random: Random
+    settings: ScopeSettings,
+    engine: AsyncEngine,
+    beside: AsyncEngine,
+    once: Once | None,
+    *,
+    clock: Clock,
+    random: Random,
 ) -> Callable[[aiohttp.ClientSession], Authority]:
     """Read keys and trust, and check them, before anything is served; what is left to add is the HTTP session."""
     directory = settings.directory
@@ -126,8 +137,8 @@ def _authority(
             clock=clock,
             random=random,
             users=users,
-            proofs=Proofs(settings.issuer, _nonces(keys), clock),
-            feed=Feed(beating, settings.issuer, keys.revocation, clock, log),
+            proofs=Proofs(settings.issuer, _nonces(keys), clock, once),
+            feed=Feed(beside, settings.issuer, keys.revocation, clock, log),
             log=log,
         )
 
