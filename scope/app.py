@@ -31,6 +31,7 @@ from service.dpop import Proofs
 from service.engine import is_full, open_engine, reading
 from service.keystore import Random
 from service.newest import Newest
+from service.once import Once
 from service.problems import Log
 from service.reach import networks
 from service.settings import load
@@ -72,9 +73,10 @@ def create(
     settings = load(ScopeSettings, "scope", settings_path, os.environ)
     engine = open_engine(settings.engine_url)
     steady = Steady(clock, counted or (uptime if clock is now else clock))
-    beating = open_engine(settings.engine_url)  # the feed's own: requests that queue for a lock keep no heartbeat back
-    prepare = _authority(settings, (engine, beating), steady, clock, random)
+    beside = open_engine(settings.engine_url)  # the feed's: requests that queue for a lock keep no heartbeat back
+    once = Once(beside, clock) if beside.dialect.name == "postgresql" else None
     memory = Memory(Newest(settings.directory, Seen))
+    prepare = _authority(settings, (engine, beside), once, steady, clock=clock, random=random)
 
     @asynccontextmanager
     async def working(app: Litestar) -> AsyncGenerator[None, None]:
@@ -83,8 +85,9 @@ def create(
             async with reading(engine).connect() as db:
                 authority.clock.learn(await store.latest_time(db))
             await memory.start(authority, settings.accept_restored)
-            beside = keep_time(authority, memory, settings.tick_milliseconds / 1000), authority.feed.run()
-            tasks = [asyncio.create_task(each) for each in beside]
+            running = [keep_time(authority, memory, settings.tick_milliseconds / 1000), authority.feed.run()]
+            running += [] if once is None else [once.run()]
+            tasks = [asyncio.create_task(each) for each in running]
             try:
                 yield
             finally:
@@ -92,13 +95,15 @@ def create(
                     task.cancel()
                     with suppress(asyncio.CancelledError):
                         await task
-                await beating.dispose()
+                await beside.dispose()
 
     return build(
         settings,
         ROUTES,
         engine=engine,
-        clients=Clients.load(settings.directory / "clients.toml", settings.issuer, steady, settings.writes_per_minute),
+        clients=Clients.load(
+            settings.directory / "clients.toml", settings.issuer, steady, settings.writes_per_minute, once
+        ),
         dependencies={"authority": Provide(_given, sync_to_thread=False)},
         statuses=STATUSES,
         state={"memory": memory},
@@ -126,10 +131,16 @@ async def keep_time(authority: Authority, memory: Memory, seconds: float) -> Non
 
 
 def _authority(
-    settings: ScopeSettings, engines: tuple[AsyncEngine, AsyncEngine], steady: Steady, clock: Clock, random: Random
+    settings: ScopeSettings,
+    engines: tuple[AsyncEngine, AsyncEngine],
+    once: Once | None,
+    steady: Steady,
+    *,
+    clock: Clock,
+    random: Random,
 ) -> Callable[[aiohttp.ClientSession], Authority]:
     """Read keys and trust, and check them, before anything is served; what is left to add is the HTTP session."""
-    (engine, beating), directory = engines, settings.directory
+    (engine, beside), directory = engines, settings.directory
     key_list = (directory / "keys.json").read_bytes()
     trust = Trust.establish(Pin.parse((directory / "pin.json").read_bytes()), key_list)
     keys = Keys.load(directory)
@@ -155,9 +166,9 @@ def _authority(
             random=random,
             users=users,
             reports=Reports(clock()),
-            proofs=Proofs(settings.issuer, _nonces(keys), clock),
+            proofs=Proofs(settings.issuer, _nonces(keys), clock, once),
             desk=Desk(),
-            feed=Feed(beating, settings.issuer, keys.revocation, steady, log),
+            feed=Feed(beside, settings.issuer, keys.revocation, steady, log),
             log=log,
         )
 

@@ -108,7 +108,7 @@ class OAuth(Controller):
         An exchange with `authorization_details` gives a token for that part of what the subject token carries. A
         `DPoP` header binds the token to the key that signed it (RFC 9449).
         """
-        form, caller = _enter(request, body)
+        form, caller = await _enter(request, body)
         caller.require("orchestrator")
         if not _of_gateway(form.get("resource", authority.audience), authority.audience):
             raise Refused("wrong-audience", "tokens of this scope are for another gateway", field="resource")
@@ -116,14 +116,14 @@ class OAuth(Controller):
             hint = "Ask with authorization_details, in a token exchange."
             raise Refused("unsupported", "what a token carries is said by authorization_details", hint=hint)
         given = request.headers.getall("dpop", [])
-        jkt = authority.proofs.check(given, "POST", "/token") if given else None
+        jkt = await authority.proofs.admit(given, "POST", "/token") if given else None
         nonce = {"DPoP-Nonce": authority.proofs.nonce()} if given else {}
         return Response(await _issue(authority, caller, form, jkt), headers={**PRIVATE, **nonce})
 
     @post("/revoke", status_code=200, summary="Revoke a token (RFC 7009)", operation_class=form_body("token"))
     async def revoke(self, request: Ask, body: RawBody, authority: Here) -> Response[None]:
         """Revoke one token of one's own; a text that is no living token is no error."""
-        form, caller = _enter(request, body)
+        form, caller = await _enter(request, body)
         caller.require("orchestrator")
         await mint.withdraw(authority, caller, _field(form, "token"))
         return Response(None, headers=PRIVATE)
@@ -131,7 +131,7 @@ class OAuth(Controller):
     @post("/introspect", status_code=200, summary="Is a token live? (RFC 7662)", operation_class=form_body("token"))
     async def introspect(self, request: Ask, body: RawBody, authority: Here) -> Response[dict[str, Any]]:
         """Say whether a token is live and what it says."""
-        form, caller = _enter(request, body)
+        form, caller = await _enter(request, body)
         caller.require("orchestrator", "gateway", "responder", "auditor")
         return Response(await mint.introspect(authority, caller, _field(form, "token")), headers=PRIVATE)
 
@@ -154,7 +154,7 @@ async def _issue(authority: Authority, caller: Caller, form: Mapping[str, str], 
     return await mint.exchange(authority, caller, _field(form, "subject_token"), ttl, details, jkt=jkt)
 
 
-def _enter(request: Ask, body: bytes) -> tuple[dict[str, str], Caller]:
+async def _enter(request: Ask, body: bytes) -> tuple[dict[str, str], Caller]:
     """Read the form and authenticate its client, by one way and not two (RFC 6749 §2.3)."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != FORM:
         raise Refused("wrong-media-type", f"this address reads {FORM}")
@@ -165,7 +165,7 @@ def _enter(request: Ask, body: bytes) -> tuple[dict[str, str], Caller]:
             raise Refused("bad-request", "one way to authenticate, and an assertion of type jwt-bearer")
         header = f"Bearer {form['client_assertion']}"
     clients: Clients = request.app.state.clients
-    caller = clients.authenticate(header, request.client.host if request.client else "")
+    caller = await clients.admit(header, request.client.host if request.client else "")
     if form.get("client_id", caller.client) != caller.client:
         raise Refused("bad-request", "client_id is not the client that authenticated", field="client_id")
     return form, caller

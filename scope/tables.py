@@ -18,6 +18,7 @@ from sqlalchemy import (
     Text,
 )
 
+from service.once import used_table
 from service.record import Record
 from service.schema import Position, new_metadata
 
@@ -164,3 +165,6 @@ incidents = Table(
 
 # The record of what was done, append-only (migrations/scope/0004_acts.py).
 acts = Record("acts", metadata)
+
+# What counted once and did, as all processes on one PostgreSQL know it; empty on SQLite.
+used = used_table(metadata)

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from litestar import Request
 from msgspec import Meta, Struct
 
+from service.once import Once
 from verifier.encoding import SafeText, unb64
 from verifier.refused import Refused
 from verifier.signing import ED25519_BYTES, KeyPair
@@ -54,10 +55,11 @@ class ClientFile(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Caller(Struct, frozen=True):
-    """Somebody who proved to be a client; `job` is what its token says that it asks about, if it says it."""
+    """Somebody who proved to be a client by a token with this `jti`; `job` is what it asks about, where it says so."""
 
     client: str
     roles: frozenset[str]
+    jti: str = ""
     job: str | None = None
 
     def require(self, *roles: str) -> None:
@@ -67,10 +69,16 @@ class Caller(Struct, frozen=True):
 
 
 class Clients:
-    """The callers of one service. One instance a process; its memory is bounded and forgets what has expired."""
+    """The callers of one service. One instance a process; its memory is bounded and forgets what has expired.
 
-    def __init__(self, clients: ClientFile, audience: str, clock: Clock, writes: int = 600) -> None:
+    Processes that share a database share through `once` what has been used.
+    """
+
+    def __init__(
+        self, clients: ClientFile, audience: str, clock: Clock, writes: int = 600, once: Once | None = None
+    ) -> None:
         """Decode every key once; refuses a file with a key that is none. `writes` are those of one client a minute."""
+        self._once = once
         self._clients = clients.clients
         self._keys = {name: _public(name, client) for name, client in clients.clients.items()}
         self._audience = audience
@@ -82,16 +90,26 @@ class Clients:
         self._buckets = {name: (float(writes), clock()) for name in clients.clients}
 
     @classmethod
-    def load(cls, path: Path, audience: str, clock: Clock, writes: int = 600) -> "Clients":
+    def load(cls, path: Path, audience: str, clock: Clock, writes: int = 600, once: Once | None = None) -> "Clients":
         """Read `clients.toml`. Raises `Refused` with bad-clients."""
         try:
             given = tomllib.loads(path.read_bytes().decode())
-            return cls(msgspec.convert(given, ClientFile), audience, clock, writes)
+            return cls(msgspec.convert(given, ClientFile), audience, clock, writes, once)
         except (OSError, ValueError, msgspec.ValidationError) as error:
             raise Refused("bad-clients", f"{path.name} cannot be used: {type(error).__name__}") from error
 
+    async def admit(self, authorization: str, address: str) -> Caller:
+        """Check an `Authorization` header, once for each token in all processes. Raises as `authenticate` does."""
+        caller, now = self.authenticate(authorization, address), self._clock()
+        until = now + (LIFE + SKEW) * SECOND
+        if self._once is not None and not await self._once.take(f"client/{caller.client}/{caller.jti}", until):
+            self._refuse_guesser(address, now)
+            self._note_failure(address, now)
+            raise _unauthenticated()
+        return caller
+
     def authenticate(self, authorization: str, address: str) -> Caller:
-        """Check an `Authorization` header, once for each token.
+        """Check an `Authorization` header, once for each token in this process.
 
         Raises `Refused`: unauthenticated (one sentence for every cause, a guesser learns nothing), too-many-failures,
         too-many-requests. A good token always passes: behind one proxy, or on one machine, whoever fails on purpose
@@ -131,7 +149,8 @@ class Clients:
             raise _unauthenticated()
         self._take_once(name, claims["jti"], expires * SECOND, now)
         job = claims.get("job")
-        return Caller(name, frozenset(self._clients[name].roles), job if isinstance(job, str) else None)
+        roles = frozenset(self._clients[name].roles)
+        return Caller(name, roles, claims["jti"], job if isinstance(job, str) else None)
 
     def _claims(self, token: str) -> dict[str, Any]:
         """Open the token with the key of the client that it claims to come from; times are checked by our clock."""
@@ -193,7 +212,7 @@ async def provide_caller(request: Request[Any, Any, Any]) -> Caller:
     """Give a route its caller; what the routes allow is theirs to say (`caller.require`)."""
     clients: Clients = request.app.state.clients
     address = request.client.host if request.client else ""
-    caller = clients.authenticate(request.headers.get("authorization", ""), address)
+    caller = await clients.admit(request.headers.get("authorization", ""), address)
     if request.method not in READS:
         clients.count_write(caller)
     return caller

@@ -21,6 +21,7 @@ import msgspec
 from jwt import PyJWK
 from msgspec import Meta, Struct
 
+from service.once import Once
 from verifier.refused import Refused
 
 SECOND = 1_000_000
@@ -44,10 +45,14 @@ class _Claims(Struct, frozen=True):
 
 
 class Proofs:
-    """The proofs that one server has seen; `url` is its public address, `secret` what its nonces are made of."""
+    """The proofs that one server has seen; `url` is its public address, `secret` what its nonces are made of.
 
-    def __init__(self, url: str, secret: bytes, clock: Callable[[], int]) -> None:
+    Processes that share a database share through `once` what has been used.
+    """
+
+    def __init__(self, url: str, secret: bytes, clock: Callable[[], int], once: Once | None = None) -> None:
         """Start having seen none."""
+        self._shared = once
         self._url = url.rstrip("/")
         self._secret = secret
         self._clock = clock
@@ -58,10 +63,21 @@ class Proofs:
         return self._nonce(self._clock() // SECOND // NONCE_LIFE)
 
     def check(self, given: Sequence[str], method: str, path: str, token: str | None = None) -> str:
-        """Check the one proof of a request; return the thumbprint of its key (RFC 7638).
+        """Check the one proof of a request, once in this process; return the thumbprint of its key (RFC 7638).
 
         Raises `Refused`: dpop-required, bad-dpop-proof, use-dpop-nonce, too-many-proofs.
         """
+        return self._check(given, method, path, token)[0]
+
+    async def admit(self, given: Sequence[str], method: str, path: str) -> str:
+        """Check a proof that comes without a token, once in all processes; return and raise as `check` does."""
+        jkt, jti = self._check(given, method, path, None)
+        until = self._clock() + (PAST + FUTURE) * SECOND
+        if self._shared is not None and not await self._shared.take(f"dpop/{jkt}/{jti}", until):
+            raise _bad("the proof was used before")
+        return jkt
+
+    def _check(self, given: Sequence[str], method: str, path: str, token: str | None) -> tuple[str, str]:
         if len(given) != 1:
             code = "bad-dpop-proof" if given else "dpop-required"
             raise Refused(code, "one proof of possession is needed", hint="Send one DPoP header.", field="dpop")
@@ -81,7 +97,7 @@ class Proofs:
             raise Refused("use-dpop-nonce", "the proof lacks a nonce that this server gave lately", hint=hint)
         jkt = thumbprint(jwk)
         self._once(sha256(f"{jkt}/{claims.jti}".encode()).digest(), now)
-        return jkt
+        return jkt, claims.jti
 
     def _once(self, proof: bytes, now: int) -> None:
         """Remember a proof for as long as it would count. Raises `Refused`: bad-dpop-proof, too-many-proofs."""
