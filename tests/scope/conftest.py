@@ -20,6 +20,7 @@ from scope.restored import Memory
 from service import keystore, migrate
 from service.app import now
 from service.clients import client_token
+from service.dpop import b64url
 from service.initialise import Plan, Urls, initialise
 from tests.conftest import START, Clock, free_port, seeded
 from tests.serving import serve_on
@@ -305,3 +306,8 @@ async def founded(
                 yield made
         finally:
             await stop()
+
+
+def jwk_of(key: KeyPair) -> dict[str, str]:
+    """Write a key's public half as a JWK (RFC 8037)."""
+    return {"kty": "OKP", "crv": "Ed25519", "x": b64url(key.public.raw()[0])}

@@ -12,7 +12,7 @@ from service import keystore
 from service.clients import client_token
 from service.dpop import Prover
 from tests.conftest import seeded
-from tests.scope.conftest import Town
+from tests.scope.conftest import Town, jwk_of
 from tests.scope.processes import Process
 from tests.scope.witness import PATIENCE, Gateway
 from verifier.grant import Token
@@ -183,7 +183,7 @@ class Life:
 
     def _prover(self) -> Proving:
         key = keystore.generate("client", self.who, seeded(f"proofs/{self.number}")).pair()
-        prover = Prover(key.ed25519, key.public.raw()[0], self.load.town.clock, seeded(f"jti/{self.number}"))
+        prover = Prover(key.ed25519, jwk_of(key), self.load.town.clock, seeded(f"jti/{self.number}"))
         address = f"{self.load.town.urls.scope}/token"  # whichever process is behind it
         return lambda method, _url, nonce: prover.proof(method, address, nonce=nonce)
 

@@ -14,7 +14,7 @@ from scope.client import ASSERTION, OpenedJob, RevocationRequest, ScopeClient, c
 from service.audit import Line, check
 from service.dpop import Prover
 from tests.conftest import seeded
-from tests.scope.conftest import Town
+from tests.scope.conftest import Town, jwk_of
 from tests.scope.processes import Process, city
 from tests.scope.witness import Lane
 from verifier.documents import open_heartbeat, open_revocation, open_seal
@@ -170,7 +170,7 @@ async def test_of_a_token_shown_to_both_at_once_one_is_taken(two: Two) -> None:
 async def test_an_assertion_and_a_proof_of_possession_count_once_at_the_token_endpoint_of_both(two: Two) -> None:
     job = await two.at(0).open(two.town.job(binding="dpop"))
     key = two.town.key("orchestrator", "client")
-    prover = Prover(key.ed25519, key.public.raw()[0], two.town.clock, seeded("proofs"))
+    prover = Prover(key.ed25519, jwk_of(key), two.town.clock, seeded("proofs"))
     address = f"{two.town.urls.scope}/token"
     issued = await two.at(0).token(job.job, proving=lambda method, _, nonce: prover.proof(method, address, nonce=nonce))
     assert issued.token_type == "DPoP"
