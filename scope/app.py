@@ -52,6 +52,9 @@ STATUSES = {
     "bad-parent-token": 403,
     "too-many-proofs": 503,
     "too-many-children": 409,
+    "job-not-sealed": 409,
+    "job-has-children": 409,
+    "parent-not-sealed": 409,
     "unknown-issuer": 403,
     "identity-unavailable": 503,
 }
@@ -148,6 +151,7 @@ def _authority(
             random=random,
             users=users,
             reports=Reports(clock()),
+            retention=settings.retention,
             proofs=Proofs(settings.issuer, _nonces(keys), clock),
             desk=Desk(),
             feed=Feed(beating, settings.issuer, keys.revocation, steady, log),
