@@ -26,6 +26,7 @@ from receipts.ledger import Ledger
 from receipts.lookup import Lookup
 from receipts.recovery import recover
 from receipts.report import Reporter
+from receipts.retention import Retention
 from receipts.revocations import Revocations
 from receipts.routes import ROUTES, provide_visitor
 from receipts.sessions import Sessions
@@ -43,6 +44,8 @@ GATEWAY = ("/v1/", "/mcp/", "/authorize", "/.well-known/oauth-protected-resource
 STATUSES = {
     "unknown-call": 404,
     "unknown-job": 404,
+    "job-not-deleted": 409,
+    "receipts-deleted": 410,
     "not-sealed": 404,
     "revoked": 403,
     "stale-revocations": 503,
@@ -107,7 +110,7 @@ def create(
     return application
 
 
-PARTS = ("bundles", "lookup", "revocations", "sessions")
+PARTS = ("bundles", "lookup", "retention", "revocations", "sessions")
 
 
 async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
@@ -152,6 +155,17 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
     state.bundles = Bundles(
         directory=settings.directory, engine=state.engine, archive=archive, scope=scope, trust=trust, pair=pair
     )
+    state.retention = retention = Retention(
+        directory=keys,
+        issuer=settings.issuer,
+        keep=settings.retention,
+        engine=state.engine,
+        ledger=ledger,
+        lanes=lanes,
+        scope=scope,
+        clock=clock,
+        log=state.log,
+    )
     state.gateway = gateway = Gateway(
         settings=settings,
         identity=identity,
@@ -162,7 +176,8 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
         log=state.log,
     )
     stack.push_async_callback(gateway.close)
-    state.tasks = [asyncio.create_task(work) for work in (revocations.follow(), reporter.run())]
+    beside = (revocations.follow(), reporter.run(), retention.run())
+    state.tasks = [asyncio.create_task(work) for work in beside]
     stack.push_async_callback(_cancel, state.tasks)
 
 
