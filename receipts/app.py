@@ -27,6 +27,7 @@ from receipts.lookup import Lookup
 from receipts.memory import Seen, remember, require_newest
 from receipts.recovery import recover
 from receipts.report import Reporter
+from receipts.retention import Retention
 from receipts.revocations import Revocations
 from receipts.routes import ROUTES, provide_visitor
 from receipts.sessions import Sessions
@@ -45,6 +46,8 @@ GATEWAY = ("/v1/", "/mcp/", "/authorize", "/.well-known/oauth-protected-resource
 STATUSES = {
     "unknown-call": 404,
     "unknown-job": 404,
+    "job-not-deleted": 409,
+    "receipts-deleted": 410,
     "not-sealed": 404,
     "revoked": 403,
     "stale-revocations": 503,
@@ -109,7 +112,7 @@ def create(
     return application
 
 
-PARTS = ("bundles", "lookup", "revocations", "sessions")
+PARTS = ("bundles", "lookup", "retention", "revocations", "sessions")
 
 
 async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
@@ -157,6 +160,17 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
     state.bundles = Bundles(
         directory=settings.directory, engine=state.engine, archive=archive, scope=scope, trust=trust, pair=pair
     )
+    state.retention = retention = Retention(
+        directory=keys,
+        issuer=settings.issuer,
+        keep=settings.retention,
+        engine=state.engine,
+        ledger=ledger,
+        lanes=lanes,
+        scope=scope,
+        clock=clock,
+        log=state.log,
+    )
     state.gateway = gateway = Gateway(
         settings=settings,
         identity=identity,
@@ -167,7 +181,8 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
         log=state.log,
     )
     stack.push_async_callback(gateway.close)
-    beside = revocations.follow(), reporter.run(), remember(newest, ledger, revocations, state.log)
+    remembering = remember(newest, ledger, revocations, state.log)
+    beside = (revocations.follow(), reporter.run(), retention.run(), remembering)
     state.tasks = [asyncio.create_task(work) for work in beside]
     stack.push_async_callback(_cancel, state.tasks)
 

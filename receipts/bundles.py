@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from receipts import store
 from receipts.archive import Archive
+from receipts.retention import deleted
 from scope.client import ScopeClient
 from service.chains import with_ancestors
 from service.engine import reading
@@ -133,7 +134,7 @@ class Bundles:
         return dict(sorted(found.items(), key=lambda each: (each[1].issued_at, each[0])))
 
     async def assemble(self, contents: Contents) -> Bundle:
-        """Write a job's bundle and judge it."""
+        """Write a job's bundle and judge it. Raises `Refused` receipts-deleted."""
         async with self._turns:
             documents = await self._documents(contents)
             file = tempfile.TemporaryFile(dir=self._directory)  # noqa: SIM115 - whoever sends it closes it
@@ -145,6 +146,8 @@ class Bundles:
 
     async def _judged(self, file: BinaryIO, documents: Documents, parts: list[Part]) -> Bundle:
         async with self._reader.connect() as reader:
+            if await store.is_deleted(reader, documents.job):
+                raise deleted()
             await reader.run_sync(self._write, file, documents, parts)
         size = file.tell()
         file.seek(0)

@@ -52,6 +52,14 @@ class ReceiptPage(Struct, frozen=True, omit_defaults=True):
     next: str | None = None
 
 
+class DeletedReceipts(Struct, frozen=True, kw_only=True):
+    """The receipts of a job that were deleted, in how many lanes."""
+
+    job: str
+    lanes: int
+    receipts: int
+
+
 class ReceiptsClient:
     """A reader of receipts and bundles: `credential` gives a fresh client token or the job's own token.
 
@@ -78,6 +86,11 @@ class ReceiptsClient:
         query = f"?after={quote(after)}&limit={limit}"
         return await self._json(f"/jobs/{quote(job, safe='')}/receipts{query}", ReceiptPage)
 
+    async def delete(self, job: str, reason: str) -> DeletedReceipts:
+        """Delete the receipts of a job that scope has deleted (role responder). Repeating it is receipts-deleted."""
+        path = f"/jobs/{quote(job, safe='')}?reason={quote(reason, safe='')}"
+        return await self._json(path, DeletedReceipts, method="DELETE")
+
     async def bundle(self, job: str, file: BinaryIO, *, underway: bool = False) -> str:
         """Fetch a job's bundle into a file; return the verdict that the gateway's own verifier gave.
 
@@ -93,23 +106,23 @@ class ReceiptsClient:
                 raise _unavailable("the bundle broke off") from error
             return answer.headers.get("Tally-Verdict", "")
 
-    async def _json(self, path: str, kind: type[T]) -> T:
-        async with self._ask(path) as answer:
+    async def _json(self, path: str, kind: type[T], *, method: str = "GET") -> T:
+        async with self._ask(path, method) as answer:
             await _raise_for(answer)
             try:
                 return msgspec.json.decode(await _content(answer), type=kind)
             except msgspec.DecodeError as error:
                 raise _unavailable("the gateway answers with something else") from error
 
-    def _ask(self, path: str) -> "_Answer":
-        return _Answer(lambda: self._request(path), self._learn)
+    def _ask(self, path: str, method: str = "GET") -> "_Answer":
+        return _Answer(lambda: self._request(path, method), self._learn)
 
-    def _request(self, path: str) -> Any:
+    def _request(self, path: str, method: str) -> Any:
         url, token = self._url + path, self._credential()
         headers = {"Authorization": f"{'Bearer' if self._proving is None else 'DPoP'} {token}"}
         if self._proving is not None:
-            headers["DPoP"] = self._proving("GET", url.partition("?")[0], self._nonce, token)
-        return self._session.get(url, headers=headers, allow_redirects=False, timeout=TIMEOUT)
+            headers["DPoP"] = self._proving(method, url.partition("?")[0], self._nonce, token)
+        return self._session.request(method, url, headers=headers, allow_redirects=False, timeout=TIMEOUT)
 
     def _learn(self, answer: aiohttp.ClientResponse) -> bool:
         """Take the nonce that an answer gives; tell whether the request is worth another try with it."""

@@ -7,7 +7,7 @@ await between them, so no two calls can spend the same budget or answer the same
 import asyncio
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -284,16 +284,28 @@ def save_key(directory: Path, lane: str, key: bytes) -> None:
     """Write a lane's key where backups of the ledger do not reach it; the directory's entry is durable too."""
     make_private_directory(directory)
     write_private(directory / f"{lane}.key", key)
-    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    _flush(directory)
 
 
 def discard_key(directory: Path, lane: str) -> None:
     """Delete the key of a lane that never opened."""
     (directory / f"{lane}.key").unlink()
+
+
+def discard_keys(directory: Path, lanes: Iterable[str]) -> None:
+    """Delete the keys of lanes whose receipts are deleted, those that are still there; that is durable, too."""
+    for lane in lanes:
+        (directory / f"{lane}.key").unlink(missing_ok=True)
+    if directory.exists():
+        _flush(directory)
+
+
+def _flush(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def read_key(directory: Path, lane: str) -> bytes | None:

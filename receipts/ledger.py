@@ -36,6 +36,8 @@ LEAF = "INSERT INTO leaves (lane, seq, raw, hash, call) VALUES (?, ?, ?, ?, ?)"
 CLOSED = "UPDATE lanes SET closing = ? WHERE lane = ?"
 DONE = "UPDATE lanes SET done = 1 WHERE lane = ?"
 WRITTEN = "UPDATE progress SET leaves = leaves + ?"
+DELETED = "UPDATE lanes SET deleted = ?, deleted_by = ?, deleted_for = ?, done = 1 WHERE lane = ? AND deleted IS NULL"
+ERASE = "DELETE FROM leaves WHERE lane = ? AND seq < ?"
 DOCUMENT = "INSERT OR IGNORE INTO documents (digest, kind, raw) VALUES (?, ?, ?)"
 
 
@@ -107,6 +109,14 @@ class Ledger:
     def done(self, lane: str) -> asyncio.Future[None]:
         """Note that scope has the closing head, or has sealed without it."""
         return self._put(DONE, (lane,))
+
+    def deleted(self, lane: str, at: int, by: str, reason: str) -> asyncio.Future[None]:
+        """Note that a lane's leaves are deleted from now on: when, by whom and why."""
+        return self._put(DELETED, (at, by, reason, lane))
+
+    def erase(self, lane: str, below: int) -> asyncio.Future[None]:
+        """Delete the leaves of a deleted lane below a seq."""
+        return self._put(ERASE, (lane, below))
 
     def keep(self, digest: str, kind: str, raw: bytes) -> asyncio.Future[None]:
         """Keep a signed document for the bundles that will name it."""

@@ -9,6 +9,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from receipts import store
 from receipts.client import Place, Receipt, ReceiptPage
 from receipts.lanes import Lanes, read_key
+from receipts.retention import deleted
 from receipts.store import StoredLeaf
 from receipts.tree import LaneTree
 from verifier.checkpoint import Checkpoint, proof, sign_head
@@ -30,15 +31,19 @@ class Lookup:
         self._pair = pair
 
     async def job_of(self, reader: AsyncConnection, call: str) -> str:
-        """Tell a call's job. Raises `Refused` unknown-call, also while it has not ended."""
+        """Tell a call's job, also when its receipts were deleted.
+
+        Raises `Refused` unknown-call, also while it has not ended.
+        """
         leaf = await store.end_of(reader, call)
-        lane = None if leaf is None else await store.lane(reader, leaf.lane)
-        if lane is None:
+        lane = await store.lane(reader, call.rpartition("-")[0] if leaf is None else leaf.lane)
+        if lane is None or (leaf is None and lane.deleted is None):
             raise Refused("unknown-call", "no call of this name has ended here", field="call")
         return lane.job
 
     async def receipt(self, reader: AsyncConnection, job: str, call: str) -> Receipt:
-        """Prove a call's `end` under the newest head of its lane."""
+        """Prove a call's `end` under the newest head of its lane. Raises `Refused` receipts-deleted."""
+        await _require_kept(reader, job)
         leaf = await store.end_of(reader, call)
         assert leaf is not None, "job_of has found it"
         tree, note = await self._tree(reader, job, leaf)
@@ -54,7 +59,8 @@ class Lookup:
         )
 
     async def page(self, reader: AsyncConnection, job: str, after: str, limit: int) -> ReceiptPage:
-        """Return receipts behind `after`, which is `<lane>:<seq>` or empty."""
+        """Return receipts behind `after`, which is `<lane>:<seq>` or empty. Raises `Refused` receipts-deleted."""
+        await _require_kept(reader, job)
         lane, _, seq = after.partition(":")
         leaves = await store.page(reader, job, (lane, _number(seq)), limit)
         items = [Place(leaf.lane, leaf.seq, Raw(leaf.raw)) for leaf in leaves]
@@ -71,6 +77,11 @@ class Lookup:
         for hashed in await store.hashes(reader, leaf.lane):
             tree.append(hashed)
         return tree, stored.closing or sign_head(self._pair, stored.origin, tree.size, tree.root(tree.size))
+
+
+async def _require_kept(reader: AsyncConnection, job: str) -> None:
+    if await store.is_deleted(reader, job):
+        raise deleted()
 
 
 def _number(seq: str) -> int:

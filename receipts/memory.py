@@ -1,7 +1,7 @@
 """What the gateway remembers beside its ledger: how many receipts it wrote, how many revocations it has seen.
 
 With an older ledger it would sign other heads over lanes that it signed before; an older scope would have it forget
-revocations (specs/operating.md §8).
+revocations (specs/operating.md §10).
 """
 
 import asyncio

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 from typing import Annotated, Any, BinaryIO
 
 import jwt
-from litestar import Controller, Request, Response, get
+from litestar import Controller, Request, Response, delete, get
 from litestar.datastructures import State
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter
@@ -16,8 +16,9 @@ from litestar.response import Stream
 from msgspec import Struct
 
 from receipts.bundles import Bundles
-from receipts.client import Receipt, ReceiptPage
+from receipts.client import DeletedReceipts, Receipt, ReceiptPage
 from receipts.lookup import Lookup
+from receipts.retention import Retention
 from receipts.revocations import Revocations
 from receipts.sessions import Sessions
 from receipts.tokens import OF_PROOF, BadToken, Credential, challenge
@@ -27,6 +28,7 @@ from service.problems import MEDIA_TYPE, problem
 from verifier.refused import Refused
 
 ID = r"^[A-Za-z0-9_-]{1,64}\Z"
+CODE = r"^[a-z][a-z0-9-]{0,63}\Z"
 MAX_PAGE = 1000
 PIECE = 1 << 16
 
@@ -34,6 +36,7 @@ JobId = Annotated[str, PathParameter(pattern=ID)]
 CallId = Annotated[str, PathParameter(pattern=ID)]
 After = Annotated[str, QueryParameter(pattern=r"^([A-Za-z0-9_-]{1,64}:[0-9]{1,16})?\Z")]
 Limit = Annotated[int, QueryParameter(ge=1, le=MAX_PAGE)]
+Why = Annotated[str, QueryParameter(pattern=CODE)]
 Underway = Annotated[bool, QueryParameter()]
 
 
@@ -85,6 +88,14 @@ class Receipts(Controller):
         visitor.require(job)
         async with reading(state.engine).connect() as reader:
             return await lookup.page(reader, job, after, limit)
+
+    @delete("/jobs/{job:str}", status_code=200, summary="Delete the receipts of a job that scope has deleted")
+    async def delete(
+        self, job: JobId, caller: NamedDependency[Caller], retention: NamedDependency[Retention], reason: Why
+    ) -> DeletedReceipts:
+        """Delete a job's lane keys and receipts, for a reason that is a code; scope's record has told of it before."""
+        caller.require("responder")
+        return await retention.delete(job, caller.client, reason)
 
 
 class BundleRoutes(Controller):

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from msgspec import Struct
-from sqlalchemy import Connection, Row, Select, select, tuple_
+from sqlalchemy import Connection, Row, Select, exists, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from receipts.tables import documents, lanes, leaves
@@ -13,13 +13,16 @@ CHUNK = 500
 
 
 class StoredLane(Struct, frozen=True, kw_only=True):
-    """A lane as registered; `closing` is its closing head, if it was closed."""
+    """A lane as registered; `closing` is its closing head, if it was closed; `deleted` when its leaves were deleted."""
 
     lane: str
     job: str
     origin: str
     kid: str
+    opened: int
     closing: str | None
+    done: bool
+    deleted: int | None
 
 
 class StoredLeaf(Struct, frozen=True):
@@ -31,7 +34,16 @@ class StoredLeaf(Struct, frozen=True):
     hash: bytes
 
 
-_lane = select(lanes.c.lane, lanes.c.job, lanes.c.origin, lanes.c.kid, lanes.c.closing)
+_lane = select(
+    lanes.c.lane,
+    lanes.c.job,
+    lanes.c.origin,
+    lanes.c.kid,
+    lanes.c.opened,
+    lanes.c.closing,
+    lanes.c.done,
+    lanes.c.deleted,
+)
 _leaf = select(leaves.c.lane, leaves.c.seq, leaves.c.raw, leaves.c.hash)
 
 
@@ -50,6 +62,25 @@ async def lanes_of(reader: AsyncConnection, job: str) -> list[StoredLane]:
     return await _lanes(reader, _lane.where(lanes.c.job == job).order_by(lanes.c.lane))
 
 
+async def opened_until(reader: AsyncConnection, time: int, after: tuple[int, str], limit: int) -> list[StoredLane]:
+    """List lanes that are kept and were opened by a time, the oldest first, from behind an `opened` and lane."""
+    wanted = _lane.where(lanes.c.deleted.is_(None), lanes.c.opened <= time)
+    place = tuple_(lanes.c.opened, lanes.c.lane)
+    return await _lanes(reader, wanted.where(place > after).order_by(lanes.c.opened, lanes.c.lane).limit(limit))
+
+
+async def half_deleted(reader: AsyncConnection) -> list[StoredLane]:
+    """List lanes that are deleted and still have leaves."""
+    left = exists().where(leaves.c.lane == lanes.c.lane)
+    return await _lanes(reader, _lane.where(lanes.c.deleted.is_not(None), left))
+
+
+async def is_deleted(reader: AsyncConnection, job: str) -> bool:
+    """Tell whether receipts of a job were here, and were deleted."""
+    found = await reader.execute(select(lanes.c.lane).where(lanes.c.job == job, lanes.c.deleted.is_not(None)).limit(1))
+    return found.first() is not None
+
+
 async def page(reader: AsyncConnection, job: str, after: tuple[str, int], limit: int) -> list[StoredLeaf]:
     """Return some of a job's leaves behind a lane and seq, lane after lane."""
     wanted = _leaf.join(lanes, lanes.c.lane == leaves.c.lane).where(lanes.c.job == job)
@@ -61,6 +92,12 @@ async def page(reader: AsyncConnection, job: str, after: tuple[str, int], limit:
 async def end_of(reader: AsyncConnection, call: str) -> StoredLeaf | None:
     """Find the `end` leaf of a call."""
     row = (await reader.execute(_leaf.where(leaves.c.call == call))).first()
+    return None if row is None else _stored(row)
+
+
+async def last_leaf(reader: AsyncConnection, name: str) -> StoredLeaf | None:
+    """Find the newest leaf of a lane."""
+    row = (await reader.execute(_leaf.where(leaves.c.lane == name).order_by(leaves.c.seq.desc()).limit(1))).first()
     return None if row is None else _stored(row)
 
 
@@ -93,12 +130,21 @@ def lane_of(connection: Connection, job: str, name: str) -> StoredLane | None:
     return None if row is None else _stored_lane(row)
 
 
-async def _lanes(reader: AsyncConnection, wanted: Select[str, str, str, str, str | None]) -> list[StoredLane]:
+async def _lanes(reader: AsyncConnection, wanted: Select[*tuple[Any, ...]]) -> list[StoredLane]:
     return [_stored_lane(row) for row in (await reader.execute(wanted)).all()]
 
 
 def _stored_lane(row: Row[*tuple[Any, ...]]) -> StoredLane:
-    return StoredLane(lane=row.lane, job=row.job, origin=row.origin, kid=row.kid, closing=row.closing)
+    return StoredLane(
+        lane=row.lane,
+        job=row.job,
+        origin=row.origin,
+        kid=row.kid,
+        opened=row.opened,
+        closing=row.closing,
+        done=bool(row.done),
+        deleted=row.deleted,
+    )
 
 
 def _stored(row: Row[*tuple[Any, ...]]) -> StoredLeaf:

@@ -1,7 +1,8 @@
 """The gateway's tables: lanes, their leaves, and the documents that a bundle will need.
 
-Leaves are append-only: nothing in this package changes or deletes one. A lane's 32-byte key is not here but in a file
-of its own, so that deleting it erases what the commitments hide, backups of this database included.
+Leaves are append-only: nothing in this package changes one, and they are deleted with their whole job alone
+(retention.py). A lane's 32-byte key is not here but in a file of its own, so that deleting it erases what the
+commitments hide, backups of this database included.
 """
 
 from sqlalchemy import BigInteger, Column, ForeignKey, Index, Integer, LargeBinary, MetaData, String, Table, Text
@@ -15,7 +16,7 @@ metadata = MetaData(
 )
 
 # `share` is the lane's part of the purse in canonical JSON; `closing` the closing head, once the lane is closed; `done`
-# says that scope has it, or has sealed without it.
+# says that scope has it, or has sealed without it; `deleted` when its leaves were deleted.
 lanes = Table(
     "lanes",
     metadata,
@@ -28,7 +29,12 @@ lanes = Table(
     Column("share", LargeBinary, nullable=False),
     Column("closing", Text),
     Column("done", Integer, nullable=False),
+    Column("deleted", BigInteger),
+    Column("deleted_by", String(128)),
+    Column("deleted_for", String(64)),
 )
+_is_kept = lanes.c.deleted.is_(None)
+Index(None, lanes.c.opened, lanes.c.lane, sqlite_where=_is_kept, postgresql_where=_is_kept)
 
 # `call` is set on `end` leaves alone: whoever asks for a call's receipt means the proof of its end.
 leaves = Table(

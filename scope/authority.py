@@ -57,7 +57,9 @@ class Reports(Struct, frozen=True):
 
 
 class Authority(Struct, frozen=True, kw_only=True):
-    """Everything that an act needs; made once, in `app.py`. `audience` is the gateway that tokens are for."""
+    """Everything that an act needs; made once, in `app.py`. `audience` is the gateway that tokens are for;
+    `retention` is how long sealed jobs are kept, in microseconds: None is for ever.
+    """
 
     issuer: str
     audience: str
@@ -73,6 +75,7 @@ class Authority(Struct, frozen=True, kw_only=True):
     desk: Desk
     proofs: Proofs
     reports: Reports
+    retention: int | None
     log: Log
 
     def gateway_key(self, kid: str, gateway: str, at: int) -> Key:

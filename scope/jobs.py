@@ -15,7 +15,7 @@ from scope import children, narrow, store
 from scope.authority import SECOND, Authority
 from scope.client import JobLane, JobPage, JobRequest, JobStatus, OpenedJob
 from scope.plan import Planned, plan
-from scope.store import Job
+from scope.store import Chosen, Job
 from scope.tables import acts
 from service.clients import Caller
 from service.engine import reading, writing
@@ -79,10 +79,10 @@ async def status(authority: Authority, caller: Caller, name: str) -> JobStatus:
         return await _status(db, await find(db, caller, name))
 
 
-async def page(authority: Authority, caller: Caller, before: int | None, limit: int) -> JobPage:
-    """List the caller's own jobs, newest first."""
+async def page(authority: Authority, chosen: Chosen, before: int | None, limit: int) -> JobPage:
+    """List jobs, newest first."""
     async with reading(authority.engine).connect() as db:
-        found = await store.jobs_of(db, caller.client, before, limit + 1)
+        found = await store.jobs_chosen(db, chosen, before, limit + 1)
         shown = [await _status(db, job) for job in found[:limit]]
     return JobPage(jobs=shown, next=found[limit - 1].position if len(found) > limit else None)
 
@@ -195,8 +195,9 @@ async def _status(db: AsyncConnection, job: Job) -> JobStatus:
     below = [child.job for child in await store.children_of(db, job.job)]
     grants = [each.digest for each in await narrow.of_job(db, job.job)]
     lanes = await store.lanes_of(db, job.job)
-    shown = {name: getattr(job, name) for name in ("job", "agent", "policy", "grant", "state", "opened", "expires")}
-    ended: dict[str, Any] = {"reason": job.reason} if job.reason else {}
+    always = ("job", "agent", "client", "policy", "grant", "state", "opened", "expires")
+    shown = {name: getattr(job, name) for name in always}
+    ended: dict[str, Any] = {"reason": job.reason, "closing_at": job.closing_at} if job.reason else {}
     if sealed is not None:
         ended |= {"seal": sealed[0], "status": sealed[1]}
     listed = [JobLane(lane=lane.lane, gateway=lane.gateway, size=lane.size, closed=lane.closed) for lane in lanes]

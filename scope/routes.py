@@ -2,16 +2,18 @@
 
 from typing import Annotated, Any, TypeVar, cast, get_args
 
-from litestar import Controller, Request, Response, get, post
+from litestar import Controller, Request, Response, delete, get, post
 from litestar.di import NamedDependency
 from litestar.params import PathParameter, QueryParameter, RawBody
 from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 from msgspec import Raw
 
-from scope import discovery, jobs, lanes, oauth, preview, revoke, seals, store, unsealed
+from scope import discovery, jobs, lanes, oauth, preview, retention, revoke, seals, store, unsealed
 from scope.authority import Authority
 from scope.client import (
+    Code,
+    DeletedJob,
     Documents,
     HeadsAnswer,
     HeadsReport,
@@ -27,15 +29,17 @@ from scope.client import (
     RevocationRequest,
     Revoked,
     Snapshot,
+    State,
     Unsealed,
 )
+from scope.store import Chosen
 from scope.tables import acts
 from service.clients import Caller
 from service.described import json_body
 from service.engine import reading
 from service.protocol import LEAVING
 from service.record import AuditPage
-from verifier.encoding import MAX_INT, Digest, Id, parse, reject_duplicates
+from verifier.encoding import MAX_INT, Digest, Id, SafeText, parse, reject_duplicates
 from verifier.keys import key_list_digest
 from verifier.refused import Refused
 
@@ -43,12 +47,16 @@ T = TypeVar("T")
 Ask = Request[Any, Any, Any]
 Here = NamedDependency[Authority]
 By = NamedDependency[Caller]
-ID, DIGEST = (get_args(kind)[1].pattern for kind in (Id, Digest))
+ID, DIGEST, CODE, SAFE = (get_args(kind)[1].pattern for kind in (Id, Digest, Code, SafeText))
 Job = Annotated[str, PathParameter(pattern=ID)]
 At = Annotated[str, PathParameter(pattern=DIGEST)]
 Before = Annotated[int | None, QueryParameter(ge=1, le=MAX_INT)]
 After = Annotated[int, QueryParameter(ge=0, le=MAX_INT)]
 Limit = Annotated[int, QueryParameter(ge=1, le=100)]
+Everybody = Annotated[bool, QueryParameter(name="all")]
+Standing = Annotated[State | None, QueryParameter(name="state")]
+Why = Annotated[str, QueryParameter(pattern=CODE)]
+Ticket = Annotated[str | None, QueryParameter(pattern=SAFE)]
 
 ENVELOPE = "application/vnd.dsse.envelope.v1+json"
 FOR_EVER = "public, max-age=31536000, immutable"
@@ -71,17 +79,25 @@ class Jobs(Controller):
         caller.require("orchestrator")
         return await jobs.open_job(authority, caller, _read(body, JobRequest))
 
-    @get("/", summary="One's own jobs, newest first")
-    async def page(
+    @get("/", summary="Jobs, newest first: one's own, or everybody's")
+    async def page(  # noqa: PLR0917 - Litestar gives them by name
         self,
         caller: By,
         authority: Here,
         before: Before = None,
         limit: Limit = 50,
+        everybody: Everybody = False,  # noqa: FBT002 - Litestar gives it by name
+        standing: Standing = None,
+        sealed_before: Before = None,
     ) -> Response[JobPage]:
-        """List the jobs that the caller opened; `next` of the answer is the next page's `before`."""
-        caller.require("orchestrator")
-        return Response(await jobs.page(authority, caller, before, limit), headers=PRIVATE)
+        """List the jobs that the caller opened; `next` of the answer is the next page's `before`.
+
+        `all=true` lists those of all clients, for auditors and responders. `sealed_before` chooses those that have a
+        seal and began to close before a time.
+        """
+        caller.require(*(("auditor", "responder") if everybody else ("orchestrator",)))
+        chosen = Chosen(client=None if everybody else caller.client, state=standing, sealed_before=sealed_before)
+        return Response(await jobs.page(authority, chosen, before, limit), headers=PRIVATE)
 
     @get("/{job:str}", summary="Where a job stands")
     async def status(self, job: Job, caller: By, authority: Here) -> Response[JobStatus]:
@@ -93,6 +109,12 @@ class Jobs(Controller):
         """Let a job begin to close; the seal follows when its lanes have closed, or after five seconds."""
         caller.require("orchestrator")
         return await jobs.close_job(authority, caller, job)
+
+    @delete("/{job:str}", status_code=200, summary="Delete a sealed job")
+    async def delete(self, job: Job, caller: By, authority: Here, reason: Why, ticket: Ticket = None) -> DeletedJob:
+        """Delete what is kept of a sealed job; the record of acts keeps who did it, why, and the digest of its seal."""
+        caller.require("responder")
+        return await retention.delete(authority, caller, job, reason, ticket)
 
     @get("/{job:str}/seal", summary="A job's seal, byte for byte")
     async def seal(self, job: Job, caller: By, authority: Here) -> Response[bytes]:

@@ -10,7 +10,7 @@ from itertools import chain
 import msgspec
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from scope import jobs, narrow, purse, store
+from scope import jobs, narrow, purse, retention, store
 from scope.authority import SECOND, Authority, signer
 from scope.narrow import Held
 from scope.store import Job, Lane, UsedToken
@@ -28,7 +28,8 @@ PATIENCE = 5 * SECOND  # what a gateway has to close its lanes
 
 
 async def advance(authority: Authority, now: int) -> None:
-    """Do what time asks for, a few times a second: let jobs expire, write due marks, seal what has closed.
+    """Do what time asks for, a few times a second: let jobs expire, write due marks, seal what has
+    closed, delete what was kept for long enough.
 
     Each job is a transaction of its own; what cannot be done for one is logged and keeps no other waiting, but for a
     full disk, which the next turn finds again.
@@ -44,6 +45,7 @@ async def advance(authority: Authority, now: int) -> None:
             ready = await store.jobs_to_seal(db, now - PATIENCE)
         await _each(authority, [name for name in ready if name not in done], seal)
         done += ready
+    await _each(authority, await retention.due(authority, now), retention.expire)
 
 
 async def _each(authority: Authority, names: list[str], act: Callable[[Authority, str], Awaitable[None]]) -> None:

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
-from service.settings import FileName, Settings
+from service.settings import DAY, FileName, RetentionDays, Settings
 from verifier.encoding import Name
 
 HttpsUrl = Annotated[str, Meta(pattern=r"^https?://[A-Za-z0-9.:\[\]-]{1,100}(/[A-Za-z0-9._~/-]{0,128})?\Z")]
@@ -32,8 +32,9 @@ class IdentityProvider(Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class ScopeSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """`tick_milliseconds`: how often expiry, due marks and seals are looked after; a seal waits at most that long.
 
-    `identity_networks` are CIDRs in which an identity provider may lie besides public addresses. `accept_restored` is
-    the word of a `database-restored`: the older database is all there is, and what was open is to end.
+    `identity_networks` are CIDRs in which an identity provider may lie besides public addresses. `retention_days` is
+    how long sealed jobs are kept after they ended; None is for ever. `accept_restored` is the word of a
+    `database-restored`: the older database is all there is, and what was open is to end.
     """
 
     writes_per_minute: Annotated[int, Meta(ge=1, le=10_000_000)] = 600_000
@@ -41,3 +42,9 @@ class ScopeSettings(Settings, frozen=True, kw_only=True, forbid_unknown_fields=T
     identity_providers: dict[Name, IdentityProvider] = field(default_factory=dict)
     accept_restored: Annotated[str, Meta(max_length=80)] = ""
     identity_networks: Annotated[list[str], Meta(max_length=64)] = field(default_factory=list)
+    retention_days: RetentionDays = None
+
+    @property
+    def retention(self) -> int | None:
+        """How long jobs are kept, in microseconds."""
+        return None if self.retention_days is None else self.retention_days * DAY

@@ -223,11 +223,25 @@ def jobs_for_tokens(db: Connection, names: Iterable[str]) -> dict[str, tuple[Job
     return {row.job: (Job(*row[:-1]), row[-1]) for row in found}
 
 
-async def jobs_of(db: AsyncConnection, client: str, before: int | None, limit: int) -> list[Job]:
-    """List a client's jobs, newest first."""
-    wanted = select(jobs).where(jobs.c.client == client).order_by(jobs.c.position.desc()).limit(limit)
+class Chosen(Struct, frozen=True, kw_only=True):
+    """Which jobs to list; None chooses all. `sealed_before` is of sealed ones, by when they began to close."""
+
+    client: str | None = None
+    state: str | None = None
+    sealed_before: int | None = None
+
+
+async def jobs_chosen(db: AsyncConnection, chosen: Chosen, before: int | None, limit: int) -> list[Job]:
+    """List jobs, newest first."""
+    wanted = select(jobs).order_by(jobs.c.position.desc()).limit(limit)
     if before is not None:
         wanted = wanted.where(jobs.c.position < before)
+    if chosen.client is not None:
+        wanted = wanted.where(jobs.c.client == chosen.client)
+    if chosen.state is not None:
+        wanted = wanted.where(jobs.c.state == chosen.state)
+    if chosen.sealed_before is not None:
+        wanted = wanted.where(jobs.c.state == "sealed", jobs.c.closing_at < chosen.sealed_before)
     return [Job(*row) for row in await db.execute(wanted)]
 
 
@@ -517,3 +531,21 @@ async def seal(db: AsyncConnection, name: str) -> tuple[str, str, bytes] | None:
     wanted = select(seals.c.digest, seals.c.status, seals.c.envelope).where(seals.c.job == name)
     row = (await db.execute(wanted)).one_or_none()
     return (row.digest, row.status, row.envelope) if row else None
+
+
+async def jobs_to_delete(db: AsyncConnection, until: int, most: int) -> list[str]:
+    """Name sealed jobs that began to close by a time, the oldest first; a job without children here or open parent."""
+    child, above = jobs.alias("child"), jobs.alias("above")
+    delegated = exists().where(child.c.parent == jobs.c.job)
+    waited_for = exists().where(above.c.job == jobs.c.parent, above.c.state != "sealed")
+    wanted = select(jobs.c.job).where(jobs.c.state == "sealed", jobs.c.closing_at <= until, ~delegated, ~waited_for)
+    return list((await db.execute(wanted.order_by(jobs.c.closing_at, jobs.c.position).limit(most))).scalars())
+
+
+async def delete_job(db: AsyncConnection, name: str) -> None:
+    """Delete all that is kept of a sealed job, which is locked; incidents, revocations and the record stay."""
+    of_job = select(lanes.c.lane).where(lanes.c.job == name)
+    for each in (marks, lane_tokens):
+        await db.execute(delete(each).where(each.c.lane.in_(of_job)))
+    for each in (lanes, tokens, grants, due_marks, targets, seals, jobs):
+        await db.execute(delete(each).where(each.c.job == name))

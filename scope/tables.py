@@ -1,8 +1,9 @@
 """What `scope` keeps: jobs and their grants, tokens, lanes and what it witnessed of them, revocations, seals, acts.
 
-Signed documents are stored as the bytes that were signed and are never updated. Times are Unix microseconds, those of
-tokens seconds. `counters` has one row: whoever revokes, opens or seals locks it, so that the sequence has no gaps and
-no revocation falls between the cracks. A job's row is the lock of its lanes and marks.
+Signed documents are stored as the bytes that were signed and are never updated; those of a job may be deleted with
+it. Times are Unix microseconds, those of tokens seconds. `counters` has one row: whoever revokes, opens or seals locks
+it, so that the sequence has no gaps and no revocation falls between the cracks. A job's row is the lock of its lanes
+and marks.
 """
 
 from sqlalchemy import (
@@ -48,6 +49,7 @@ jobs = Table(
     Column("deepest", Integer, nullable=False, server_default="0"),
     Index(None, "client", "position"),
     Index(None, "state", "expires"),
+    Index(None, "state", "closing_at"),
 )
 
 grants = Table(
@@ -92,7 +94,7 @@ lane_tokens = Table(
     "lane_tokens",
     metadata,
     Column("lane", String(64), ForeignKey("lanes.lane"), primary_key=True),
-    Column("jti", String(64), ForeignKey("tokens.jti"), primary_key=True),
+    Column("jti", String(64), ForeignKey("tokens.jti"), primary_key=True, index=True),
 )
 
 marks = Table(

@@ -1,7 +1,7 @@
 """What a service remembers of its database, in a file beside it: an older copy put in its place is noticed.
 
 A backup of the database knows nothing of the file. A database that lacks what the file remembers was restored from an
-older one: what was promised since is gone, and whoever went on would promise otherwise (specs/operating.md §8).
+older one: what was promised since is gone, and whoever went on would promise otherwise (specs/operating.md §10).
 """
 
 import os

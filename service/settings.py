@@ -17,9 +17,11 @@ from verifier.encoding import Url
 from verifier.refused import Refused
 
 MAX_SETTINGS = 1 << 18
+DAY = 86_400_000_000  # microseconds
 
 Listen = Annotated[str, Meta(pattern=r"^[A-Za-z0-9.:\[\]-]{1,100}:[0-9]{1,5}\Z")]
 Database = Annotated[str, Meta(pattern=r"^(sqlite|postgresql://[^\s]{1,500})\Z")]
+RetentionDays = Annotated[int, Meta(ge=1, le=36_500)] | None  # None: for ever
 FileName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}\Z")]
 
 

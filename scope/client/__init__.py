@@ -8,7 +8,7 @@ from scope.client.asynchronous import ScopeClient
 from scope.client.blocking import BlockingFreshToken, BlockingScopeClient
 from scope.client.details import Detail, LocalTools, Models, Prompts, Resources, Tools
 from scope.client.fresh import FreshToken
-from scope.client.jobs import JobLane, JobPage, JobRequest, JobStatus, OpenedJob
+from scope.client.jobs import DeletedJob, JobLane, JobPage, JobRequest, JobStatus, OpenedJob
 from scope.client.lanes import (
     MAX_HEADS,
     Closing,
@@ -21,7 +21,7 @@ from scope.client.lanes import (
     RefusedHead,
     RegisteredLane,
 )
-from scope.client.message import Reason, State
+from scope.client.message import Code, Reason, State
 from scope.client.revocations import Documents, Preview, RevocationRequest, Revoked, Snapshot
 from scope.client.tokens import (
     ACCESS_TOKEN,
@@ -43,7 +43,9 @@ __all__ = [
     "BlockingFreshToken",
     "BlockingScopeClient",
     "Closing",
+    "Code",
     "Credential",
+    "DeletedJob",
     "Detail",
     "Documents",
     "FreshToken",

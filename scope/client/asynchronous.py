@@ -4,15 +4,16 @@ import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 import aiohttp
 import msgspec
 
 from scope.client.details import Detail
 from scope.client.fresh import FreshToken
-from scope.client.jobs import JobPage, JobRequest, JobStatus, OpenedJob
+from scope.client.jobs import DeletedJob, JobPage, JobRequest, JobStatus, OpenedJob
 from scope.client.lanes import Head, HeadsAnswer, HeadsReport, IncidentPage, LaneRequest, RegisteredLane
+from scope.client.message import State
 from scope.client.revocations import Documents, Preview, RevocationRequest, Revoked, Snapshot
 from scope.client.tokens import ACCESS_TOKEN, TOKEN_EXCHANGE, IssuedToken
 from scope.client.transport import Credential, Proving, Transport, decode
@@ -96,10 +97,28 @@ class ScopeClient:
         """Ask where a job stands."""
         return decode(await self._transport.call("GET", f"/jobs/{quote(job)}"), JobStatus)
 
-    async def jobs(self, before: int | None = None, limit: int = 50) -> JobPage:
-        """List one's own jobs, newest first; `before` is the `next` of the page before."""
-        behind = "" if before is None else f"&before={before}"
-        return decode(await self._transport.call("GET", f"/jobs?limit={limit}{behind}"), JobPage)
+    async def jobs(
+        self,
+        before: int | None = None,
+        limit: int = 50,
+        *,
+        everybody: bool = False,
+        state: State | None = None,
+        sealed_before: int | None = None,
+    ) -> JobPage:
+        """List one's own jobs, newest first; `before` is the `next` of the page before.
+
+        `everybody` lists those of all clients (role auditor or responder). `sealed_before` are those that have a seal
+        and began to close before a time.
+        """
+        asked = {"before": before, "all": "true" if everybody else None, "state": state, "sealed_before": sealed_before}
+        query = urlencode({"limit": limit} | {name: said for name, said in asked.items() if said is not None})
+        return decode(await self._transport.call("GET", f"/jobs?{query}"), JobPage)
+
+    async def delete(self, job: str, reason: str, ticket: str | None = None) -> DeletedJob:
+        """Delete a sealed job (role responder); the record of acts keeps the digest of its seal."""
+        query = urlencode({"reason": reason} | ({} if ticket is None else {"ticket": ticket}))
+        return decode(await self._transport.call("DELETE", f"/jobs/{quote(job)}?{query}"), DeletedJob)
 
     async def wait_for_seal(self, job: str, *, seconds: float = 15, every: float = 0.1) -> bytes:
         """Wait for a closing job's seal, asking every `every` seconds at first, and each second later.

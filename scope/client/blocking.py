@@ -99,6 +99,7 @@ class BlockingScopeClient:
     close = _blocking(ScopeClient.close)
     status = _blocking(ScopeClient.status)
     jobs = _blocking(ScopeClient.jobs)
+    delete = _blocking(ScopeClient.delete)
     wait_for_seal = _blocking(ScopeClient.wait_for_seal)
     seal = _blocking(ScopeClient.seal)
     register_lane = _blocking(ScopeClient.register_lane)

@@ -56,7 +56,10 @@ class JobLane(Message, frozen=True, kw_only=True):
 
 
 class JobStatus(Message, frozen=True, kw_only=True):
-    """Where a job stands; `status` and `seal` are there once it is sealed. `grants` are in the order of their issue."""
+    """Where a job stands; `status` and `seal` are there once it is sealed. `grants` are in the order of their issue.
+
+    `children` are those that were not deleted; a seal names all.
+    """
 
     job: Id
     agent: SafeText
@@ -66,6 +69,8 @@ class JobStatus(Message, frozen=True, kw_only=True):
     state: State
     opened: Time
     expires: Time
+    client: SafeText | None = None
+    closing_at: Time | None = None
     reason: Reason | None = None
     status: str | None = None
     seal: Digest | None = None
@@ -75,7 +80,16 @@ class JobStatus(Message, frozen=True, kw_only=True):
 
 
 class JobPage(Message, frozen=True, kw_only=True):
-    """A client's jobs, newest first; `next` asks for the following page as `before`."""
+    """Jobs, newest first; `next` asks for the following page as `before`."""
 
     jobs: list[JobStatus]
     next: int | None = None
+
+
+class DeletedJob(Message, frozen=True, kw_only=True):
+    """A job that was deleted at a `time`: what the record of acts keeps of its seal."""
+
+    job: Id
+    seal: Digest
+    status: str
+    time: Time

@@ -8,6 +8,7 @@ ToolPart = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/-]{1,128}\Z")]
 ResourcePart = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:/*-]{1,128}\Z")]
 State = Literal["open", "closing", "sealed"]
 Reason = Literal["complete", "expired", "revoked"]
+Code = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]  # why somebody did something
 Kid = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 
 

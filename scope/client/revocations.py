@@ -4,7 +4,7 @@ from typing import Annotated
 
 from msgspec import Meta, Raw, field
 
-from scope.client.message import Message, Request
+from scope.client.message import Code, Message, Request
 from verifier.encoding import Digest, Id, SafeText, Time, Url
 from verifier.revocation import TargetKind, TargetValue
 
@@ -27,7 +27,7 @@ class RevocationRequest(Request, frozen=True, kw_only=True):
 
     kind: TargetKind
     value: TargetValue
-    reason: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]
+    reason: Code
     ticket: SafeText | None = None
     note: Annotated[str, Meta(max_length=512)] | None = None
     until: Time | None = None

@@ -20,8 +20,9 @@ from verifier.encoding import canonical, parse
 from verifier.envelope import Envelope
 from verifier.grant import Grant
 from verifier.refused import Refused
+from verifier.terminal import moment
 
-app = typer.Typer(help="Open jobs, get their tokens, close them.", no_args_is_help=True)
+app = typer.Typer(help="Open jobs, get their tokens, close them; list and delete them.", no_args_is_help=True)
 
 MAX_PAGE = 100
 
@@ -144,31 +145,44 @@ def status(name: Name, *, url: Url, client: Client, as_json: Json = False) -> No
 def list_jobs(
     *,
     state: Annotated[str | None, typer.Option(help="Only these: open, closing or sealed.")] = None,
+    everybody: Annotated[bool, typer.Option("--all", help="Everybody's, as an auditor or a responder.")] = False,
+    sealed_before: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only those with a seal that ended before this time (RFC 3339).")
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most so many.")] = 50,
     url: Url,
     client: Client,
     as_json: Json = False,
 ) -> None:
-    """List your own jobs, newest first.
+    """List your own jobs, newest first; with --all everybody's.
 
-    Example: tally job list --state open --url http://127.0.0.1:8702 --client orchestrator
+    Examples:
+      tally job list --state open --url http://127.0.0.1:8702 --client orchestrator
+      tally job list --all --sealed-before 2026-01-01 --url http://127.0.0.1:8702 --client responder
     """
     if state not in {None, *get_args(State)}:
         raise Refused("usage", f"{state!r} is no state: open, closing or sealed")
+    asked: dict[str, Any] = {"everybody": everybody, "state": state}
+    asked["sealed_before"] = None if sealed_before is None else moment(sealed_before, "--sealed-before")
 
     async def newest(scope: ScopeClient) -> list[JobStatus]:
         found, before = list[JobStatus](), None
         while len(found) < limit:
-            page = await scope.jobs(before, limit=MAX_PAGE)
-            found += [each for each in page.jobs if state in {None, each.state}]
+            page = await scope.jobs(before, limit=min(limit, MAX_PAGE), **asked)
+            found += page.jobs
             before = page.next
             if before is None:
                 break
         return found[:limit]
 
     found = as_client(url, client, newest)
-    lines = [f"{each.job} {each.status or each.state}, {each.agent}, until {when(each.expires)}" for each in found]
+    lines = [_line(each, everybody) for each in found]
     say(as_json, {"jobs": msgspec.to_builtins(found)}, *(lines or ["no jobs"]))
+
+
+def _line(each: JobStatus, everybody: bool) -> str:  # noqa: FBT001 - passes an option on
+    client = f" of {each.client}" if everybody else ""
+    return f"{each.job} {each.status or each.state}, {each.agent}{client}, until {when(each.expires)}"
 
 
 def _limits(calls: int | None, cost_nano_usd: int | None, tokens: int | None) -> dict[str, int]:

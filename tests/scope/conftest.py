@@ -39,6 +39,7 @@ from verifier.seal import Seal, origin
 from verifier.signing import SUITE, KeyPair
 
 SECOND = 1_000_000
+DAY = 86_400  # seconds
 CRM = "http://127.0.0.1:8801/mcp"
 MINIMAL = Path(__file__).parents[2] / "examples" / "policies" / "minimal.json"
 TOOLS = ("export_customers", "get_case", "http_request", "search_customer")

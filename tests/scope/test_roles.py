@@ -14,6 +14,7 @@ MATRIX: dict[tuple[str, str], set[str | None]] = {
     ("POST", "/jobs"): {"orchestrator"},
     ("GET", "/jobs"): {"orchestrator"},
     ("GET", "/jobs/{job}"): {*CLIENTS},
+    ("DELETE", "/jobs/{job}"): {"responder"},
     ("POST", "/jobs/{job}/close"): {"orchestrator"},
     ("GET", "/jobs/{job}/seal"): {*CLIENTS},
     ("POST", "/jobs/{job}/lanes"): {"receipts"},
@@ -51,6 +52,7 @@ async def test_each_role_may_do_what_the_matrix_says_and_nothing_else(town: Town
     for (method, path), allowed in MATRIX.items():
         for client in [*sorted(CLIENTS), None]:
             given = {"data": {"token": "x"}} if path in FORMS else {"data": b"{}"} if method == "POST" else {}
+            given |= {"params": {"reason": "asked-for"}} if method == "DELETE" else {}
             if path == "/revocations/stream" and client in allowed:
                 assert [each async for each in limited(town, client)]
                 continue
