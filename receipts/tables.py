@@ -50,10 +50,12 @@ leaves = Table(
 _is_end = leaves.c.call.is_not(None)
 Index("ix_leaves_call", leaves.c.call, sqlite_where=_is_end, postgresql_where=_is_end)
 
+# `job` is set on grants alone: they are deleted with the receipts of their job.
 documents = Table(
     "documents",
     metadata,
     Column("digest", String(71), primary_key=True),
     Column("kind", String(16), nullable=False),
     Column("raw", LargeBinary, nullable=False),
+    Column("job", String(64), index=True),
 )
