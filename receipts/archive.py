@@ -41,11 +41,11 @@ class Archive:
 
     async def grant(self, digest: str) -> bytes:
         """Return a grant's envelope."""
-        return (await self._document(digest, "grant", open_grant, partial(self._scope.grant, digest)))[1]
+        return (await self._grant(digest))[1]
 
     async def opened_grant(self, digest: str) -> Opened[Grant]:
         """Return a grant."""
-        return (await self._document(digest, "grant", open_grant, partial(self._scope.grant, digest)))[0]
+        return (await self._grant(digest))[0]
 
     async def policy(self, digest: str, at: int) -> Opened[Policy]:
         """Return a policy with both signatures, in force at a time."""
@@ -87,6 +87,10 @@ class Archive:
         async with self._reader.connect() as reader:
             return await store.document(reader, digest)
 
+    async def _grant(self, digest: str) -> tuple[Opened[Grant], bytes]:
+        fetch = partial(self._scope.grant, digest)
+        return await self._document(digest, "grant", open_grant, fetch, lambda grant: grant.scope.job)
+
     async def _policy(self, digest: str, at: int) -> tuple[Opened[Policy], bytes]:
         async def fetch() -> bytes:
             return (await self._controls.policy(digest, at)).raw
@@ -106,11 +110,16 @@ class Archive:
         return await self._document(digest, "prices", partial(open_prices, at=at), fetch)
 
     async def _document(
-        self, digest: str, kind: str, opens: Callable[[Trust, bytes], Opened[T]], fetch: Callable[[], Awaitable[bytes]]
+        self,
+        digest: str,
+        kind: str,
+        opens: Callable[[Trust, bytes], Opened[T]],
+        fetch: Callable[[], Awaitable[bytes]],
+        job_of: Callable[[T], str | None] = lambda _: None,
     ) -> tuple[Opened[T], bytes]:
         kept = await self.kept(digest)
         raw = await fetch() if kept is None else kept
         opened = addressed(opens(self._trust, raw), digest)
         if kept is None:
-            self._ledger.keep(digest, kind, raw)
+            self._ledger.keep(digest, kind, raw, job_of(opened.value))
         return opened, raw

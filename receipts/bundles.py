@@ -86,7 +86,11 @@ class Bundles:
         self._turns = asyncio.Semaphore(AT_ONCE)
 
     async def sealed(self, job: str) -> Contents:
-        """Gather what a sealed job's bundle holds. Raises `Refused`: not-sealed, or what is wrong with the seal."""
+        """Gather what a sealed job's bundle holds.
+
+        Raises `Refused`: not-sealed, receipts-deleted, or what is wrong with the seal.
+        """
+        await self._require_kept(job)
         raw = await self._scope.seal(job)
         seal = open_seal(self._trust, raw).value
         if seal.job != job:
@@ -104,6 +108,7 @@ class Bundles:
 
     async def underway(self, job: str) -> Contents:
         """Gather what there is of a job by now; of one that is sealed, what its bundle holds. Raises `Refused`."""
+        await self._require_kept(job)
         status = await self._scope.status(job)
         if status.state == "sealed":
             return await self.sealed(job)
@@ -119,6 +124,12 @@ class Bundles:
             parts=[Part(each.lane, each.origin, None) for each in lanes],
             seal=None,
         )
+
+    async def _require_kept(self, job: str) -> None:
+        """Raise `Refused` receipts-deleted, before documents of a job are fetched that were deleted here."""
+        async with self._reader.connect() as reader:
+            if await store.is_deleted(reader, job):
+                raise deleted()
 
     async def _grants(self, digests: list[str]) -> dict[str, Grant]:
         return {digest: (await self._archive.opened_grant(digest)).value for digest in digests}

@@ -38,7 +38,8 @@ DONE = "UPDATE lanes SET done = 1 WHERE lane = ?"
 WRITTEN = "UPDATE progress SET leaves = leaves + ?"
 DELETED = "UPDATE lanes SET deleted = ?, deleted_by = ?, deleted_for = ?, done = 1 WHERE lane = ? AND deleted IS NULL"
 ERASE = "DELETE FROM leaves WHERE lane = ? AND seq < ?"
-DOCUMENT = "INSERT OR IGNORE INTO documents (digest, kind, raw) VALUES (?, ?, ?)"
+FORGET = "DELETE FROM documents WHERE job = ?"
+DOCUMENT = "INSERT OR IGNORE INTO documents (digest, kind, raw, job) VALUES (?, ?, ?, ?)"
 
 
 class Write(Struct, frozen=True):
@@ -118,9 +119,13 @@ class Ledger:
         """Delete the leaves of a deleted lane below a seq."""
         return self._put(ERASE, (lane, below))
 
-    def keep(self, digest: str, kind: str, raw: bytes) -> asyncio.Future[None]:
-        """Keep a signed document for the bundles that will name it."""
-        return self._put(DOCUMENT, (digest, kind, raw))
+    def forget(self, job: str) -> asyncio.Future[None]:
+        """Delete the documents of one job, which are its grants."""
+        return self._put(FORGET, (job,))
+
+    def keep(self, digest: str, kind: str, raw: bytes, job: str | None = None) -> asyncio.Future[None]:
+        """Keep a signed document for the bundles that will name it; of one `job` alone where it names one."""
+        return self._put(DOCUMENT, (digest, kind, raw, job))
 
     def _put(self, statement: str, row: tuple[Any, ...]) -> asyncio.Future[None]:
         self._refuse_after_failure()

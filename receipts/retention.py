@@ -1,8 +1,8 @@
 """Deletion of receipts whose job is over: by time, or once scope has deleted the job (specs/operating.md §9).
 
-First the lane's key, which erases what the commitments hide, then the leaves; the lane's row stays, and says when, by
-whom and why: a leaf that is still on its way finds it, and whoever asks is told. Nothing of a job goes before scope has
-sealed it and its parent, or has deleted it; who deleted it there, and why, is on scope's record.
+First the lane's key, which erases what the commitments hide, then grants and leaves; the lane's row stays, and says
+when, by whom and why: a leaf that is still on its way finds it, and whoever asks is told. Nothing of a job goes before
+scope has sealed it and its parent, or has deleted it; who deleted it there, and why, is on scope's record.
 """
 
 import asyncio
@@ -152,7 +152,8 @@ class Retention:
         return DeletedReceipts(job=job, lanes=len(lanes), receipts=leaves)
 
     async def _erase(self, lane: StoredLane) -> int:
-        """Delete a lane's leaves piece by piece, calls in between; return how many there were room for."""
+        """Delete the grants of a lane's job, and its leaves piece by piece, calls in between; return how many."""
+        await self._ledger.forget(lane.job)
         async with self._reader.connect() as reader:
             last = await store.last_leaf(reader, lane.lane)
         size = 0 if last is None else last.seq + 1

@@ -53,10 +53,12 @@ Index("ix_leaves_call", leaves.c.call, sqlite_where=_is_end, postgresql_where=_i
 # One row: how many leaves were ever written. A copy of this database that is older has fewer.
 progress = Table("progress", metadata, Column("leaves", BigInteger, nullable=False))
 
+# `job` is set on grants alone: they are deleted with the receipts of their job.
 documents = Table(
     "documents",
     metadata,
     Column("digest", String(71), primary_key=True),
     Column("kind", String(16), nullable=False),
     Column("raw", LargeBinary, nullable=False),
+    Column("job", String(64), index=True),
 )

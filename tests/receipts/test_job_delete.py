@@ -128,5 +128,5 @@ async def test_overseers_list_everybodys_jobs_and_the_bundle_kept_outlives_them(
     assert (await tally(house, *delete(house, "--yes"))).exit_code == 0
     assert (await tally(house, "job", "list", "--all")).stdout == "no jobs\n"
     async with house.session.get(f"{house.gateway}/bundles/{house.job}", headers=bearer(house)) as answer:
-        assert (answer.status, (await answer.json(content_type=None))["code"]) == (404, "unknown-job")
+        assert (answer.status, (await answer.json(content_type=None))["code"]) == (410, "receipts-deleted")
     assert house.judge(raw).verdict == "PASS"
