@@ -28,8 +28,7 @@ PATIENCE = 5 * SECOND  # what a gateway has to close its lanes
 
 
 async def advance(authority: Authority, now: int) -> None:
-    """Do what time asks for, a few times a second: let jobs expire, write due marks, seal what has
-    closed, delete what was kept for long enough.
+    """Do what time asks for, a few times a second: expiry, due marks, seals, and what was kept for long enough.
 
     Each job is a transaction of its own; what cannot be done for one is logged and keeps no other waiting, but for a
     full disk, which the next turn finds again.
