@@ -9,10 +9,10 @@ import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from errno import EDQUOT, ENOSPC
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from msgspec import Struct
-from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy import Connection, CursorResult, Engine, Executable, create_engine, event, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -60,15 +60,19 @@ async def writing(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection, None]:
     """Open a transaction that writes; it is durable when the block is left, and undone when that raises.
 
     On SQLite the writers of this process queue here, each in its turn: SQLite itself lets those who wait try again
-    now and then, and under load one of them gives up.
+    now and then, and under load one of them gives up. Only what may wait, for another process or the disk, leaves the
+    event loop: a statement takes less time than the way to a thread and back.
     """
     writer = _writer(engine)
     if writer is None:
         async with engine.begin() as db:
             yield db
-    else:
-        async with _turn(writer), engine.begin() as db:
-            yield db
+        return
+    async with _turn(writer):
+        with writer.engine.connect() as connection:  # and what was begun and not committed is undone
+            begun = await _elsewhere(connection.begin)
+            yield cast("AsyncConnection", Direct(connection))
+            await _elsewhere(begun.commit)
 
 
 async def transact(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
@@ -82,6 +86,33 @@ async def transact(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
             return await db.run_sync(work)
     async with _turn(writer):
         return await asyncio.to_thread(_transact, writer.engine, work)
+
+
+class Direct:
+    """A connection of the event loop's own thread, as code for an asynchronous one uses it."""
+
+    def __init__(self, db: Connection) -> None:
+        """Take a connection whose transaction has begun."""
+        self._db = db
+        self.dialect = db.dialect
+
+    async def execute(self, statement: Executable, parameters: Any = None) -> CursorResult[Any]:
+        """Execute a statement at once."""
+        return self._db.execute(statement, parameters)
+
+    async def run_sync(self, work: Callable[..., T], *given: Any) -> T:
+        """Call something with the connection."""
+        return work(self._db, *given)
+
+
+async def _elsewhere(work: Callable[[], T]) -> T:
+    """Do something in a thread, to its end even when nobody waits for it any more: half a transaction is none."""
+    done = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(done)
+    except asyncio.CancelledError:
+        await asyncio.wait([done])
+        raise
 
 
 @asynccontextmanager
