@@ -5,7 +5,7 @@ from the subject token's and signed like any; the same scope asked for again is 
 """
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
@@ -25,6 +25,7 @@ from verifier.envelope import Envelope, seal_up
 from verifier.grant import Grant, Scope, server_of
 from verifier.refused import Refused
 
+MOST_KNOWN = 4096
 MOST_GRANTS = 64  # of one job: its seal names each
 
 
@@ -36,14 +37,24 @@ class Held(Struct, frozen=True):
     kids: frozenset[str]
 
 
+_known: dict[str, Held] = {}
+
+
 async def held(db: AsyncConnection, wanted: str) -> Held:
     """Read a grant that was issued here."""
     return (await db.run_sync(all_held, {wanted}))[wanted]
 
 
-def all_held(db: Connection, wanted: Iterable[str]) -> dict[str, Held]:
-    """Read grants that were issued here."""
-    return {name: _held(raw, name) for name, raw in store.grants_named(db, wanted).items()}
+def all_held(db: Connection, wanted: set[str]) -> dict[str, Held]:
+    """Read grants that were issued here; what a digest names never changes, so that each is read once."""
+    known = {name: held for name in wanted if (held := _known.get(name)) is not None}
+    if fresh := wanted - known.keys():
+        found = {name: _held(raw, name) for name, raw in store.grants_named(db, fresh).items()}
+        if len(_known) > MOST_KNOWN:
+            _known.clear()
+        _known.update(found)
+        known |= found
+    return known
 
 
 async def of_job(db: AsyncConnection, job: str) -> list[Held]:

@@ -10,10 +10,12 @@ from typing import Any
 from msgspec import Struct
 from sqlalchemy import (
     BigInteger,
+    BindParameter,
     ColumnElement,
     Connection,
     Select,
     and_,
+    bindparam,
     case,
     delete,
     exists,
@@ -51,6 +53,22 @@ SEQUENCE = "revocations"
 CHANNEL = "tally_revocations"
 TARGETS = ("agent", "client", "key", "policy", "user")  # what `targets` knows of
 JobNames = Select[str]
+
+# What issuing a token asks, written once: to put such a statement together takes longer than to execute it.
+_NAMES: BindParameter[Any] = bindparam("names", expanding=True)
+_ISSUED = select(func.count()).where(tokens.c.job == jobs.c.job).scalar_subquery()
+_JOBS_FOR_TOKENS = (
+    select(jobs, _ISSUED).where(jobs.c.job.in_(_NAMES)).order_by(jobs.c.job).with_for_update(read=True, of=jobs)
+)
+_REVOKED_AMONG = select(revocations.c.kind, revocations.c.value).where(
+    revocations.c.kind.in_(bindparam("kinds", expanding=True)),
+    revocations.c.value.in_(bindparam("values", expanding=True)),
+    or_(revocations.c.until.is_(None), revocations.c.until > bindparam("at", type_=BigInteger)),
+)
+_GRANTS_NAMED = select(grants.c.digest, grants.c.envelope).where(grants.c.digest.in_(_NAMES))
+_JOBS_OF_TOKENS = select(tokens.c.jti, tokens.c.job).where(tokens.c.jti.in_(_NAMES))
+_ADD_TOKENS = insert(tokens)
+
 UsedToken = tuple[str, str, int, int, str | None]  # jti, grant, iat, exp, kid
 
 
@@ -158,9 +176,10 @@ async def revoked(db: AsyncConnection, names: Iterable[Name], at: int) -> Name |
     return None if row is None else (row.kind, row.value)
 
 
-def revoked_among(db: Connection, names: Iterable[Name], at: int) -> set[Name]:
+def revoked_among(db: Connection, names: set[Name], at: int) -> set[Name]:
     """Find those of some names that are revoked at a time."""
-    return {(row.kind, row.value) for row in db.execute(_revoked(names, at))}
+    given = {"kinds": sorted({kind for kind, _ in names}), "values": sorted(value for _, value in names), "at": at}
+    return {(row.kind, row.value) for row in db.execute(_REVOKED_AMONG, given)} & names
 
 
 def _revoked(names: Iterable[Name], at: int) -> Select[tuple[str, str]]:
@@ -217,9 +236,7 @@ async def job(db: AsyncConnection, name: str, *, lock: bool = False, share: bool
 
 def jobs_for_tokens(db: Connection, names: Iterable[str]) -> dict[str, tuple[Job, int]]:
     """Find jobs, each with how many tokens it was issued; others are kept from ending them."""
-    issued = select(func.count()).where(tokens.c.job == jobs.c.job).scalar_subquery()
-    wanted = select(jobs, issued).where(jobs.c.job.in_(sorted(names))).order_by(jobs.c.job)
-    found = db.execute(wanted.with_for_update(read=True, of=jobs))
+    found = db.execute(_JOBS_FOR_TOKENS, {"names": sorted(names)})
     return {row.job: (Job(*row[:-1]), row[-1]) for row in found}
 
 
@@ -379,7 +396,7 @@ async def closing_for(db: AsyncConnection, client: str) -> list[tuple[str, str]]
 
 def grants_named(db: Connection, digests: Iterable[str]) -> dict[str, bytes]:
     """Find grants' envelopes."""
-    found = db.execute(select(grants.c.digest, grants.c.envelope).where(grants.c.digest.in_(sorted(digests))))
+    found = db.execute(_GRANTS_NAMED, {"names": sorted(digests)})
     return {row.digest: row.envelope for row in found}
 
 
@@ -402,7 +419,7 @@ async def add_grant(db: AsyncConnection, digest: str, name: str, envelope: bytes
 def add_tokens(db: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Remember tokens before anybody sees them."""
     if rows:
-        db.execute(insert(tokens), [*rows])
+        db.execute(_ADD_TOKENS, [*rows])
 
 
 async def count_tokens(db: AsyncConnection, name: str) -> int:
@@ -423,7 +440,7 @@ async def issued(db: AsyncConnection, jtis: Sequence[str]) -> dict[str, str]:
 
 def jobs_of_tokens(db: Connection, jtis: Sequence[str]) -> dict[str, str]:
     """Find the jobs of tokens that were issued."""
-    found = db.execute(select(tokens.c.jti, tokens.c.job).where(tokens.c.jti.in_(jtis)))
+    found = db.execute(_JOBS_OF_TOKENS, {"names": [*jtis]})
     return {row.jti: row.job for row in found}
 
 

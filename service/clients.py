@@ -68,6 +68,10 @@ class Caller(Struct, frozen=True):
             raise Refused("forbidden", f"client {self.client} has none of the roles: {', '.join(roles)}")
 
 
+class _Claimed(Struct, frozen=True):
+    iss: str
+
+
 class Clients:
     """The callers of one service. One instance a process; its memory is bounded and forgets what has expired.
 
@@ -155,10 +159,9 @@ class Clients:
     def _claims(self, token: str) -> dict[str, Any]:
         """Open the token with the key of the client that it claims to come from; times are checked by our clock."""
         try:
-            name = jwt.decode_complete(token, options={"verify_signature": False})["payload"].get("iss")
             return jwt.decode(
                 token,
-                self._keys[name],
+                self._keys[_issuer(token)],
                 algorithms=["EdDSA"],
                 audience=self._audience,
                 options={
@@ -169,7 +172,7 @@ class Clients:
                     "verify_nbf": False,
                 },
             )
-        except (jwt.PyJWTError, KeyError, TypeError, ValueError, RecursionError) as error:
+        except (jwt.PyJWTError, msgspec.MsgspecError, KeyError, TypeError, ValueError, RecursionError) as error:
             raise _unauthenticated() from error
 
     def _take_once(self, name: str, jti: object, expires: int, now: int) -> None:
@@ -216,6 +219,12 @@ async def provide_caller(request: Request[Any, Any, Any]) -> Caller:
     if request.method not in READS:
         clients.count_write(caller)
     return caller
+
+
+def _issuer(token: str) -> str:
+    """Read who a token claims to come from, which is believed by nobody yet: it says whose key to try."""
+    payload = token.split(".")[1:2]
+    return msgspec.json.decode(base64.urlsafe_b64decode("".join(payload) + "=="), type=_Claimed).iss
 
 
 def _public(name: str, client: Client) -> Ed25519PublicKey:
