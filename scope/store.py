@@ -54,16 +54,20 @@ CHANNEL = "tally_revocations"
 TARGETS = ("agent", "client", "key", "policy", "user")  # what `targets` knows of
 JobNames = Select[str]
 
-# What issuing a token asks, written once: to put such a statement together takes longer than to execute it.
+# What jobs and tokens ask at every turn, written once: to put a statement together takes longer than to execute it.
 _NAMES: BindParameter[Any] = bindparam("names", expanding=True)
 _ISSUED = select(func.count()).where(tokens.c.job == jobs.c.job).scalar_subquery()
 _JOBS_FOR_TOKENS = (
     select(jobs, _ISSUED).where(jobs.c.job.in_(_NAMES)).order_by(jobs.c.job).with_for_update(read=True, of=jobs)
 )
-_REVOKED_AMONG = select(revocations.c.kind, revocations.c.value).where(
-    revocations.c.kind.in_(bindparam("kinds", expanding=True)),
-    revocations.c.value.in_(bindparam("values", expanding=True)),
-    or_(revocations.c.until.is_(None), revocations.c.until > bindparam("at", type_=BigInteger)),
+_REVOKED = (
+    select(revocations.c.kind, revocations.c.value)
+    .where(
+        revocations.c.kind.in_(bindparam("kinds", expanding=True)),
+        revocations.c.value.in_(bindparam("values", expanding=True)),
+        or_(revocations.c.until.is_(None), revocations.c.until > bindparam("at", type_=BigInteger)),
+    )
+    .order_by(revocations.c.sequence)
 )
 _GRANTS_NAMED = select(grants.c.digest, grants.c.envelope).where(grants.c.digest.in_(_NAMES))
 _JOBS_OF_TOKENS = select(tokens.c.jti, tokens.c.job).where(tokens.c.jti.in_(_NAMES))
@@ -172,20 +176,19 @@ async def revocations_near(db: AsyncConnection, job: Job, last: int, names: Iter
 
 async def revoked(db: AsyncConnection, names: Iterable[Name], at: int) -> Name | None:
     """Find one of these names that is revoked at a time, the first that was; None when none is."""
-    row = (await db.execute(_revoked(names, at).limit(1))).one_or_none()
-    return None if row is None else (row.kind, row.value)
+    wanted = set(names)
+    return next((name for name in await db.run_sync(_revoked, wanted, at) if name in wanted), None)
 
 
 def revoked_among(db: Connection, names: set[Name], at: int) -> set[Name]:
     """Find those of some names that are revoked at a time."""
-    given = {"kinds": sorted({kind for kind, _ in names}), "values": sorted(value for _, value in names), "at": at}
-    return {(row.kind, row.value) for row in db.execute(_REVOKED_AMONG, given)} & names
+    return names.intersection(_revoked(db, names, at))
 
 
-def _revoked(names: Iterable[Name], at: int) -> Select[tuple[str, str]]:
-    wanted = or_(*(and_(revocations.c.kind == kind, revocations.c.value == value) for kind, value in sorted(names)))
-    found = select(revocations.c.kind, revocations.c.value).where(wanted, _lasts(at))
-    return found.order_by(revocations.c.sequence)
+def _revoked(db: Connection, names: set[Name], at: int) -> list[Name]:
+    """Find what is revoked of these kinds and values, in sequence."""
+    given = {"kinds": sorted({kind for kind, _ in names}), "values": sorted({value for _, value in names}), "at": at}
+    return [(row.kind, row.value) for row in db.execute(_REVOKED, given)]
 
 
 async def revoked_keys(db: AsyncConnection) -> set[str]:
@@ -193,30 +196,32 @@ async def revoked_keys(db: AsyncConnection) -> set[str]:
     return set((await db.execute(select(revocations.c.value).where(revocations.c.kind == "key"))).scalars())
 
 
-def _lasts(at: int) -> ColumnElement[bool]:
-    return or_(revocations.c.until.is_(None), revocations.c.until > at)
-
-
 async def revoked_tools(db: AsyncConnection, tools: Sequence[str], at: int) -> list[str]:
     """Find which of some tools, as a grant names them, are revoked at a time by name or with their server."""
-    names = {tool: tool.partition(":")[2] for tool in tools}
-    values = {*names.values(), *(name.partition("/")[0] for name in names.values())}
-    wanted = select(revocations.c.value).where(revocations.c.kind.in_(["server", "tool"]), _lasts(at))
-    found = set((await db.execute(wanted.where(revocations.c.value.in_(sorted(values))))).scalars())
-    return [tool for tool, name in names.items() if not found.isdisjoint((name, name.partition("/")[0]))]
+    names: dict[str, set[Name]] = {}
+    for tool in tools:
+        place = tool.partition(":")[2]
+        names[tool] = {("tool", place), ("server", place.partition("/")[0])}
+    gone = await db.run_sync(revoked_among, set().union(*names.values()), at)
+    return [tool for tool, each in names.items() if not gone.isdisjoint(each)]
 
 
 async def add_job(db: AsyncConnection, values: Mapping[str, Any], envelope: bytes, names: Iterable[Name]) -> None:
     """Add a job, its grant, and by what it can be revoked."""
     await db.execute(insert(jobs).values(**values))
     await db.execute(insert(grants).values(digest=values["grant"], job=values["job"], envelope=envelope))
-    await add_targets(db, values["job"], names)
+    await _add_targets(db, values["job"], set(names))
 
 
 async def add_targets(db: AsyncConnection, name: str, names: Iterable[Name]) -> None:
     """Remember by what a job can be revoked; what is remembered already stays."""
-    if fresh := sorted({each for each in names if each[0] in TARGETS} - await targets_of(db, name)):
-        await db.execute(insert(targets), [{"kind": kind, "value": value, "job": name} for kind, value in fresh])
+    await _add_targets(db, name, set(names) - await targets_of(db, name))
+
+
+async def _add_targets(db: AsyncConnection, name: str, fresh: set[Name]) -> None:
+    rows = [{"kind": kind, "value": value, "job": name} for kind, value in sorted(fresh) if kind in TARGETS]
+    if rows:
+        await db.execute(insert(targets), rows)
 
 
 async def targets_of(db: AsyncConnection, name: str) -> set[Name]:
