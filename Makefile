@@ -59,7 +59,7 @@ types: $(READY) ## check types
 vectors: $(READY) ## check that the generator still makes the vectors in specs/
 	@$(BIN)/python -m tests.vectors --check
 
-bench: $(READY) ## measure verification, decision, gateway and registry
+bench: $(READY) ## measure verification, decision, gateway, registry, tokens, revocation
 	@$(BIN)/python -m tests.bench
 
 fuzz: $(READY) ## fuzz every reader of hostile bytes, FUZZ_SECONDS (60) each

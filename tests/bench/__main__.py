@@ -1,4 +1,4 @@
-"""`python -m tests.bench [--json] [verification|decision|gateway|registry ...]`: measure, and print one table."""
+"""`python -m tests.bench [--json] [verification|decision|gateway|registry|issuance|revocation ...]`: print one table."""
 
 import argparse
 import os
@@ -74,7 +74,7 @@ def _verdict(row: Row) -> str:
 def main() -> int:
     """Measure and print; 1 when a target was missed."""
     parser = argparse.ArgumentParser(
-        prog="python -m tests.bench", description="Measure verification, decision, gateway."
+        prog="python -m tests.bench", description="Measure, each figure beside something that everybody has."
     )
     parser.add_argument("parts", nargs="*", metavar="part", help=f"of {', '.join(PARTS)}; all when none is named")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")
