@@ -1,4 +1,4 @@
-"""`python -m tests.bench [--json] [verification|decision|gateway|registry|issuance|revocation ...]`: print one table."""
+"""`python -m tests.bench [--json] [part ...]`: measure the parts named, all when none is, and print one table."""
 
 import argparse
 import os
