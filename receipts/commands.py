@@ -41,9 +41,9 @@ def fetch(
 ) -> None:
     """Fetch a job's proof bundle. The verdict beside it is the gateway's own: run `tally verify` yourself.
 
-    Examples:
-      tally bundle fetch 7d1f… -o crm.tally --client auditor
-      tally bundle fetch 7d1f… -o sofar.tally --client auditor --underway
+    Example: tally bundle fetch job-… -o crm.tally --client auditor
+
+    Example: tally bundle fetch job-… -o sofar.tally --client auditor --underway
     """
     key, name = keystore.load(client / "client.key", "client"), client.resolve().name
 

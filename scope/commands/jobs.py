@@ -156,9 +156,9 @@ def list_jobs(
 ) -> None:
     """List your own jobs, newest first; with --all everybody's.
 
-    Examples:
-      tally job list --state open --url http://127.0.0.1:8702 --client orchestrator
-      tally job list --all --sealed-before 2026-01-01 --url http://127.0.0.1:8702 --client responder
+    Example: tally job list --state open --url http://127.0.0.1:8702 --client orchestrator
+
+    Example: tally job list --all --sealed-before 2026-01-01 --url http://127.0.0.1:8702 --client responder
     """
     if state not in {None, *get_args(State)}:
         raise Refused("usage", f"{state!r} is no state: open, closing or sealed")
