@@ -102,7 +102,7 @@ async def test_a_gateway_hears_scope_again_soon_after_it_came_back(tmp_path: Pat
         await house.revoke("agent", "agent-1")
         while (said := code(await house.rpc())) is None:
             pass
-        assert said in {"revoked", "lane-closed"}
+        assert said in {"revoked", "lane-closed", "job-closed"}
 
 
 async def test_a_clock_that_steps_back_stops_calls_and_costs_no_lane(tmp_path: Path, serve: Serve) -> None:
