@@ -4,6 +4,8 @@ Gateways and clients hold tokens, lanes and revocations that an older database k
 every number of a revocation that was lost, each with one that ends all that was open.
 """
 
+import asyncio
+
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -30,6 +32,7 @@ class Memory:
     def __init__(self, newest: Newest[Seen]) -> None:
         """Take the file."""
         self._newest = newest
+        self._behind = False
         self.refused: Refused | None = None
 
     def require(self) -> None:
@@ -50,7 +53,17 @@ class Memory:
             self.refused = restored(f"entry {lost.position} of the record is missing or another", lost.hash)
             authority.feed.close()
             raise self.refused
-        self._newest.remember(now)
+        await self._remember(authority, now)
+
+    async def _remember(self, authority: Authority, now: Seen) -> None:
+        """Keep the file up to date; where that fails it lags behind, which is no reason to seal nothing."""
+        try:
+            await asyncio.to_thread(self._newest.remember, now)
+            self._behind = False
+        except OSError as error:
+            if not self._behind:
+                authority.log.warning("not-remembered", why=type(error).__name__)
+            self._behind = True
 
     async def start(self, authority: Authority, accepted: str) -> None:
         """Compare before anything is served. Raises `Refused` database-restored, unless just this was accepted."""

@@ -1,7 +1,9 @@
 """A database that was restored from an older backup is noticed, nothing goes on by itself, and accepting it is safe."""
 
 import asyncio
+import errno
 import shutil
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -139,6 +141,25 @@ async def drain(stream: Any) -> None:
     """Read a feed to its end."""
     while True:
         await anext(stream)
+
+
+async def test_a_file_that_cannot_be_written_lags_behind_and_stops_nothing(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await look(town)
+    before = Newest(town.installation / "scope", Seen).known
+    await town.open()
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "replace", full)
+        await look(town)
+        await look(town)
+    assert Newest(town.installation / "scope", Seen).known == before
+    await look(town)
+    assert Newest(town.installation / "scope", Seen).known != before
 
 
 async def test_a_file_that_cannot_be_read_stops_the_start(town: Town) -> None:
