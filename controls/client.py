@@ -18,7 +18,7 @@ import aiohttp
 import msgspec
 from msgspec import Meta, Struct
 
-from verifier.documents import Opened, addressed, open_manifest, open_policy, open_prices
+from verifier.documents import MANIFEST, POLICY, PRICES, Kind, Opened, addressed, open_manifest
 from verifier.encoding import SafeText, Time, canonical, digest
 from verifier.envelope import Envelope
 from verifier.keys import Pin, Trust
@@ -31,14 +31,13 @@ from verifier.refused import Refused
 from verifier.rules import Label
 
 T = TypeVar("T")
-D = TypeVar("D", Policy, Manifest, Prices)
 Credential = Callable[[], str]
 
 MAX_ANSWER = 1 << 22
 MAX_KEPT = 256
+MAX_KEPT_BYTES = 1 << 24
 MAX_FILES = 4096
 _digest = re.compile(r"sha256:[0-9a-f]{64}").fullmatch
-KIND_OF: dict[Any, str] = {open_policy: "policy", open_manifest: "manifest", open_prices: "prices"}
 SECOND = 1_000_000
 TIMEOUT = aiohttp.ClientTimeout(total=30)
 
@@ -73,7 +72,10 @@ class ServerRecord(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid
 
 
 class PolicyStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """Whether a new job may pin a policy; `ancestor` is the one that was withdrawn, where it is not itself."""
+    """Whether a new job may pin a policy, and by server the digests of the manifests that it would get.
+
+    Only of servers that the policy's own rules name. `ancestor` is the one that was withdrawn, where it is not itself.
+    """
 
     digest: str
     status: Literal["published", "withdrawn"]
@@ -81,6 +83,7 @@ class PolicyStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     withdrawn_by: str | None = None
     reason: str | None = None
     ancestor: str | None = None
+    manifests: dict[str, str] = {}
 
 
 class PolicyEntry(Struct, frozen=True, kw_only=True):
@@ -175,30 +178,37 @@ class ControlsClient:
         self._http = Connection(session, url, credential)
         self._trust = trust
         self._cache = None if cache is None else Cache(cache)
-        self._kept: OrderedDict[str, bytes] = OrderedDict()
+        self._kept: OrderedDict[tuple[str, str], tuple[bytes, Opened[Any]]] = OrderedDict()
 
     async def policy(self, wanted: str, at: int) -> Document[Policy]:
         """Fetch a policy by digest and open it for a time: the grant's. Raises `Refused`, also wrong-digest."""
-        return await self._document(f"/policies/{_part(wanted)}", wanted, open_policy, at)
+        return await self._document(f"/policies/{_part(wanted)}", wanted, POLICY, at)
 
     async def manifest(self, wanted: str, at: int) -> Document[Manifest]:
         """Fetch a manifest by digest and open it for a time: the grant's. Raises `Refused`, also wrong-digest."""
-        return await self._document(f"/manifests/{_part(wanted)}", wanted, open_manifest, at)
+        return await self._document(f"/manifests/{_part(wanted)}", wanted, MANIFEST, at)
 
     async def prices(self, wanted: str, at: int) -> Document[Prices]:
         """Fetch a price table by digest and open it for a time: the grant's. Raises `Refused`, also wrong-digest."""
-        return await self._document(f"/prices/{_part(wanted)}", wanted, open_prices, at)
+        return await self._document(f"/prices/{_part(wanted)}", wanted, PRICES, at)
 
-    async def approved_manifest(self, server: str, at: int) -> Document[Manifest]:
-        """Fetch the manifest that a new job gets. Raises `Refused`: unknown-server, no-manifest, server-not-active."""
+    async def approved_manifest(self, server: str, at: int, told: str | None = None) -> Document[Manifest]:
+        """Fetch the manifest that a new job gets; `told` is its digest where `status` has told it.
+
+        Raises `Refused`: unknown-server, no-manifest, server-not-active.
+        """
+        found = await (self._newest_manifest(server, at) if told is None else self.manifest(told, at))
+        if found.value.server != server:
+            raise Refused("wrong-server", f"asked for the manifest of {server}, got one of {found.value.server}")
+        return found
+
+    async def _newest_manifest(self, server: str, at: int) -> Document[Manifest]:
         raw = await self._http.call("GET", f"/servers/{_part(server)}/manifest")
         opened = open_manifest(self._trust, raw, at)
-        if opened.value.server != server:
-            raise Refused("wrong-server", f"asked for the manifest of {server}, got one of {opened.value.server}")
         return Document(opened.value, opened.digest, raw)
 
     async def status(self, wanted: str) -> PolicyStatus:
-        """Ask whether a new job may pin a policy."""
+        """Ask whether a new job may pin a policy, and which manifests it would get."""
         status = _decode(await self._http.call("GET", f"/policies/{_part(wanted)}/status"), PolicyStatus)
         if status.digest != wanted:
             raise Refused("wrong-digest", "the registry answers for another policy")
@@ -240,42 +250,47 @@ class ControlsClient:
                 yield each
             after = page.next
 
-    async def _document(
-        self, path: str, wanted: str, opens: Callable[[Trust, bytes, int], Opened[D]], at: int
-    ) -> Document[D]:
-        raw, opened = self._cached(wanted, opens, at) or await self._fetched(path, wanted, opens, at)
-        self._kept[wanted] = raw
-        self._kept.move_to_end(wanted)
-        if len(self._kept) > MAX_KEPT:
-            self._kept.popitem(last=False)
+    async def _document(self, path: str, wanted: str, kind: Kind[T], at: int) -> Document[T]:
+        raw, opened = self._remembered(wanted, kind, at) or await self._fetched(path, wanted, kind, at)
         return Document(opened.value, opened.digest, raw)
 
-    def _cached(
-        self, wanted: str, opens: Callable[[Trust, bytes, int], Opened[D]], at: int
-    ) -> tuple[bytes, Opened[D]] | None:
-        """Open what is kept; a file that is not what it says it is, is dropped and fetched again."""
-        if (kept := self._kept.get(wanted)) is not None:
-            return kept, addressed(opens(self._trust, kept, at), wanted)
+    def _remembered(self, wanted: str, kind: Kind[T], at: int) -> tuple[bytes, Opened[T]] | None:
+        """Find what was fetched before. Form and signatures never change; whether it counts is asked each time."""
+        kept = self._kept.get((kind.name, wanted))
+        if kept is not None:
+            kind.check(self._trust, kept[1], at)
+            self._kept.move_to_end((kind.name, wanted))
+            return kept
+        found = self._cached(wanted, kind, at)
+        return None if found is None else self._keep(wanted, kind, *found)
+
+    def _keep(self, wanted: str, kind: Kind[T], raw: bytes, opened: Opened[T]) -> tuple[bytes, Opened[T]]:
+        """Keep a document, and let the oldest go beyond what may be kept."""
+        self._kept[kind.name, wanted] = raw, opened
+        while len(self._kept) > MAX_KEPT or sum(len(each) for each, _ in self._kept.values()) > MAX_KEPT_BYTES:
+            self._kept.popitem(last=False)
+        return raw, opened
+
+    def _cached(self, wanted: str, kind: Kind[T], at: int) -> tuple[bytes, Opened[T]] | None:
+        """Open what a file holds; one that is not what it says it is, is dropped and fetched again."""
         raw = None if self._cache is None else self._cache.read(wanted)
         if raw is None or self._cache is None:
             return None
         try:
-            if digest(Envelope.parse(raw, KIND_OF[opens]).content()) == wanted:
-                return raw, addressed(opens(self._trust, raw, at), wanted)
+            if digest(Envelope.parse(raw, kind.name).content()) == wanted:
+                return raw, addressed(kind.open(self._trust, raw, at), wanted)
         except Refused as refused:
             if refused.code in {"policy-not-valid", "key-revoked", "key-not-valid"}:
                 raise  # the document is whole; it is its time that is over
         self._cache.drop(wanted)
         return None
 
-    async def _fetched(
-        self, path: str, wanted: str, opens: Callable[[Trust, bytes, int], Opened[D]], at: int
-    ) -> tuple[bytes, Opened[D]]:
+    async def _fetched(self, path: str, wanted: str, kind: Kind[T], at: int) -> tuple[bytes, Opened[T]]:
         raw = await self._http.call("GET", path, public=True)
-        opened = addressed(opens(self._trust, raw, at), wanted)
+        opened = addressed(kind.open(self._trust, raw, at), wanted)
         if self._cache is not None:
             self._cache.write(wanted, raw)
-        return raw, opened
+        return self._keep(wanted, kind, raw, opened)
 
 
 class Cache:

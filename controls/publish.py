@@ -7,6 +7,7 @@ Nothing is stored unless all of it holds; what is stored is never changed.
 
 import asyncio
 from contextlib import AbstractAsyncContextManager
+from functools import lru_cache
 
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
@@ -159,6 +160,7 @@ async def chain_of(db: AsyncConnection, policy: Policy) -> Chain:
     return await with_ancestors(policy, fetch)
 
 
+@lru_cache(maxsize=64)
 def read(envelope: bytes) -> Policy:
     """Read a policy that is published: it was checked then."""
     return Policy.parse(Envelope.parse(envelope, "policy").content())

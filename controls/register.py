@@ -6,14 +6,16 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controls import store
 from controls.client import ServerRecord
-from controls.store import StoredManifest, StoredServer
+from controls.store import NewestManifest, StoredManifest, StoredServer
 from controls.tables import audit
+from verifier.conditions import any_glob
 from verifier.documents import open_manifest
 from verifier.encoding import canonical
 from verifier.encoding import digest as digest_of
 from verifier.envelope import Envelope
 from verifier.keys import Trust
 from verifier.manifest import Manifest
+from verifier.policy import Policy
 from verifier.refused import Refused
 
 AT_ONCE = 200
@@ -137,6 +139,18 @@ async def approved(db: AsyncConnection, name: str) -> StoredManifest:
     if newest is None or newest.url != (server.record.url or ""):
         raise Refused("no-manifest", f"no manifest is approved for {name} at its present address")
     return newest
+
+
+async def offered(db: AsyncConnection, policy: Policy) -> dict[str, str]:
+    """Name the manifests that a new job gets, by server, of those that a policy's rules name: what `approved` finds."""
+    globs = sorted({rule.server for rule in policy.allowed_tools})
+    found = await store.newest_manifests(db, None if any("*" in each for each in globs) else globs)
+    return {each.name: each.digest for each in found if any_glob(globs, each.name) and _in_use(each)}
+
+
+def _in_use(each: NewestManifest) -> bool:
+    record = msgspec.json.decode(each.record, type=ServerRecord)
+    return record.status == "active" and each.url == (record.url or "")
 
 
 async def find_manifest(db: AsyncConnection, digest: str) -> StoredManifest:

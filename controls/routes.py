@@ -8,6 +8,7 @@ side by side, and one that raises would leave the connection of another open.
 from litestar import Controller, Response, get, post, put
 from litestar.params import RawBody
 from litestar.types import ControllerRouterHandler
+from msgspec.structs import replace
 
 from controls import listing, pricing, publish, register, store
 from controls.asked import Ask, At, Before, By, Here, Named, OfIssuer, OfKey, OfName, Page, Position, Wider, read
@@ -57,10 +58,12 @@ class Policies(Controller):
 
     @get("/{digest:str}/status", summary="Whether a new job may pin a policy")
     async def status(self, digest: At, caller: By, registry: Here) -> Response[PolicyStatus]:  # noqa: ARG002 - any caller may ask
-        """Tell published from withdrawn."""
+        """Tell published from withdrawn; of a published one also which manifests a new job gets."""
         async with registry.reading() as db:
             found, withdrawn = await publish.standing(db, digest)
-        return Response(_status(found, withdrawn), headers={"Cache-Control": "no-store"})
+            manifests = {} if withdrawn else await register.offered(db, publish.read(found.envelope))
+        status = replace(_status(found, withdrawn), manifests=manifests)
+        return Response(status, headers={"Cache-Control": "no-store"})
 
     @post(
         "/{digest:str}/withdraw",

@@ -64,6 +64,15 @@ class StoredManifest(Struct, frozen=True, kw_only=True):
     approved_by: str
 
 
+class NewestManifest(Struct, frozen=True, kw_only=True):
+    """Which manifest is a server's newest, beside the server's record."""
+
+    name: str
+    record: bytes
+    url: str
+    digest: str
+
+
 async def policy(db: AsyncConnection, digest: str) -> StoredPolicy | None:
     """Find a policy by its digest."""
     return await _one(db, select(policies).where(policies.c.digest == digest), StoredPolicy)
@@ -162,6 +171,14 @@ async def newest_manifest(db: AsyncConnection, server: StoredServer) -> StoredMa
     """Find the newest manifest of a server."""
     found = (manifests.c.server == server.name) & (manifests.c.serial == server.manifest_serial)
     return await _one(db, select(manifests).where(found), StoredManifest)
+
+
+async def newest_manifests(db: AsyncConnection, names: list[str] | None) -> list[NewestManifest]:
+    """List the newest manifests of the servers of some names, or of all, by name."""
+    newest = (manifests.c.server == servers.c.name) & (manifests.c.serial == servers.c.manifest_serial)
+    query = select(servers.c.name, servers.c.record, manifests.c.url, manifests.c.digest).join(manifests, newest)
+    query = query if names is None else query.where(servers.c.name.in_(names))
+    return await _all(db, query.order_by(servers.c.name), NewestManifest)
 
 
 async def add_manifest(db: AsyncConnection, new: StoredManifest) -> None:

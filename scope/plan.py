@@ -6,7 +6,7 @@ a tool that is revoked: an auditor of a later job need not know of it.
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -21,16 +21,14 @@ from service.clients import Caller
 from service.engine import reading
 from verifier.admission import admits, expand, within
 from verifier.chain import terms
-from verifier.conditions import glob_matches
 from verifier.decision import Subject
 from verifier.grant import BINDINGS, LIMITS, Binding, Budget, Scope, server_of
 from verifier.manifest import Manifest
 from verifier.policy import Chain, Policy, check_enforceable
 from verifier.refused import Refused
 
-WITHOUT_MANIFEST = {"unknown-server", "no-manifest", "server-not-active"}
-
 Manifests = dict[str, Document[Manifest]]
+Offered = Mapping[str, str]  # by server, the digests of the manifests that a new job gets
 
 
 class Planned(Struct, frozen=True):
@@ -44,12 +42,12 @@ class Planned(Struct, frozen=True):
 
 
 class Targets(Struct, frozen=True):
-    """Tools and models that a job gets, the manifests that they are of, what it does not get."""
+    """Tools and models that a job gets, what it does not get, the manifests of its servers."""
 
     tools: list[str]
     models: list[str]
-    manifests: Manifests
     unavailable: list[str]
+    manifests: Manifests
 
 
 async def plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Planned:
@@ -60,12 +58,16 @@ async def plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Plan
     """
     now = authority.clock()
     chain = await _chain(authority, wanted.policy, now)
-    if (await authority.registry.status(wanted.policy)).status != "published":
+    standing = await authority.registry.status(wanted.policy)
+    if standing.status != "published":
         raise Refused("policy-withdrawn", "the policy was withdrawn: no new job may pin it", field="policy")
     admits(chain, agent=wanted.agent, job_type=wanted.job_type, environment=wanted.environment)
     parent = await children.parent_of(authority, caller, wanted, chain)
     subject = await _subject(authority, caller, wanted, parent, now)
-    targets = await _targets(authority, wanted, subject, chain, parent)
+    if parent is None:
+        targets = await _of_root(authority, wanted, subject, chain, standing.manifests)
+    else:
+        targets = await _of_child(authority, wanted, subject, chain, parent)
     servers = {server_of(tool) for tool in targets.tools}
     scope = Scope(
         iss=authority.issuer,
@@ -113,24 +115,35 @@ async def _subject(
     return replace(subject, user=user.name, claims=user.claims)
 
 
-async def _targets(
-    authority: Authority, wanted: JobRequest, subject: Subject, chain: Chain, parent: Parent | None
+async def _of_root(
+    authority: Authority, wanted: JobRequest, subject: Subject, chain: Chain, offered: Offered
 ) -> Targets:
     now = authority.clock()
     if wanted.authorization_details is not None:
         tools, models = _asked(wanted.authorization_details)
-        if parent is None:
-            return Targets(tools, models, await _named(authority, tools, now), [])
-        return Targets(tools, models, await children.manifests(authority, parent, tools, now), [])
-    if parent is None:
-        manifests = await _available(authority, chain[0], now)
-        tools, models, unavailable = expand(chain, _values(manifests), subject)
-    else:
-        manifests = await children.manifests(authority, parent, None, now)
-        tools, models, unavailable = children.inherit(parent, chain, _values(manifests), subject)
+        return Targets(tools, models, [], await _manifests(authority, set(map(server_of, tools)), offered, now))
+    manifests = await _manifests(authority, offered, offered, now)
+    return await _unrevoked(authority, Targets(*expand(chain, _values(manifests), subject), manifests), now)
+
+
+async def _of_child(
+    authority: Authority, wanted: JobRequest, subject: Subject, chain: Chain, parent: Parent
+) -> Targets:
+    now = authority.clock()
+    if wanted.authorization_details is not None:
+        tools, models = _asked(wanted.authorization_details)
+        return Targets(tools, models, [], await children.manifests(authority, parent, tools, now))
+    manifests = await children.manifests(authority, parent, None, now)
+    found = children.inherit(parent, chain, _values(manifests), subject)
+    return await _unrevoked(authority, Targets(*found, manifests), now)
+
+
+async def _unrevoked(authority: Authority, found: Targets, now: int) -> Targets:
+    """Leave out the tools that are revoked: nobody asked for them by name."""
     async with reading(authority.engine).connect() as db:
-        revoked = await store.revoked_tools(db, tools, now)
-    return Targets(sorted(set(tools) - set(revoked)), models, manifests, sorted([*unavailable, *revoked]))
+        gone = set(await store.revoked_tools(db, found.tools, now))
+    left = [tool for tool in found.tools if tool not in gone]
+    return replace(found, tools=left, unavailable=sorted([*found.unavailable, *gone]))
 
 
 async def _chain(authority: Authority, wanted: str, now: int) -> Chain:
@@ -151,31 +164,11 @@ def _asked(details: Sequence[Detail]) -> tuple[list[str], list[str]]:
     return sorted(tools), sorted(models)
 
 
-async def _named(authority: Authority, tools: list[str], now: int) -> Manifests:
-    """Fetch the manifests of servers that were asked for by name; one that cannot be had is a refusal."""
-    servers = sorted({server_of(tool) for tool in tools})
-    found = await asyncio.gather(*(authority.registry.approved_manifest(server, now) for server in servers))
-    return dict(zip(servers, found, strict=True))
-
-
-async def _available(authority: Authority, policy: Policy, now: int) -> Manifests:
-    """Fetch the manifests of every server that the policy names and the registry offers."""
-    patterns = {rule.server for rule in policy.allowed_tools}
-    if not patterns:
-        return {}
-    registered = [each.name async for each in authority.registry.servers() if each.manifest_serial]
-    servers = [name for name in registered if any(glob_matches(pattern, name) for pattern in patterns)]
-    found = await asyncio.gather(*(_perhaps(authority, server, now) for server in servers))
-    return {server: manifest for server, manifest in zip(servers, found, strict=True) if manifest is not None}
-
-
-async def _perhaps(authority: Authority, server: str, now: int) -> Document[Manifest] | None:
-    try:
-        return await authority.registry.approved_manifest(server, now)
-    except Refused as refused:
-        if refused.code in WITHOUT_MANIFEST:
-            return None
-        raise
+async def _manifests(authority: Authority, servers: Iterable[str], offered: Offered, now: int) -> Manifests:
+    """Fetch the manifests of some servers; one that cannot be had is a refusal."""
+    names, fetch = sorted(servers), authority.registry.approved_manifest
+    found = await asyncio.gather(*(fetch(name, now, offered.get(name)) for name in names))
+    return dict(zip(names, found, strict=True))
 
 
 def _limits(chain: Chain, asked: Budget) -> Budget:

@@ -3,12 +3,12 @@
 What a service signs is read back by these very functions, at publication as in an audit.
 """
 
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from msgspec import Struct
 
 from verifier.approval import Approval
-from verifier.envelope import Signed
 from verifier.grant import Grant
 from verifier.keys import Trust
 from verifier.manifest import Manifest
@@ -22,7 +22,9 @@ T = TypeVar("T")
 
 
 class Opened(Struct, Generic[T], frozen=True):
-    """A document whose signatures are good and whose signers may sign it: `kids` are all of them, of a grant."""
+    """A document whose signatures are good and whose signers may sign it: `kids` are all of them, but of an approval,
+    a seal, a revocation or a heartbeat.
+    """
 
     value: T
     digest: str
@@ -30,46 +32,66 @@ class Opened(Struct, Generic[T], frozen=True):
     kids: frozenset[str] = frozenset()
 
 
-def open_draft_policy(trust: Trust, raw: bytes, at: int) -> Opened[Policy]:
-    """Open a policy that an author signed: what an author hands to the registry."""
-    return _policy(trust, trust.open(raw, "policy"), at)
+class Kind(Struct, Generic[T], frozen=True):
+    """A kind of document that has no time of its own: its form, and who may have signed it at what time."""
+
+    name: str
+    parse: Callable[[bytes], T]
+    check: Callable[[Trust, Opened[T], int], None]
+
+    def open(self, trust: Trust, raw: bytes, at: int) -> Opened[T]:
+        """Open a document for a time: the grant's. Whoever keeps what was opened asks `check` alone another time."""
+        signed = trust.open(raw, self.name)
+        opened = Opened(self.parse(signed.payload), signed.digest, signed.payload, signed.kids)
+        self.check(trust, opened, at)
+        return opened
 
 
-def open_policy(trust: Trust, raw: bytes, at: int) -> Opened[Policy]:
-    """Open a published policy: it counts with the author's and the registry's signatures. `at` is the grant's time."""
-    signed = trust.open(raw, "policy")
-    opened = _policy(trust, signed, at)
-    if all(key.owner == opened.value.issuer for key in trust.signers(signed.kids, "registry", None, at)):
-        raise Refused("wrong-owner", "author and registry are one owner: nobody else has seen this policy")
-    return opened
-
-
-def _policy(trust: Trust, signed: Signed, at: int) -> Opened[Policy]:
-    policy = Policy.parse(signed.payload)
-    authors = trust.signers(signed.kids, "policy", policy.issuer, at)
+def _check_draft(trust: Trust, opened: Opened[Policy], at: int) -> None:
+    policy = opened.value
+    authors = trust.signers(opened.kids, "policy", policy.issuer, at)
     quorum = trust.listed.author_quorum.get(policy.issuer, 1)
     if len(authors) < quorum:
         raise Refused(
             "below-quorum", f"{len(authors)} keys of {policy.issuer} signed, its policies need {quorum}", field="issuer"
         )
     policy.in_force(at)
-    return Opened(policy, signed.digest, signed.payload)
+
+
+def _check_policy(trust: Trust, opened: Opened[Policy], at: int) -> None:
+    _check_draft(trust, opened, at)
+    if all(key.owner == opened.value.issuer for key in trust.signers(opened.kids, "registry", None, at)):
+        raise Refused("wrong-owner", "author and registry are one owner: nobody else has seen this policy")
+
+
+def _check_registered(trust: Trust, opened: Opened[Manifest] | Opened[Prices], at: int) -> None:
+    trust.signer(opened.kids, "registry", opened.value.issuer, at)
+
+
+DRAFT = Kind("policy", Policy.parse, _check_draft)
+POLICY = Kind("policy", Policy.parse, _check_policy)
+MANIFEST = Kind("manifest", Manifest.parse, _check_registered)
+PRICES = Kind("prices", Prices.parse, _check_registered)
+
+
+def open_draft_policy(trust: Trust, raw: bytes, at: int) -> Opened[Policy]:
+    """Open a policy that an author signed: what an author hands to the registry."""
+    return DRAFT.open(trust, raw, at)
+
+
+def open_policy(trust: Trust, raw: bytes, at: int) -> Opened[Policy]:
+    """Open a published policy: it counts with the author's and the registry's signatures. `at` is the grant's time."""
+    return POLICY.open(trust, raw, at)
 
 
 def open_manifest(trust: Trust, raw: bytes, at: int) -> Opened[Manifest]:
     """Open a tool manifest signed by a registry key of its issuer. `at` is the grant's time."""
-    signed = trust.open(raw, "manifest")
-    manifest = Manifest.parse(signed.payload)
-    trust.signer(signed.kids, "registry", manifest.issuer, at)
-    return Opened(manifest, signed.digest, signed.payload)
+    return MANIFEST.open(trust, raw, at)
 
 
 def open_prices(trust: Trust, raw: bytes, at: int) -> Opened[Prices]:
     """Open a price table signed by a registry key of its issuer. `at` is the grant's time."""
-    signed = trust.open(raw, "prices")
-    prices = Prices.parse(signed.payload)
-    trust.signer(signed.kids, "registry", prices.issuer, at)
-    return Opened(prices, signed.digest, signed.payload)
+    return PRICES.open(trust, raw, at)
 
 
 def open_grant(trust: Trust, raw: bytes) -> Opened[Grant]:
