@@ -51,7 +51,7 @@ class Registry(Struct, frozen=True, kw_only=True):
 
     def reading(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Open one consistent view of the database."""
-        return reading(self.engine).connect()
+        return reading(self.engine)
 
 
 class Published(Struct, frozen=True):

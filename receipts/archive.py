@@ -14,7 +14,7 @@ from controls.client import ControlsClient
 from receipts import store
 from receipts.ledger import Ledger
 from scope.client import ScopeClient
-from service.engine import reading
+from service.engine import reading_elsewhere
 from verifier.documents import Opened, addressed, open_grant, open_manifest, open_policy, open_prices
 from verifier.grant import Grant
 from verifier.keys import Trust
@@ -33,7 +33,7 @@ class Archive:
         self, engine: AsyncEngine, ledger: Ledger, trust: Trust, scope: ScopeClient, controls: ControlsClient
     ) -> None:
         """Take the parts."""
-        self._reader = reading(engine)
+        self._reader = reading_elsewhere(engine)
         self._ledger = ledger
         self._trust = trust
         self._scope = scope

@@ -19,7 +19,7 @@ from receipts.archive import Archive
 from receipts.retention import deleted
 from scope.client import ScopeClient
 from service.chains import with_ancestors
-from service.engine import reading
+from service.engine import reading_elsewhere
 from verifier import bundle
 from verifier.audit import verify
 from verifier.bundle import Documents, Lane
@@ -78,7 +78,7 @@ class Bundles:
     ) -> None:
         """Take the parts; bundles are written in `directory`."""
         self._directory = directory
-        self._reader = reading(engine)
+        self._reader = reading_elsewhere(engine)
         self._archive = archive
         self._scope = scope
         self._trust = trust

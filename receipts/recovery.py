@@ -13,7 +13,7 @@ from receipts import store
 from receipts.ledger import Ledger
 from receipts.log import Log
 from receipts.store import StoredLane
-from service.engine import reading
+from service.engine import reading_elsewhere
 from service.problems import Log as EventLog
 from verifier.leaf import decode
 from verifier.merkle import leaf_hash
@@ -29,7 +29,7 @@ async def recover(
     A lane without a single leaf is none of them: a `close` in the place of its `open` would be a forgery.
     """
     found = list[Log]()
-    async with reading(engine).connect() as reader:
+    async with reading_elsewhere(engine).connect() as reader:
         for lane in await store.unfinished(reader):
             try:
                 log = await _recover(reader, lane, ledger, pair, clock)

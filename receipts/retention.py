@@ -17,7 +17,7 @@ from receipts.lanes import Lanes, discard_keys
 from receipts.ledger import Ledger
 from receipts.store import StoredLane
 from scope.client import JobStatus, ScopeClient
-from service.engine import reading
+from service.engine import reading_elsewhere
 from service.problems import Log as EventLog
 from verifier.leaf import decode
 from verifier.refused import Refused
@@ -48,7 +48,7 @@ class Retention:
         self._directory = directory
         self._issuer = issuer
         self._keep = keep
-        self._reader = reading(engine)
+        self._reader = reading_elsewhere(engine)
         self._ledger = ledger
         self._lanes = lanes
         self._scope = scope

@@ -23,7 +23,7 @@ from receipts.revocations import Revocations
 from receipts.sessions import Sessions
 from receipts.tokens import OF_PROOF, BadToken, Credential, challenge
 from service.clients import Caller, provide_caller
-from service.engine import reading
+from service.engine import reading_elsewhere
 from service.problems import MEDIA_TYPE, problem
 from verifier.refused import Refused
 
@@ -69,7 +69,7 @@ class Receipts(Controller):
         self, call: CallId, visitor: NamedDependency[Visitor], lookup: NamedDependency[Lookup], state: State
     ) -> Receipt:
         """Prove how a call ended, under a signed head, and give the keys of its commitments to whoever may read it."""
-        async with reading(state.engine).connect() as reader:
+        async with reading_elsewhere(state.engine).connect() as reader:
             job = await lookup.job_of(reader, call)
             visitor.require(job)
             return await lookup.receipt(reader, job, call)
@@ -86,7 +86,7 @@ class Receipts(Controller):
     ) -> ReceiptPage:
         """Return a job's receipts, lane after lane, from behind `after`."""
         visitor.require(job)
-        async with reading(state.engine).connect() as reader:
+        async with reading_elsewhere(state.engine).connect() as reader:
             return await lookup.page(reader, job, after, limit)
 
     @delete("/jobs/{job:str}", status_code=200, summary="Delete the receipts of a job that scope has deleted")

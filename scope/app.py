@@ -85,7 +85,7 @@ def create(
     async def working(app: Litestar) -> AsyncGenerator[None, None]:
         async with aiohttp.ClientSession() as session:
             authority = app.state.authority = prepare(session)
-            async with reading(engine).connect() as db:
+            async with reading(engine) as db:
                 authority.clock.learn(await store.latest_time(db))
             await memory.start(authority, settings.accept_restored)
             running = [keep_time(authority, memory, settings.tick_milliseconds / 1000), authority.feed.run()]
@@ -121,7 +121,7 @@ async def keep_time(authority: Authority, memory: Memory, seconds: float) -> Non
     while True:
         await asyncio.sleep(seconds)
         try:
-            async with reading(authority.engine).connect() as db:
+            async with reading(authority.engine) as db:
                 authority.clock.learn(await acts.time(db))  # another process may have written it
             await memory.look(authority)
             await seals.advance(authority, authority.clock())

@@ -56,7 +56,7 @@ async def parent_of(authority: Authority, caller: Caller, wanted: JobRequest, ch
     if wanted.user_token is not None:
         raise Refused("bad-value", "a child job has its parent's user", field="user_token")
     shown = tokens.read(authority.token_keys(), wanted.parent_token)
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         if shown is None or shown.token.client_id != caller.client or not await mint.lives(db, authority, shown):
             hint = "Get a token of the parent job, and try again."
             raise Refused(

@@ -63,7 +63,7 @@ async def jwks(authority: Here) -> Response[dict[str, list[dict[str, str]]]]:
     knows of no end.
     """
     oldest = authority.clock() - LONGEST_LIFE
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         revoked = await store.revoked_keys(db)
     public = {"kty": "OKP", "crv": "Ed25519", "alg": "EdDSA", "use": "sig"}
     keys = [key for key in authority.token_keys() if key.kid not in revoked and key.not_after > oldest]

@@ -60,7 +60,7 @@ class Feed:
 
     def __init__(self, engine: AsyncEngine, issuer: str, key: KeyPair, clock: Callable[[], int], log: Log) -> None:
         """Start without followers; `key` signs heartbeats."""
-        self._engine = reading(engine)
+        self._engine = engine
         self._postgresql = engine.dialect.name == "postgresql"
         self._issuer = issuer
         self._key = key
@@ -108,7 +108,7 @@ class Feed:
         The clock is read before the database.
         """
         now = self._clock()
-        async with self._engine.connect() as db:
+        async with reading(self._engine) as db:
             last = await store.sequence(db)
             found = await store.revocations_after(db, after, last, limit)
         heartbeat = canonical(Heartbeat(iss=self._issuer, sequence=last, time=now))
@@ -169,7 +169,7 @@ class Feed:
         while not self._leaving:
             self._over.clear()
             try:
-                async with self._engine.connect() as db:
+                async with reading(self._engine) as db:
                     await self._listen_on(db)
             except Exception as error:  # noqa: BLE001 - without it the feed is a second later, and no worse
                 self._log.warning("not listening", why=type(error).__name__)

@@ -75,13 +75,13 @@ async def close_job(authority: Authority, caller: Caller, name: str) -> JobStatu
 
 async def status(authority: Authority, caller: Caller, name: str) -> JobStatus:
     """Tell where a job stands. Raises `Refused` unknown-job."""
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         return await _status(db, await find(db, caller, name))
 
 
 async def page(authority: Authority, chosen: Chosen, before: int | None, limit: int) -> JobPage:
     """List jobs, newest first."""
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         found = await store.jobs_chosen(db, chosen, before, limit + 1)
         shown = [await _status(db, job) for job in found[:limit]]
     return JobPage(jobs=shown, next=found[limit - 1].position if len(found) > limit else None)
@@ -89,7 +89,7 @@ async def page(authority: Authority, chosen: Chosen, before: int | None, limit: 
 
 async def seal(authority: Authority, caller: Caller, name: str) -> tuple[str, bytes]:
     """Find a job's seal: digest and envelope. Raises `Refused`: unknown-job, not-sealed."""
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         job = await find(db, caller, name)
         found = await store.seal(db, name)
     if found is None:

@@ -112,7 +112,7 @@ async def _revoke_strangers(authority: Authority, caller: Caller, heads: Sequenc
 
     Each in a transaction of its own: it is seen as soon as it has its time, and waits for no lock of a lane.
     """
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         strangers = await _strangers(db, await _own_lanes(db, caller, heads), heads, authority.clock())
     for lane, jti in strangers[:MOST_STRANGERS]:
         async with revoke.revoking(authority) as db:

@@ -184,7 +184,7 @@ async def introspect(authority: Authority, caller: Caller, raw: str) -> dict[str
     """Say whether a token is live and what it says (RFC 7662); who is no reader learns of its own tokens alone."""
     shown = read(authority.token_keys(), raw)
     foreign = shown is not None and shown.token.client_id != caller.client and caller.roles.isdisjoint(READERS)
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         if shown is None or foreign or not await lives(db, authority, shown):
             return {"active": False}
     return {"active": True, "token_type": _type(shown.token), **msgspec.to_builtins(shown.token)}

@@ -140,7 +140,7 @@ async def _of_child(
 
 async def _unrevoked(authority: Authority, found: Targets, now: int) -> Targets:
     """Leave out the tools that are revoked: nobody asked for them by name."""
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         gone = set(await store.revoked_tools(db, found.tools, now))
     left = [tool for tool in found.tools if tool not in gone]
     return replace(found, tools=left, unavailable=sorted([*found.unavailable, *gone]))

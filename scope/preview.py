@@ -23,7 +23,7 @@ async def preview(authority: Authority, wanted: RevocationRequest) -> Preview:
     now, name = authority.clock(), (wanted.kind, wanted.value)
     ends = revoke.ends(authority, wanted)
     revoke.written(authority, wanted, actor=authority.issuer, sequence=1, at=now)
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         await revoke.require_job(db, wanted)
         chosen, complete = await _chosen(db, authority, wanted)
         jobs, names = await store.count_jobs(db, chosen, MOST_NAMES)

@@ -47,7 +47,7 @@ class Memory:
     async def look(self, authority: Authority) -> None:
         """Compare the database with what is known, and remember what is new. Raises `Refused` database-restored."""
         self.require()
-        async with reading(authority.engine).connect() as db:
+        async with reading(authority.engine) as db:
             now, lost = await _seen(db), await self._lost(db)
         if lost is not None:
             self.refused = restored(f"entry {lost.position} of the record is missing or another", lost.hash)
@@ -67,11 +67,11 @@ class Memory:
 
     async def start(self, authority: Authority, accepted: str) -> None:
         """Compare before anything is served. Raises `Refused` database-restored, unless just this was accepted."""
-        async with reading(authority.engine).connect() as db:
+        async with reading(authority.engine) as db:
             lost = await self._lost(db)
         if lost is not None and accepted == lost.hash:
             await _accept(authority, lost)
-            async with reading(authority.engine).connect() as db:
+            async with reading(authority.engine) as db:
                 self._newest.remember(await _seen(db))
         await self.look(authority)
 

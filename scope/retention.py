@@ -23,7 +23,7 @@ async def due(authority: Authority, now: int) -> list[str]:
     """Name some jobs that have been sealed for as long as the settings keep them; none where they are kept for ever."""
     if authority.retention is None:
         return []
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         return await store.jobs_to_delete(db, now - authority.retention, A_TURN)
 
 

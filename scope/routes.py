@@ -192,7 +192,7 @@ async def incidents(
 ) -> Response[IncidentPage]:
     """List forks, rollbacks and tokens that nobody issued, the oldest first."""
     caller.require("auditor", "responder")
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         found = [Incident(**each) for each in await store.incidents_after(db, after, limit + 1)]
     more = found[limit - 1].position if len(found) > limit else None
     return Response(IncidentPage(incidents=found[:limit], next=more), headers=PRIVATE)
@@ -209,14 +209,14 @@ async def waiting(caller: By, authority: Here) -> Response[Unsealed]:
 async def audit(caller: By, authority: Here, after: After = 0, limit: Limit = 50) -> Response[AuditPage]:
     """Give the append-only record, the oldest first."""
     caller.require("auditor")
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         return Response(await acts.page(db, after, limit), headers=PRIVATE)
 
 
 @get("/grants/{digest:str}", tags=["documents"], summary="A grant, byte for byte")
 async def grant(digest: At, request: Ask, authority: Here) -> Response[bytes]:
     """Serve the exact bytes of a grant to whoever knows its digest."""
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         raw = await store.grant(db, digest)
     if raw is None:
         raise Refused("unknown-grant", "no grant has this digest")

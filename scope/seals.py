@@ -33,14 +33,14 @@ async def advance(authority: Authority, now: int) -> None:
     Each job is a transaction of its own; what cannot be done for one is logged and keeps no other waiting, but for a
     full disk, which the next turn finds again.
     """
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         expired = await store.expired_jobs(db, now)
         due = await store.jobs_with_due_marks(db, now)
     await _each(authority, expired, _expire)
     await _each(authority, due, _mark)
     done = list[str]()
     for _ in range(MAX_DEPTH + 1):  # a parent after its children
-        async with reading(authority.engine).connect() as db:
+        async with reading(authority.engine) as db:
             ready = await store.jobs_to_seal(db, now - PATIENCE)
         await _each(authority, [name for name in ready if name not in done], seal)
         done += ready
@@ -90,7 +90,7 @@ async def seal(authority: Authority, name: str) -> None:
 
 async def revocations(authority: Authority, caller: Caller, name: str) -> list[bytes]:
     """Give the revocations that touch a job: once it is sealed those that the seal names. Raises `Refused`."""
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         job = await jobs.find(db, caller, name)
         sealed = await store.seal(db, name)
         if sealed is not None:

@@ -72,6 +72,8 @@ _REVOKED = (
 _GRANTS_NAMED = select(grants.c.digest, grants.c.envelope).where(grants.c.digest.in_(_NAMES))
 _JOBS_OF_TOKENS = select(tokens.c.jti, tokens.c.job).where(tokens.c.jti.in_(_NAMES))
 _ADD_TOKENS = insert(tokens)
+_LOCK_SEQUENCE = select(counters.c.value).where(counters.c.name == SEQUENCE).with_for_update()
+_ADD_JOB, _ADD_GRANT, _ADD_TARGETS = insert(jobs), insert(grants), insert(targets)
 
 UsedToken = tuple[str, str, int, int, str | None]  # jti, grant, iat, exp, kid
 
@@ -124,8 +126,7 @@ async def sequence(db: AsyncConnection) -> int:
 
 async def lock_sequence(db: AsyncConnection) -> int:
     """Read it and keep everybody else from revoking, opening or sealing until this transaction ends."""
-    row = select(counters.c.value).where(counters.c.name == SEQUENCE).with_for_update()
-    found: int = (await db.execute(row)).scalar_one()
+    found: int = (await db.execute(_LOCK_SEQUENCE)).scalar_one()
     return found
 
 
@@ -208,8 +209,8 @@ async def revoked_tools(db: AsyncConnection, tools: Sequence[str], at: int) -> l
 
 async def add_job(db: AsyncConnection, values: Mapping[str, Any], envelope: bytes, names: Iterable[Name]) -> None:
     """Add a job, its grant, and by what it can be revoked."""
-    await db.execute(insert(jobs).values(**values))
-    await db.execute(insert(grants).values(digest=values["grant"], job=values["job"], envelope=envelope))
+    await db.execute(_ADD_JOB, values)
+    await db.execute(_ADD_GRANT, {"digest": values["grant"], "job": values["job"], "envelope": envelope})
     await _add_targets(db, values["job"], set(names))
 
 
@@ -221,7 +222,7 @@ async def add_targets(db: AsyncConnection, name: str, names: Iterable[Name]) -> 
 async def _add_targets(db: AsyncConnection, name: str, fresh: set[Name]) -> None:
     rows = [{"kind": kind, "value": value, "job": name} for kind, value in sorted(fresh) if kind in TARGETS]
     if rows:
-        await db.execute(insert(targets), rows)
+        await db.execute(_ADD_TARGETS, rows)
 
 
 async def targets_of(db: AsyncConnection, name: str) -> set[Name]:

@@ -12,7 +12,7 @@ MOST = 100
 async def unsealed(authority: Authority) -> Unsealed:
     """Tell what is not sealed now."""
     now = authority.clock()
-    async with reading(authority.engine).connect() as db:
+    async with reading(authority.engine) as db:
         counts = await store.count_unsealed(db)
         late = await store.closing_since(db, now - LATE, MOST)
         writing = await store.writing(db, MOST)

@@ -44,7 +44,8 @@ class Writer(Struct, frozen=True):
 def open_engine(url: str) -> AsyncEngine:
     """Open a database by SQLAlchemy's URL (`Settings.engine_url`); errors name no values."""
     if url.startswith("sqlite"):
-        writer = Writer(asyncio.Lock(), create_engine(url.replace("+aiosqlite", ""), hide_parameters=True))
+        direct = create_engine(url.replace("+aiosqlite", ""), hide_parameters=True, max_overflow=-1)
+        writer = Writer(asyncio.Lock(), direct)  # nobody waits for a connection: it would be the event loop
         engine = create_async_engine(url, hide_parameters=True, execution_options={WRITER: writer})
         for each in (engine.sync_engine, writer.engine):
             event.listen(each, "connect", _set_pragmas)
@@ -136,10 +137,25 @@ def _writer(engine: AsyncEngine) -> Writer | None:
     return found
 
 
-def reading(engine: AsyncEngine) -> AsyncEngine:
-    """Give the same engine for transactions that only read, each one consistent view of the database.
+@asynccontextmanager
+async def reading(engine: AsyncEngine) -> AsyncGenerator[AsyncConnection, None]:
+    """Open one consistent view of the database for a few short statements; on SQLite they queue behind no writer.
 
-    On SQLite they do not queue behind the writer; PostgreSQL would show each statement another view unless told.
+    There they stay in the event loop's own thread: most take less time than the way to another and back.
+    """
+    writer = _writer(engine)
+    if writer is None:
+        async with reading_elsewhere(engine).connect() as db:
+            yield db
+        return
+    with writer.engine.connect().execution_options(**{READS: True}) as connection:
+        yield cast("AsyncConnection", Direct(connection))
+
+
+def reading_elsewhere(engine: AsyncEngine) -> AsyncEngine:
+    """Give the same engine for long transactions that only read, each one consistent view; they leave the event loop.
+
+    PostgreSQL would show each statement another view unless told.
     """
     view = {"isolation_level": "REPEATABLE READ"} if engine.dialect.name == "postgresql" else {}
     return engine.execution_options(**{READS: True}, **view)
@@ -147,8 +163,8 @@ def reading(engine: AsyncEngine) -> AsyncEngine:
 
 async def ping(engine: AsyncEngine) -> None:
     """Raise when the database does not answer."""
-    async with reading(engine).connect() as connection:
-        await connection.execute(text("SELECT 1"))
+    async with reading(engine) as db:
+        await db.execute(text("SELECT 1"))
 
 
 def is_full(error: BaseException) -> bool:

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 from msgspec import Struct
-from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, String, Table, insert, select, update
+from sqlalchemy import BigInteger, Column, LargeBinary, MetaData, String, Table, bindparam, insert, select, update
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from service.audit import Entry, Line
@@ -53,6 +53,11 @@ class Record:
             Column("time", BigInteger, nullable=False),
             Column("hash", String(71), nullable=False),
         )
+        # Asked at every act, written once: to put a statement together takes longer than to execute it.
+        self._claimed = select(self._head).with_for_update()
+        self._added = insert(self._entries)
+        moved: dict[str, Any] = {name: bindparam(f"new_{name}") for name in ("position", "time", "hash")}
+        self._moved = update(self._head).values(moved)
 
     async def time(self, db: AsyncConnection) -> int:
         """Read the time of the newest entry; 0 before the first."""
@@ -72,7 +77,7 @@ class Record:
 
     async def claim(self, db: AsyncConnection) -> None:
         """Keep other writers of the record waiting until this transaction has ended."""
-        await db.execute(select(self._head).with_for_update())
+        await db.execute(self._claimed)
 
     async def append(
         self,
@@ -96,15 +101,15 @@ class Record:
         waiting = list(acts)
         if not waiting:
             return
-        head = (await db.execute(select(self._head).with_for_update())).mappings().one()
-        require_onward(at, head["time"])
-        time, previous, rows = max(at, head["time"]), head["hash"], []
-        for position, each in enumerate(waiting, start=head["position"] + 1):
+        head = (await db.execute(self._claimed)).one()
+        require_onward(at, head.time)
+        time, previous, rows = max(at, head.time), head.hash, []
+        for position, each in enumerate(waiting, start=head.position + 1):
             entry = _entry(each, position, time, previous)
             previous = entry.hash()
             rows.append({"position": position, "entry": canonical(entry), "hash": previous})
-        await db.execute(insert(self._entries), rows)
-        await db.execute(update(self._head).values(position=rows[-1]["position"], time=time, hash=previous))
+        await db.execute(self._added, rows)
+        await db.execute(self._moved, {"new_position": position, "new_time": time, "new_hash": previous})
 
     async def page(self, db: AsyncConnection, after: int, limit: int) -> AuditPage:
         """List entries behind a position, the oldest first."""

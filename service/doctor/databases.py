@@ -60,7 +60,7 @@ def _read(settings: Settings) -> str | None:
 async def _of_postgresql(settings: Settings) -> str | None:
     engine = open_engine(settings.engine_url)
     try:
-        async with reading(engine).connect() as db:
+        async with reading(engine) as db:
             if (await db.execute(text("SELECT to_regclass(:name)"), {"name": f"{settings.name}_version"})).scalar():
                 return (await db.execute(text(_query(settings)))).scalar()
             return None

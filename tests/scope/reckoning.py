@@ -96,7 +96,7 @@ class Reckoning:
     async def of(cls, load: Load) -> "Reckoning":
         """Read the tables, and the record as an auditor does."""
         engine = open_engine(load.town.database_url)
-        async with reading(engine).connect() as db:
+        async with reading(engine) as db:
             tables = ("jobs", "tokens", "lanes", "revocations", "seals", "incidents", "counters")
             rows = {name: list((await db.execute(text(f"SELECT * FROM {name}"))).all()) for name in tables}
             acts = {act: sorted((await db.execute(text(query))).scalars()) for act, query in ACTS.items()}

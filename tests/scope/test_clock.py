@@ -29,7 +29,7 @@ SECOND = 1_000_000
 async def rows(town: Town) -> dict[str, int]:
     """Count what is kept."""
     names = ("acts", "grants", "jobs", "lanes", "marks", "revocations", "seals", "tokens")
-    async with reading(town.authority.engine).connect() as db:
+    async with reading(town.authority.engine) as db:
         return {name: (await db.execute(text(f"SELECT count(*) FROM {name}"))).scalar_one() for name in names}
 
 
@@ -180,6 +180,6 @@ async def test_a_jump_ahead_ends_no_job_unless_it_lasts(town: Town) -> None:
 
 async def states(town: Town, job: str) -> str:
     """Read a job's state where it is kept."""
-    async with reading(town.authority.engine).connect() as db:
+    async with reading(town.authority.engine) as db:
         found: str = (await db.execute(text("SELECT state FROM jobs WHERE job = :job"), {"job": job})).scalar_one()
     return found

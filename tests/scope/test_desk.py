@@ -18,7 +18,7 @@ def order(job: str) -> Order:
 
 
 async def count(town: Town) -> int:
-    async with reading(town.authority.engine).connect() as db:
+    async with reading(town.authority.engine) as db:
         found: int = (await db.execute(select(func.count()).select_from(tokens))).scalar_one()
         return found
 

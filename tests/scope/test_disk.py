@@ -59,7 +59,7 @@ async def until_full(act: Callable[[], Awaitable[object]]) -> int:
 
 async def rows(town: Town, *tables: str) -> list[int]:
     """Count the rows of some tables."""
-    async with reading(town.authority.engine).connect() as db:
+    async with reading(town.authority.engine) as db:
         return [(await db.execute(text(f"SELECT count(*) FROM {table}"))).scalar_one() for table in tables]
 
 

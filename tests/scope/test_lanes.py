@@ -26,7 +26,7 @@ async def report(lane: GatewayLane, **changes: Any) -> str:
 
 async def recorded(town: Town) -> list[tuple[str, str, str]]:
     """List the incidents: lane, code, value."""
-    async with reading(town.authority.engine).connect() as db:
+    async with reading(town.authority.engine) as db:
         return [(row.lane, row.code, row.value) for row in await db.execute(select(incidents))]
 
 

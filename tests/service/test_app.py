@@ -34,7 +34,7 @@ async def write_note(name: FromPath[str], state: State) -> dict[str, str]:
 
 @get("/notes")
 async def count_notes(state: State) -> int:
-    async with reading(state.engine).connect() as db:
+    async with reading(state.engine) as db:
         found: int = (await db.execute(text("SELECT count(*) FROM note"))).scalar_one()
     return found
 
@@ -95,7 +95,7 @@ async def ask(method: str, url: str, **options: Any) -> tuple[int, Any, aiohttp.
 
 async def test_a_request_that_is_answered_was_committed(base: str, engine: AsyncEngine) -> None:
     assert (await ask("PUT", f"{base}/notes/good"))[:2] == (200, {"name": "good"})
-    async with reading(engine).connect() as db:
+    async with reading(engine) as db:
         assert (await db.execute(text("SELECT name FROM note"))).scalars().all() == ["good"]
     assert (await ask("GET", f"{base}/notes"))[1] == 1
 

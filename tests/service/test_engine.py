@@ -20,7 +20,7 @@ async def prepare(engine: AsyncEngine) -> None:
 
 
 async def value(engine: AsyncEngine) -> int:
-    async with reading(engine).connect() as db:
+    async with reading(engine) as db:
         found: int = (await db.execute(text("SELECT value FROM counter"))).scalar_one()
         return found
 
@@ -130,7 +130,7 @@ async def test_a_reader_does_not_wait_for_the_writer(engine: AsyncEngine) -> Non
 
 async def test_a_reader_sees_one_moment_however_often_it_asks(engine: AsyncEngine) -> None:
     await prepare(engine)
-    async with reading(engine).connect() as reader:
+    async with reading(engine) as reader:
         before = (await reader.execute(text("SELECT value FROM counter"))).scalar_one()
         async with writing(engine) as db:
             await db.execute(text("UPDATE counter SET value = 9"))
