@@ -104,6 +104,30 @@ async def test_a_fetched_document_is_asked_for_once(world: World, serve: Serve) 
     assert len(asked) == 1
 
 
+async def test_what_was_fetched_as_one_kind_is_not_given_as_another(world: World) -> None:
+    digest = (await publisher(world, "author").publish(world.policy())).digest
+    client = reader(world)
+    await client.policy(digest, world.clock())
+    assert await code_of(lambda: client.manifest(digest, world.clock())) == "unknown-manifest"
+
+
+async def test_what_is_kept_has_a_bound(world: World, serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    published = [await publisher(world, "author").publish(world.policy(serial=serial)) for serial in (1, 2, 3)]
+    raws, asked = {each.digest: each.raw for each in published}, list[str]()
+
+    @get("/policies/{digest:str}")
+    async def counting(digest: str) -> Response[bytes]:
+        asked.append(digest)
+        return Response(raws[digest], media_type="application/json")
+
+    monkeypatch.setattr("controls.client.MAX_KEPT_BYTES", 2 * len(published[0].raw))
+    client = reader(world, await serve(Litestar([counting], openapi_config=None, logging_config=None)))
+    first, second, third = raws
+    for digest in (first, second, third, third, second, first):
+        await client.policy(digest, world.clock())
+    assert asked == [first, second, third, first]
+
+
 async def test_a_registry_that_answers_with_something_else_is_not_believed(world: World, serve: Serve) -> None:
     asked, other = world.policy(), world.policy(policy_name="other")
     uncountersigned = await mirror(serve, f"/policies/{address(asked)}", asked)
@@ -125,6 +149,9 @@ async def test_a_registry_that_answers_with_something_else_is_not_believed(world
 async def test_another_servers_manifest_is_not_believed(world: World, serve: Serve) -> None:
     url = await mirror(serve, "/servers/tickets-mcp/manifest", world.manifest())
     assert await code_of(lambda: reader(world, url).approved_manifest("tickets-mcp", START)) == "wrong-server"
+    digest = address(world.manifest())
+    told = reader(world, await mirror(serve, f"/manifests/{digest}", world.manifest()))
+    assert await code_of(lambda: told.approved_manifest("tickets-mcp", START, digest)) == "wrong-server"
 
 
 async def test_a_stale_mirror_shows(world: World, serve: Serve) -> None:

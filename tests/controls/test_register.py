@@ -161,3 +161,33 @@ async def test_a_server_that_moved_needs_a_new_manifest(world: World) -> None:
     assert (await world.ask("GET", "/servers/crm-mcp/manifest", "scope")).body == moved
     await world.register()
     assert (await world.ask("GET", "/servers/crm-mcp/manifest", "scope")).code == "no-manifest"
+
+
+async def test_a_policys_status_names_the_manifests_that_a_new_job_gets(world: World) -> None:
+    async def offered(digest: str) -> dict[str, str]:
+        found: dict[str, str] = (await world.ask("GET", f"/policies/{digest}/status", "scope")).json.get(
+            "manifests", {}
+        )
+        return found
+
+    rule = {"kind": "mcp", "server": "crm-*", "tools": ["*"]}
+    some, one = world.policy(allowed_tools=[rule]), world.policy(policy_name="one", tests=[])
+    for raw in (some, one):
+        assert (await world.publish(raw)).status == 201
+    for name in ("crm-mcp", "crm-new", "crm-none", "tickets-mcp"):
+        await world.register(name)
+    manifests = {name: world.manifest(server=name) for name in ("crm-mcp", "crm-new", "tickets-mcp")}
+    for name, raw in manifests.items():
+        await world.approve(raw, name)
+    both = {name: address(manifests[name]) for name in ("crm-mcp", "crm-new")}
+    assert await offered(address(some)) == both
+    assert await offered(address(one)) == {"crm-mcp": both["crm-mcp"]}
+    newer = world.manifest(serial=2)
+    await world.approve(newer)
+    await world.register("crm-new", status="suspended")
+    assert await offered(address(some)) == {"crm-mcp": address(newer)}
+    await world.register("crm-mcp", url=CRM + "2")
+    await world.register("crm-new")
+    assert await offered(address(some)) == {"crm-new": both["crm-new"]}
+    await world.ask("POST", f"/policies/{address(some)}/withdraw", "author", json={"reason": "too wide"})
+    assert await offered(address(some)) == {}
