@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from litestar import Litestar, Response, get
+from litestar.params import FromPath
 
 from controls.client import ControlsClient, Publisher, ServerRecord, fetch_trust
 from service.initialise import Plan, initialise
@@ -116,7 +117,7 @@ async def test_what_is_kept_has_a_bound(world: World, serve: Serve, monkeypatch:
     raws, asked = {each.digest: each.raw for each in published}, list[str]()
 
     @get("/policies/{digest:str}")
-    async def counting(digest: str) -> Response[bytes]:
+    async def counting(digest: FromPath[str]) -> Response[bytes]:
         asked.append(digest)
         return Response(raws[digest], media_type="application/json")
 
