@@ -18,7 +18,7 @@ from scope.plan import Planned, plan
 from scope.store import Chosen, Job
 from scope.tables import acts
 from service.clients import Caller
-from service.engine import reading, writing
+from service.engine import reading, reading_elsewhere, writing
 from verifier.chain import terms
 from verifier.encoding import canonical, digest
 from verifier.envelope import seal_up
@@ -81,7 +81,7 @@ async def status(authority: Authority, caller: Caller, name: str) -> JobStatus:
 
 async def page(authority: Authority, chosen: Chosen, before: int | None, limit: int) -> JobPage:
     """List jobs, newest first."""
-    async with reading(authority.engine) as db:
+    async with reading_elsewhere(authority.engine).connect() as db:
         found = await store.jobs_chosen(db, chosen, before, limit + 1)
         shown = [await _status(db, job) for job in found[:limit]]
     return JobPage(jobs=shown, next=found[limit - 1].position if len(found) > limit else None)

@@ -7,7 +7,7 @@ from scope import revoke, store
 from scope.authority import SECOND, Authority
 from scope.client import Preview, RevocationRequest
 from scope.store import JobNames
-from service.engine import reading
+from service.engine import reading_elsewhere
 from verifier.conditions import any_glob, glob_matches
 from verifier.grant import Scope
 from verifier.revocation import OF_CALL
@@ -23,7 +23,7 @@ async def preview(authority: Authority, wanted: RevocationRequest) -> Preview:
     now, name = authority.clock(), (wanted.kind, wanted.value)
     ends = revoke.ends(authority, wanted)
     revoke.written(authority, wanted, actor=authority.issuer, sequence=1, at=now)
-    async with reading(authority.engine) as db:
+    async with reading_elsewhere(authority.engine).connect() as db:
         await revoke.require_job(db, wanted)
         chosen, complete = await _chosen(db, authority, wanted)
         jobs, names = await store.count_jobs(db, chosen, MOST_NAMES)

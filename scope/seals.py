@@ -16,7 +16,7 @@ from scope.narrow import Held
 from scope.store import Job, Lane, UsedToken
 from scope.tables import acts
 from service.clients import Caller
-from service.engine import is_full, reading, writing
+from service.engine import is_full, reading, reading_elsewhere, writing
 from verifier.encoding import canonical, digest
 from verifier.envelope import Envelope, seal_up
 from verifier.grant import MAX_DEPTH, Budget
@@ -90,7 +90,7 @@ async def seal(authority: Authority, name: str) -> None:
 
 async def revocations(authority: Authority, caller: Caller, name: str) -> list[bytes]:
     """Give the revocations that touch a job: once it is sealed those that the seal names. Raises `Refused`."""
-    async with reading(authority.engine) as db:
+    async with reading_elsewhere(authority.engine).connect() as db:
         job = await jobs.find(db, caller, name)
         sealed = await store.seal(db, name)
         if sealed is not None:

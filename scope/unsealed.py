@@ -3,7 +3,7 @@
 from scope import store
 from scope.authority import SECOND, Authority
 from scope.client import LateJob, Unsealed, Writing
-from service.engine import reading
+from service.engine import reading_elsewhere
 
 LATE = 60 * SECOND  # a job closes within seconds: five for its gateways, then a turn for it and each level above
 MOST = 100
@@ -12,7 +12,7 @@ MOST = 100
 async def unsealed(authority: Authority) -> Unsealed:
     """Tell what is not sealed now."""
     now = authority.clock()
-    async with reading(authority.engine) as db:
+    async with reading_elsewhere(authority.engine).connect() as db:
         counts = await store.count_unsealed(db)
         late = await store.closing_since(db, now - LATE, MOST)
         writing = await store.writing(db, MOST)

@@ -3,10 +3,11 @@
 import asyncio
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from http import HTTPStatus
 from http.client import HTTPConnection
 from pathlib import Path
@@ -21,7 +22,7 @@ from msgspec import Struct
 from examples.stage import PROVIDER, ROOT, SERVICES, Stage, free_ports
 from receipts.client import ReceiptsClient
 from scope.client import JobRequest, RevocationRequest, ScopeClient
-from service import keystore
+from service import keystore, migrate
 from service.clients import client_token
 from tests.bench.upstream import ARGUMENTS, TOOL
 from verifier.grant import Token
@@ -170,6 +171,22 @@ class Installation(Stage):
         environment = {"TALLY_SCOPE_LISTEN": f"127.0.0.1:{self.ports[name]}", "TALLY_SCOPE_DATABASE": database}
         self._spawn(name, ["verifier", "run", "scope", "--dir", str(self.installation)], environment)
         self._wait(name)
+
+    def start_gateway(self, name: str) -> str:
+        """Start another gateway, with a ledger of its own; `wait_for` it. Return its name."""
+        self.ports[name] = free_ports(1)[0]
+        home = self.directory / name
+        kept = shutil.ignore_patterns("*.db*", "*.lock", "newest.json")
+        shutil.copytree(self.installation / "receipts", home / "receipts", ignore=kept)
+        migrate.upgrade("receipts", f"sqlite+aiosqlite:///{home}/receipts/receipts.db")
+        environment = {"TALLY_RECEIPTS_LISTEN": f"127.0.0.1:{self.ports[name]}"}
+        self._spawn(name, ["verifier", "run", "receipts", "--dir", str(home)], environment)
+        return name
+
+    def wait_for(self, names: Iterable[str]) -> None:
+        """Wait until processes that were started answer."""
+        for each in names:
+            self._wait(each)
 
     def finish(self, job: str, bundle: Path) -> None:
         """Close a job, wait for its seal, and fetch its bundle as an auditor does."""
