@@ -28,7 +28,7 @@ from receipts.memory import Seen, remember, require_newest
 from receipts.recovery import recover
 from receipts.report import Reporter
 from receipts.retention import Retention
-from receipts.revocations import Revocations
+from receipts.revocations import Known, Revocations
 from receipts.routes import ROUTES, provide_visitor
 from receipts.sessions import Sessions
 from receipts.settings import ReceiptsSettings
@@ -129,8 +129,8 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
     await require_newest(newest, state.engine, ledger, settings.accept_restored)
     await ledger.keep(trust.digest, "keys", identity.key_list)
     archive = Archive(state.engine, ledger, trust, scope, controls)
-    state.revocations = revocations = Revocations(scope, trust, settings.scope_url, clock)
-    revocations.floor = 0 if newest.known is None else newest.known.revocations
+    seen = Known() if newest.known is None else newest.known.last
+    state.revocations = revocations = Revocations(scope, trust, settings.scope_url, clock, seen)
     proofs = Proofs(settings.issuer, given.random(32), clock)
     state.sessions = sessions = Sessions(archive, trust, settings.scope_url, settings.issuer, clock, proofs=proofs)
     lanes = Lanes(

@@ -4,6 +4,10 @@ Scope's feed is followed: signed revocations as they are committed, and each sec
 are. Where the feed brings nothing, a proxy in between perhaps, the snapshot is asked for each second. Sequences have no
 gaps: a heartbeat without its revocations freshens nothing. Whoever cannot hear scope for longer than a policy's bound
 refuses that policy's calls.
+
+Whoever asks for what is new asks for the last one that he has, too. A scope that gives another under its number, or
+counts fewer, goes on from an older database: all that it has is read anew, beside what is known, and it is believed
+again once it has ended everything under a number that nobody has seen.
 """
 
 import asyncio
@@ -11,11 +15,12 @@ from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 
 import structlog
+from msgspec import Struct
 
 from receipts.tokens import BadToken
 from scope.client import ScopeClient
 from verifier.chain import Terms
-from verifier.documents import open_heartbeat, open_revocation
+from verifier.documents import Opened, open_heartbeat, open_revocation
 from verifier.keys import Trust
 from verifier.leaf import Target
 from verifier.refused import Refused
@@ -29,15 +34,33 @@ LONGEST_TOKEN = 3600 * SECOND  # no policy lets a token live longer, and none th
 MAX_PAGES = 1000
 AGAIN = 0.25  # seconds until scope is asked again after it did not answer
 WITHOUT_FEED = 30  # polls, one a second, until a feed that brought nothing is tried again
+EVERYTHING = ("all", "*")
 
 log = structlog.get_logger(service="receipts")
 
 
-class Revocations:
-    """The feed of one gateway: `sequence` is the last revocation seen, `heard` the time of the last good heartbeat."""
+class Known(Struct, frozen=True):
+    """The last revocation of a scope that was believed; without a digest its number alone is known."""
 
-    def __init__(self, scope: ScopeClient, trust: Trust, issuer: str, clock: Callable[[], int]) -> None:
-        """Start having heard nothing; `issuer` is scope's, and whose revocations count."""
+    number: int = 0
+    digest: str = ""
+
+
+class Revocations:
+    """The feed of one gateway: `sequence` is the last revocation read, `heard` the time of the last good heartbeat."""
+
+    def __init__(
+        self,
+        scope: ScopeClient,
+        trust: Trust,
+        issuer: str,
+        clock: Callable[[], int],
+        seen: Known = Known(),  # noqa: B008 - it is frozen
+    ) -> None:
+        """Start having heard nothing; `issuer` is scope's, and whose revocations count.
+
+        `seen` is what an earlier run of this gateway had seen: scope must have it still.
+        """
         self._scope = scope
         self._trust = trust
         self._issuer = issuer
@@ -48,10 +71,21 @@ class Revocations:
         self._passing: list[tuple[int, Name]] = []  # a heap of what will be forgotten
         self._said = ""
         self._restored: Refused | None = None
+        self._other = False  # whether scope has another revocation in the place of one that was seen
+        self._before = seen
+        self._digest = ""
         self.sequence = 0
-        self.floor = 0  # the last sequence that an earlier run of this gateway had seen
         self.heard = 0
         self.changed: Callable[[], None] = lambda: None  # what to do when something was revoked
+
+    @property
+    def seen(self) -> Known:
+        """Name the last revocation that scope must have still, now and when this gateway is started again."""
+        return self._before if self._other or self.sequence < self._before.number else self._last
+
+    @property
+    def _last(self) -> Known:
+        return Known(self.sequence, self._digest)
 
     async def follow(self) -> None:
         """Hear scope for ever. Where it cannot be heard it is asked again: the staleness bound is what protects."""
@@ -74,7 +108,7 @@ class Revocations:
         """Follow the feed to its end; return whether it brought anything. Raises `Refused` for what cannot be."""
         heard = self.heard
         try:
-            async for heartbeat, revocations in self._scope.follow(self.sequence):
+            async for heartbeat, revocations in self._scope.follow(self._after):
                 self._take(heartbeat, revocations)
         except Refused as refused:
             if refused.code in {"bad-snapshot", "scope-restored"}:
@@ -91,47 +125,80 @@ class Revocations:
     async def poll(self) -> None:
         """Take in what is new. Raises `Refused` for a snapshot not signed, not gapless or older than what is known."""
         for _ in range(MAX_PAGES):
-            heartbeat, revocations = await self._scope.snapshot(self.sequence)
+            heartbeat, revocations = await self._scope.snapshot(self._after)
             if self._take(heartbeat, revocations):
                 return
         raise Refused("bad-snapshot", "the snapshot has no end")
+
+    @property
+    def _after(self) -> int:
+        return max(0, self.sequence - 1)
 
     def _take(self, raw: bytes, revocations: list[bytes]) -> bool:
         """Take in one page; return whether all that the heartbeat counts has been seen."""
         heartbeat = open_heartbeat(self._trust, raw).value
         if heartbeat.iss != self._issuer or heartbeat.time > self._clock() + SKEW:
             raise Refused("bad-snapshot", "a heartbeat of another issuer or of a time to come")
-        self._require_onward(heartbeat.sequence)
-        for each in revocations:
-            self._add(open_revocation(self._trust, each).value)
+        if heartbeat.sequence < (seen := max(self.sequence, self._before.number)):
+            raise self._disbelieve(f"scope counts {heartbeat.sequence} revocations and had signed {seen}")
+        known = self.sequence
+        try:
+            for each in revocations:
+                self._add(open_revocation(self._trust, each))
+        finally:
+            if self.sequence > known:
+                self.changed()
         if heartbeat.sequence < self.sequence:
             raise Refused("bad-snapshot", "scope counts fewer revocations than it sends")
-        if heartbeat.sequence > self.sequence and not revocations:
+        if heartbeat.sequence > self.sequence == known:
             raise Refused("bad-snapshot", "revocations that the heartbeat counts are missing")
         complete = heartbeat.sequence == self.sequence
         if complete:
-            self.heard = max(self.heard, heartbeat.time)
-            self._restored = None
-            self._forget()
-        if revocations:
-            self.changed()
+            self._believe(heartbeat.time)
         return complete
 
-    def _require_onward(self, sequence: int) -> None:
-        """Refuse to believe a scope that lost revocations: what it ended would be good again. Raises scope-restored."""
-        seen = max(self.sequence, self.floor)
-        if sequence < seen:
-            self.heard = 0
-            self._restored = Refused(
-                "scope-restored",
-                f"scope counts {sequence} revocations and had signed {seen}: its database is an older one",
-                hint="Restore the newest backup of scope's database; the manual says what to do if there is none.",
-            )
-            raise self._restored
+    def _believe(self, time: int) -> None:
+        """Take scope's word that this was all at a time. Raises `Refused` scope-restored where it goes on otherwise."""
+        if self._other:
+            raise self._disbelieve(_other(self._before.number))
+        self.heard = max(self.heard, time)
+        self._restored = None
+        self._forget(min(time, self._clock()))
 
-    def _add(self, revocation: Revocation) -> None:
-        if revocation.iss != self._issuer or revocation.sequence != self.sequence + 1:
+    def _disbelieve(self, why: str) -> Refused:
+        """Believe scope no more: what it ended and forgot would be good again."""
+        self.heard = 0
+        self._restored = Refused(
+            "scope-restored",
+            f"{why}: its database is an older one",
+            hint="Restore the newest backup of scope's database; the manual says what to do if there is none.",
+        )
+        return self._restored
+
+    def _add(self, opened: Opened[Revocation]) -> None:
+        """Take in the next revocation, or compare the last one that is known with the one that scope gives."""
+        revocation = opened.value
+        if revocation.iss != self._issuer or revocation.sequence not in {self.sequence, self.sequence + 1}:
             raise Refused("bad-snapshot", "a revocation of another issuer, or out of sequence")
+        if revocation.sequence == self.sequence:
+            self._compare(opened.digest)
+            return
+        self._know(revocation)
+        self.sequence, self._digest = revocation.sequence, opened.digest
+        before = self._before
+        if self.sequence == before.number and before.digest not in {"", opened.digest}:
+            self._other = True
+        if self.sequence > before.number and revocation.name == EVERYTHING:
+            self._other = False
+
+    def _compare(self, digest: str) -> None:
+        """Read all anew where scope's history is no longer the one that was read. Raises `Refused` scope-restored."""
+        if digest != self._digest:
+            self._before = self.seen
+            self.sequence, self._digest = 0, ""
+            raise self._disbelieve(_other(self._before.number))
+
+    def _know(self, revocation: Revocation) -> None:
         name, until = revocation.name, FOREVER if revocation.until is None else revocation.until
         if name[0] == "jti":
             until = revocation.time + LONGEST_TOKEN + SKEW  # it has expired by then
@@ -139,11 +206,12 @@ class Revocations:
         until = known[name] = max(until, known.get(name, 0))
         if name[0] == "jti" or name[0] in OF_CALL:
             heappush(self._passing, (until, name))
-        self.sequence = revocation.sequence
 
-    def _forget(self) -> None:
-        """Drop what no call can be about any more: tokens that have expired, targets that may be used again."""
-        now = self._clock()
+    def _forget(self, now: int) -> None:
+        """Drop what no call can be about any more: tokens that have expired, targets that may be used again.
+
+        By the earlier of two clocks, scope's and ours: one that was ahead for a while makes nothing good again.
+        """
         while self._passing and self._passing[0][0] <= now:
             until, name = heappop(self._passing)
             if self._of(name).get(name) == until:
@@ -204,6 +272,10 @@ class Revocations:
         for name in names:
             if at < self._targets.get(name, 0):
                 raise Refused("revoked", f"this {name[0]} is revoked", field=name[0])
+
+
+def _other(number: int) -> str:
+    return f"scope's revocation {number} is another than the one it had signed"
 
 
 def _stale(refused: Refused) -> Refused:
