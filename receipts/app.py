@@ -46,6 +46,7 @@ GATEWAY = ("/v1/", "/mcp/", "/authorize", "/.well-known/oauth-protected-resource
 STATUSES = {
     "unknown-call": 404,
     "unknown-job": 404,
+    "job-deleted": 410,
     "job-not-deleted": 409,
     "receipts-deleted": 410,
     "not-sealed": 404,

@@ -56,15 +56,13 @@ class Retention:
         self._log = log
         self._every = every
         self._behind = (0, "")
+        self._half = True  # whether leaves may be left of a lane that is deleted
 
     async def run(self) -> None:
-        """Finish what an earlier epoch began, then look for ever for what is old enough; scope may be away."""
-        finished = False
+        """Finish what was begun, then look for ever for what is old enough; scope may be away."""
         while True:
             try:
-                if not finished:
-                    await self.finish()
-                    finished = True
+                await self.finish()
                 await self.turn()
             except Refused as refused:
                 self._log.warning("retention-failed", code=refused.code)
@@ -73,9 +71,13 @@ class Retention:
             await asyncio.sleep(self._every)
 
     async def finish(self) -> None:
-        """Delete the leaves that an epoch left, which ended while it deleted them."""
+        """Delete the leaves that a deletion left which did not come to its end, in this epoch or an earlier one."""
+        if not self._half:
+            return
+        self._half = False
         async with self._reader.connect() as reader:
             found = await store.half_deleted(reader)
+        self._half = self._half or bool(found)
         for lane in found:
             await self._erase(lane)
 
@@ -99,8 +101,8 @@ class Retention:
     async def delete(self, job: str, by: str, reason: str) -> DeletedReceipts:
         """Delete the receipts of a job that scope has deleted.
 
-        Raises `Refused`: unknown-job, receipts-deleted, job-not-deleted while scope has it or a lane of it is open,
-        scope-unavailable, ledger-unavailable.
+        Raises `Refused`: unknown-job where scope or the gateway knows nothing of it, receipts-deleted, job-not-deleted
+        while scope has it or a lane of it is open, scope-unavailable, ledger-unavailable.
         """
         async with self._reader.connect() as reader:
             lanes = await store.lanes_of(reader, job)
@@ -125,7 +127,10 @@ class Retention:
         return True
 
     async def _settled(self, job: str) -> bool:
-        """Tell whether scope needs nothing of a job any more: it is sealed, and so is its parent; or they are gone."""
+        """Tell whether scope needs nothing of a job any more: it is sealed, and so is its parent; or they were deleted.
+
+        Raises `Refused` unknown-job where scope knows nothing of one.
+        """
         status = await self._status(job)
         if status is None or status.state != "sealed":
             return status is None
@@ -133,11 +138,14 @@ class Retention:
         return above is None or above.state == "sealed"
 
     async def _status(self, job: str) -> JobStatus | None:
-        """Ask scope where a job stands; None when scope has it no more."""
+        """Ask scope where a job stands; None when scope says that it has deleted it.
+
+        A job that scope merely does not know may have been lost with a newer database: its receipts are all there is.
+        """
         try:
             return await self._scope.status(job)
         except Refused as refused:
-            if refused.code != "unknown-job":
+            if refused.code != "job-deleted":
                 raise
             return None
 
@@ -145,7 +153,7 @@ class Retention:
         async with self._reader.connect() as reader:
             lanes = [each for each in await store.lanes_of(reader, job) if not each.deleted]
         await asyncio.to_thread(discard_keys, self._directory, [each.lane for each in lanes])
-        now = self._clock()
+        self._half, now = True, self._clock()
         await asyncio.gather(*(self._ledger.deleted(each.lane, now, by, reason) for each in lanes))
         leaves = sum([await self._erase(each) for each in lanes])
         self._log.info("receipts-deleted", job=job, by=by, reason=reason, lanes=len(lanes), leaves=leaves)

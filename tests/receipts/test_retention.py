@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 import receipts.app
-from receipts import retention
+from receipts import ledger, retention
 from receipts.client import ReceiptsClient
 from receipts.lanes import Lane
 from receipts.ledger import Ledger
@@ -174,6 +174,22 @@ async def test_a_child_waits_for_its_parents_seal(town: Town, epoch: Epoch) -> N
     assert keeper.left(lane.lane) == (True, 7)
     in_scope(town, "UPDATE jobs SET parent = 'gone' WHERE job = ?", job.name)
     await keeper.turn(40 * DAY)
+    assert keeper.left(lane.lane) == (True, 7)
+    in_scope(town, "INSERT INTO deleted VALUES ('gone', 1)")
+    await keeper.turn(40 * DAY)
+    assert keeper.left(lane.lane) == (False, 0)
+
+
+async def test_receipts_of_a_job_that_scope_has_lost_are_all_there_is_and_stay(town: Town, epoch: Epoch) -> None:
+    keeper = Keeper(epoch)
+    job, lane, _ = await finished(town, epoch)
+    in_scope(town, "DELETE FROM seals WHERE job = ?", job.name)
+    in_scope(town, "DELETE FROM jobs WHERE job = ?", job.name)  # as an older database has it
+    await keeper.turn(40 * DAY)
+    assert await refusal(keeper.retention.delete(job.name, "responder", "asked-for")) == "unknown-job"
+    assert keeper.left(lane.lane) == (True, 7)
+    in_scope(town, "INSERT INTO deleted VALUES (?, 1)", job.name)
+    await keeper.turn(40 * DAY)
     assert keeper.left(lane.lane) == (False, 0)
 
 
@@ -245,6 +261,7 @@ async def test_an_open_lane_is_never_deleted_and_a_late_leaf_ends_no_epoch(town:
     keeper = Keeper(epoch)
     job, lane, _ = await worked(town, epoch)
     in_scope(town, "DELETE FROM jobs WHERE job = ?", job.name)
+    in_scope(town, "INSERT INTO deleted VALUES (?, 1)", job.name)
     assert await refusal(keeper.retention.delete(job.name, "responder", "asked-for")) == "job-not-deleted"
     epoch.lanes.forget(lane.lane)
     await keeper.retention.delete(job.name, "responder", "asked-for")
@@ -271,6 +288,31 @@ async def test_a_deletion_that_was_cut_off_is_finished_by_the_next_epoch(
     _, other, _ = await finished(town, epoch)
     await keeper.turn(40 * DAY)
     assert keeper.left(other.lane) == (False, 0)
+
+
+async def test_a_deletion_that_the_ledger_was_too_busy_for_is_finished_by_the_next_turn(
+    town: Town, epoch: Epoch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = Keeper(epoch)
+    job, lane, _ = await finished(town, epoch)
+    await keeper.retention.finish()
+    await town.scope("responder").delete(job.name, "asked-for")
+    forget = epoch.ledger.forget
+
+    def busy(name: str) -> Any:
+        monkeypatch.setattr(ledger, "MAX_WAITING", 0)
+        return forget(name)
+
+    with monkeypatch.context() as within:
+        within.setattr(epoch.ledger, "forget", busy)
+        assert await refusal(keeper.retention.delete(job.name, "responder", "asked-for")) == "ledger-unavailable"
+    monkeypatch.undo()
+    assert keeper.left(lane.lane) == (False, 7)
+    running = asyncio.create_task(keeper.retention.run())
+    async with asyncio.timeout(10):
+        while keeper.left(lane.lane)[1]:  # noqa: ASYNC110 - nobody says when
+            await asyncio.sleep(0.05)
+    running.cancel()
 
 
 async def test_a_gateway_deletes_by_itself_and_for_a_responder_and_says_so(
