@@ -20,6 +20,7 @@ from controls.client import ControlsClient
 from receipts.archive import Archive
 from receipts.bundles import Bundles
 from receipts.gateway import Gateway
+from receipts.history import Known
 from receipts.identity import Identity, read_identity
 from receipts.lanes import Lanes
 from receipts.ledger import Ledger
@@ -28,7 +29,7 @@ from receipts.memory import Seen, remember, require_newest
 from receipts.recovery import recover
 from receipts.report import Reporter
 from receipts.retention import Retention
-from receipts.revocations import Known, Revocations
+from receipts.revocations import Revocations
 from receipts.routes import ROUTES, provide_visitor
 from receipts.sessions import Sessions
 from receipts.settings import ReceiptsSettings

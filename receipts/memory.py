@@ -10,8 +10,9 @@ from msgspec import Struct, structs
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from receipts import store
+from receipts.history import Known
 from receipts.ledger import Ledger
-from receipts.revocations import Known, Revocations
+from receipts.revocations import Revocations
 from service.engine import is_full, reading
 from service.newest import Newest, restored
 from service.problems import Log

@@ -101,21 +101,31 @@ class Retention:
     async def delete(self, job: str, by: str, reason: str) -> DeletedReceipts:
         """Delete the receipts of a job that scope has deleted.
 
-        Raises `Refused`: unknown-job where scope or the gateway knows nothing of it, receipts-deleted, job-not-deleted
-        while scope has it or a lane of it is open, scope-unavailable, ledger-unavailable.
+        Raises `Refused`: unknown-job, receipts-deleted, job-not-deleted while scope has it or a lane of it is open, or
+        where scope does not know it, scope-unavailable, ledger-unavailable.
         """
         async with self._reader.connect() as reader:
             lanes = await store.lanes_of(reader, job)
         if not lanes:
             raise Refused("unknown-job", "there are no receipts of such a job here")
-        if await self._status(job) is not None:
-            hint = "Delete it at scope first, where it is recorded: tally job delete."
-            raise Refused("job-not-deleted", "scope still has this job", hint=hint)
+        await self._require_deleted(job)
         if self._lanes.find(job) is not None:
             raise Refused("job-not-deleted", "a lane of the job is still open here", hint="Try again in a moment.")
         if all(each.deleted for each in lanes):
             raise deleted()
         return await self._delete(job, by, reason)
+
+    async def _require_deleted(self, job: str) -> None:
+        try:
+            there = await self._status(job)
+        except Refused as refused:
+            if refused.code != "unknown-job":
+                raise
+            hint = "Its database may be an older one: these receipts are all that is left of the job."
+            raise Refused("job-not-deleted", "scope does not know this job", hint=hint) from refused
+        if there is not None:
+            hint = "Delete it at scope first, where it is recorded: tally job delete."
+            raise Refused("job-not-deleted", "scope still has this job", hint=hint)
 
     async def _rests(self, job: str, until: int) -> bool:
         """Tell whether scope is done with all lanes of a job, and no receipt of it is younger than a time."""

@@ -4,10 +4,6 @@ Scope's feed is followed: signed revocations as they are committed, and each sec
 are. Where the feed brings nothing, a proxy in between perhaps, the snapshot is asked for each second. Sequences have no
 gaps: a heartbeat without its revocations freshens nothing. Whoever cannot hear scope for longer than a policy's bound
 refuses that policy's calls.
-
-Whoever asks for what is new asks for the last one that he has, too. A scope that gives another under its number, or
-counts fewer, goes on from an older database: all that it has is read anew, beside what is known, and it is believed
-again once it has ended everything under a number that nobody has seen.
 """
 
 import asyncio
@@ -15,8 +11,8 @@ from collections.abc import Callable, Mapping
 from heapq import heappop, heappush
 
 import structlog
-from msgspec import Struct
 
+from receipts.history import History, Known
 from receipts.tokens import BadToken
 from scope.client import ScopeClient
 from verifier.chain import Terms
@@ -34,16 +30,8 @@ LONGEST_TOKEN = 3600 * SECOND  # no policy lets a token live longer, and none th
 MAX_PAGES = 1000
 AGAIN = 0.25  # seconds until scope is asked again after it did not answer
 WITHOUT_FEED = 30  # polls, one a second, until a feed that brought nothing is tried again
-EVERYTHING = ("all", "*")
 
 log = structlog.get_logger(service="receipts")
-
-
-class Known(Struct, frozen=True):
-    """The last revocation of a scope that was believed; without a digest its number alone is known."""
-
-    number: int = 0
-    digest: str = ""
 
 
 class Revocations:
@@ -71,21 +59,19 @@ class Revocations:
         self._passing: list[tuple[int, Name]] = []  # a heap of what will be forgotten
         self._said = ""
         self._restored: Refused | None = None
-        self._other = False  # whether scope has another revocation in the place of one that was seen
-        self._before = seen
-        self._digest = ""
-        self.sequence = 0
+        self._history = History(seen)
         self.heard = 0
         self.changed: Callable[[], None] = lambda: None  # what to do when something was revoked
 
     @property
-    def seen(self) -> Known:
-        """Name the last revocation that scope must have still, now and when this gateway is started again."""
-        return self._before if self._other or self.sequence < self._before.number else self._last
+    def sequence(self) -> int:
+        """Name the last revocation read."""
+        return self._history.sequence
 
     @property
-    def _last(self) -> Known:
-        return Known(self.sequence, self._digest)
+    def seen(self) -> Known:
+        """Name the last revocation that scope must have still, now and when this gateway is started again."""
+        return self._history.seen
 
     async def follow(self) -> None:
         """Hear scope for ever. Where it cannot be heard it is asked again: the staleness bound is what protects."""
@@ -108,7 +94,7 @@ class Revocations:
         """Follow the feed to its end; return whether it brought anything. Raises `Refused` for what cannot be."""
         heard = self.heard
         try:
-            async for heartbeat, revocations in self._scope.follow(self._after):
+            async for heartbeat, revocations in self._scope.follow(self._history.after):
                 self._take(heartbeat, revocations)
         except Refused as refused:
             if refused.code in {"bad-snapshot", "scope-restored"}:
@@ -125,26 +111,26 @@ class Revocations:
     async def poll(self) -> None:
         """Take in what is new. Raises `Refused` for a snapshot not signed, not gapless or older than what is known."""
         for _ in range(MAX_PAGES):
-            heartbeat, revocations = await self._scope.snapshot(self._after)
+            heartbeat, revocations = await self._scope.snapshot(self._history.after)
             if self._take(heartbeat, revocations):
                 return
         raise Refused("bad-snapshot", "the snapshot has no end")
-
-    @property
-    def _after(self) -> int:
-        return max(0, self.sequence - 1)
 
     def _take(self, raw: bytes, revocations: list[bytes]) -> bool:
         """Take in one page; return whether all that the heartbeat counts has been seen."""
         heartbeat = open_heartbeat(self._trust, raw).value
         if heartbeat.iss != self._issuer or heartbeat.time > self._clock() + SKEW:
             raise Refused("bad-snapshot", "a heartbeat of another issuer or of a time to come")
-        if heartbeat.sequence < (seen := max(self.sequence, self._before.number)):
-            raise self._disbelieve(f"scope counts {heartbeat.sequence} revocations and had signed {seen}")
         known = self.sequence
         try:
+            self._history.require_onward(heartbeat.sequence)
             for each in revocations:
                 self._add(open_revocation(self._trust, each))
+            if heartbeat.sequence == self.sequence:
+                self._history.require_same()
+        except Refused as refused:
+            self._disbelieve(refused)
+            raise
         finally:
             if self.sequence > known:
                 self.changed()
@@ -158,45 +144,21 @@ class Revocations:
         return complete
 
     def _believe(self, time: int) -> None:
-        """Take scope's word that this was all at a time. Raises `Refused` scope-restored where it goes on otherwise."""
-        if self._other:
-            raise self._disbelieve(_other(self._before.number))
+        """Take scope's word that this was all at a time."""
         self.heard = max(self.heard, time)
         self._restored = None
         self._forget(min(time, self._clock()))
 
-    def _disbelieve(self, why: str) -> Refused:
-        """Believe scope no more: what it ended and forgot would be good again."""
-        self.heard = 0
-        self._restored = Refused(
-            "scope-restored",
-            f"{why}: its database is an older one",
-            hint="Restore the newest backup of scope's database; the manual says what to do if there is none.",
-        )
-        return self._restored
+    def _disbelieve(self, refused: Refused) -> None:
+        """Believe scope no more when it went back: what it ended and forgot would be good again."""
+        if refused.code == "scope-restored":
+            self.heard, self._restored = 0, refused
 
     def _add(self, opened: Opened[Revocation]) -> None:
-        """Take in the next revocation, or compare the last one that is known with the one that scope gives."""
-        revocation = opened.value
-        if revocation.iss != self._issuer or revocation.sequence not in {self.sequence, self.sequence + 1}:
-            raise Refused("bad-snapshot", "a revocation of another issuer, or out of sequence")
-        if revocation.sequence == self.sequence:
-            self._compare(opened.digest)
-            return
-        self._know(revocation)
-        self.sequence, self._digest = revocation.sequence, opened.digest
-        before = self._before
-        if self.sequence == before.number and before.digest not in {"", opened.digest}:
-            self._other = True
-        if self.sequence > before.number and revocation.name == EVERYTHING:
-            self._other = False
-
-    def _compare(self, digest: str) -> None:
-        """Read all anew where scope's history is no longer the one that was read. Raises `Refused` scope-restored."""
-        if digest != self._digest:
-            self._before = self.seen
-            self.sequence, self._digest = 0, ""
-            raise self._disbelieve(_other(self._before.number))
+        if opened.value.iss != self._issuer:
+            raise Refused("bad-snapshot", "a revocation of another issuer")
+        if self._history.add(opened):
+            self._know(opened.value)
 
     def _know(self, revocation: Revocation) -> None:
         name, until = revocation.name, FOREVER if revocation.until is None else revocation.until
@@ -272,10 +234,6 @@ class Revocations:
         for name in names:
             if at < self._targets.get(name, 0):
                 raise Refused("revoked", f"this {name[0]} is revoked", field=name[0])
-
-
-def _other(number: int) -> str:
-    return f"scope's revocation {number} is another than the one it had signed"
 
 
 def _stale(refused: Refused) -> Refused:

@@ -13,8 +13,9 @@ from typing import Any
 import pytest
 
 import receipts.app
+from receipts.history import Known
 from receipts.memory import Seen
-from receipts.revocations import Known, Revocations
+from receipts.revocations import Revocations
 from service.newest import Newest
 from tests.conftest import Serve
 from tests.receipts.gatehouse import Gatehouse, gatehouse

@@ -186,7 +186,10 @@ async def test_receipts_of_a_job_that_scope_has_lost_are_all_there_is_and_stay(t
     in_scope(town, "DELETE FROM seals WHERE job = ?", job.name)
     in_scope(town, "DELETE FROM jobs WHERE job = ?", job.name)  # as an older database has it
     await keeper.turn(40 * DAY)
-    assert await refusal(keeper.retention.delete(job.name, "responder", "asked-for")) == "unknown-job"
+    assert await refusal(keeper.retention.delete(job.name, "responder", "asked-for")) == "job-not-deleted"
+    away = ScopeClient(town.session, f"http://127.0.0.1:{free_port()}", lambda: "token")
+    delete = Keeper(epoch, scope=away).retention.delete
+    assert await refusal(delete(job.name, "responder", "asked-for")) == "scope-unavailable"
     assert keeper.left(lane.lane) == (True, 7)
     in_scope(town, "INSERT INTO deleted VALUES (?, 1)", job.name)
     await keeper.turn(40 * DAY)

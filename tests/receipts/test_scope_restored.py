@@ -2,7 +2,8 @@
 
 import pytest
 
-from receipts.revocations import LONGEST_TOKEN, SKEW, Known, Revocations
+from receipts.history import Known
+from receipts.revocations import LONGEST_TOKEN, SKEW, Revocations
 from tests.receipts.test_restored import fresh
 from tests.receipts.test_revocations import GET_CASE, SECOND, Snapshots
 from tests.world import SCOPE, World
