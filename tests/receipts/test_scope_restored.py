@@ -1,11 +1,24 @@
 """A scope whose database is an older one, and goes on from there: it is not believed for counting as far as before."""
 
+import asyncio
+import shutil
+import socket
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
 import pytest
 
+import scope.app
 from receipts.history import Known
 from receipts.revocations import LONGEST_TOKEN, SKEW, Revocations
+from scope.client import RevocationRequest
+from tests.conftest import Serve
+from tests.receipts.gatehouse import Gatehouse, gatehouse
 from tests.receipts.test_restored import fresh
 from tests.receipts.test_revocations import GET_CASE, SECOND, Snapshots
+from tests.serving import serve_on
 from tests.world import SCOPE, World
 from verifier.refused import Refused
 
@@ -103,3 +116,51 @@ async def test_what_came_before_a_revocation_that_cannot_be_cuts_calls_all_the_s
     scope.world.revocations[1] = scope.world.revocations[0]
     assert await polled(scope) == "bad-snapshot"
     assert heard == [1]
+
+
+async def start_scope(house: Gatehouse) -> None:
+    """Start scope at its address."""
+    app = scope.app.create(house.directory / "scope/settings.toml", clock=house.clock)
+    listener = socket.create_server(("127.0.0.1", int(house.urls.scope.rpartition(":")[2])))
+    house.stops["scope"] = await serve_on(app, listener)
+
+
+async def code(house: Gatehouse) -> str | None:
+    """Call the tool, and name the refusal."""
+    error: dict[str, Any] = (await house.rpc())[2].get("error", {})
+    found: str | None = error.get("data", {}).get("code")
+    return found
+
+
+async def until(house: Gatehouse, wanted: str | None) -> None:
+    async with asyncio.timeout(30):
+        while await code(house) != wanted:  # noqa: ASYNC110 - as an agent asks
+            await asyncio.sleep(0.1)
+
+
+async def test_a_gateway_misses_nothing_that_an_older_scope_revokes(tmp_path: Path, serve: Serve) -> None:
+    async with gatehouse(tmp_path, serve, model_egress={"require_proxy_receipts": False}) as house:
+        live = house.directory / "scope/scope.db"
+        with closing(sqlite3.connect(live)) as source, closing(sqlite3.connect(tmp_path / "backup.db")) as copy:
+            source.backup(copy)
+        for number in range(2):
+            await house.revoke("agent", f"agent-{number + 7}")
+        await until(house, None)
+        await house.stops["scope"]()
+        for each in live.parent.glob("scope.db-*"):
+            each.unlink()
+        shutil.copy(tmp_path / "backup.db", live)
+        (live.parent / "newest.json").unlink()  # nothing tells scope
+        await start_scope(house)
+        for _ in range(2):
+            await house.revoke("job", house.job)
+        await house.revoke("agent", "agent-9")
+        await until(house, "stale-revocations")
+        responder = house.scope("responder")
+        await responder.revoke(
+            RevocationRequest(kind="all", value="*", reason="incident", until=house.clock() + SECOND)
+        )
+        await until(house, "revoked")
+        await asyncio.sleep(1)
+        await house.open()
+        await until(house, None)
