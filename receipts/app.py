@@ -34,7 +34,7 @@ from receipts.routes import ROUTES, provide_visitor
 from receipts.sessions import Sessions
 from receipts.settings import ReceiptsSettings
 from scope.client import ScopeClient
-from service.app import build, now
+from service.app import build, now, uptime
 from service.clients import Clients, Clock
 from service.dpop import Proofs
 from service.engine import open_engine
@@ -68,22 +68,28 @@ class Given(Struct, frozen=True, kw_only=True):
     ledger: Ledger
     clock: Clock
     random: Random
+    counted: Clock
 
 
 def create(
     settings_path: Path,
     *,
     clock: Clock = now,
+    counted: Clock | None = None,
     random: Random = os.urandom,
     make_ledger: Callable[[Path], Ledger] = Ledger,
 ) -> ASGIApp:
-    """Build the gateway from the directory that its settings lie in: the hot paths bare, the rest on Litestar."""
+    """Build the gateway from the directory that its settings lie in: the hot paths bare, the rest on Litestar.
+
+    `counted` is the machine's own count of time; beside a clock that is given it is that clock itself.
+    """
+    counted = counted or (uptime if clock is now else clock)
     settings = load(ReceiptsSettings, "receipts", settings_path, os.environ)
     if settings.database != "sqlite":
         raise Refused("bad-settings", "database: the ledger of this version is kept on SQLite")
     ledger = make_ledger(settings.directory / f"{settings.name}.db")
     identity = read_identity(settings, clock())
-    given = Given(settings=settings, identity=identity, ledger=ledger, clock=clock, random=random)
+    given = Given(settings=settings, identity=identity, ledger=ledger, clock=clock, random=random, counted=counted)
 
     @asynccontextmanager
     async def running(app: Litestar) -> AsyncGenerator[None, None]:
@@ -132,7 +138,7 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
     await ledger.keep(trust.digest, "keys", identity.key_list)
     archive = Archive(state.engine, ledger, trust, scope, controls)
     seen = Known() if newest.known is None else newest.known.last
-    state.revocations = revocations = Revocations(scope, trust, settings.scope_url, clock, seen)
+    state.revocations = revocations = Revocations(scope, trust, settings.scope_url, clock, seen, counted=given.counted)
     proofs = Proofs(settings.issuer, given.random(32), clock)
     state.sessions = sessions = Sessions(archive, trust, settings.scope_url, settings.issuer, clock, proofs=proofs)
     lanes = Lanes(

@@ -44,15 +44,20 @@ class Revocations:
         issuer: str,
         clock: Callable[[], int],
         seen: Known = Known(),  # noqa: B008 - it is frozen
+        *,
+        counted: Callable[[], int] | None = None,
     ) -> None:
         """Start having heard nothing; `issuer` is scope's, and whose revocations count.
 
-        `seen` is what an earlier run of this gateway had seen: scope must have it still.
+        `seen` is what an earlier run of this gateway had seen: scope must have it still. `counted` is the machine's own
+        count of time, which nobody sets.
         """
         self._scope = scope
         self._trust = trust
         self._issuer = issuer
         self._clock = clock
+        self._counted = counted or clock
+        self._heard_at = 0  # as counted
         # Until when, in microseconds: what ends tokens, and what calls may not be to.
         self._revoked: dict[Name, int] = {}
         self._targets: dict[Name, int] = {}
@@ -145,7 +150,8 @@ class Revocations:
 
     def _believe(self, time: int) -> None:
         """Take scope's word that this was all at a time."""
-        self.heard = max(self.heard, time)
+        if time > self.heard:
+            self.heard, self._heard_at = time, self._counted()
         self._restored = None
         self._forget(min(time, self._clock()))
 
@@ -198,8 +204,11 @@ class Revocations:
             raise Refused("stale-revocations", why, hint="Look at scope, and at the way there.")
 
     def staleness(self, now: int) -> int:
-        """Return how long ago scope last said that this was all, in microseconds."""
-        return max(0, now - self.heard)
+        """Return how long ago scope last said that this was all, in microseconds: the longer by clock and by count.
+
+        A clock that is set back would make scope's word young again.
+        """
+        return max(0, now - self.heard, self._counted() - self._heard_at if self.heard else 0)
 
     def require_fresh(self, terms: Terms, now: int) -> None:
         """Raise `Refused` stale-revocations beyond the policy's bound, the lowest of its ancestors'.

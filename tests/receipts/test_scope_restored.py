@@ -20,6 +20,7 @@ from tests.receipts.test_restored import fresh
 from tests.receipts.test_revocations import GET_CASE, SECOND, Snapshots
 from tests.serving import serve_on
 from tests.world import SCOPE, World
+from verifier.chain import terms
 from verifier.refused import Refused
 
 pytestmark = pytest.mark.anyio
@@ -106,6 +107,19 @@ async def test_a_clock_that_was_ahead_for_a_while_makes_nothing_good_again() -> 
     assert scope.said() == "jti"
     with pytest.raises(Refused):
         scope.gateway.require_target(GET_CASE, scope.now)
+
+
+async def test_a_clock_that_is_set_back_makes_scopes_word_no_younger() -> None:
+    scope = Snapshots(World())
+    counted, bound = scope.now, terms(scope.world.chain).token_constraints.max_staleness_seconds * SECOND
+    scope.gateway = Revocations(scope, scope.trust, SCOPE, lambda: scope.now, counted=lambda: counted)
+    await scope.gateway.poll()
+    assert fresh(scope) == ""
+    counted += bound + 1  # scope is silent, and the clock is set back by as much
+    assert (scope.gateway.staleness(scope.now), fresh(scope)[:17]) == (bound + 1, "stale-revocations")
+    scope.now += 1
+    await scope.gateway.poll()
+    assert fresh(scope) == ""
 
 
 async def test_what_came_before_a_revocation_that_cannot_be_cuts_calls_all_the_same() -> None:
