@@ -6,7 +6,8 @@ scope has sealed it and its parent, or has deleted it; who deleted it there, and
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -55,7 +56,7 @@ class Retention:
         self._clock = clock
         self._log = log
         self._every = every
-        self._behind = (0, "")
+        self._behind, self._after = (0, ""), ""
         self._half = True  # whether leaves may be left of a lane that is deleted
 
     async def run(self) -> None:
@@ -82,21 +83,43 @@ class Retention:
             await self._erase(lane)
 
     async def turn(self) -> None:
-        """Look at some lanes of the oldest, and delete the receipts of their jobs where that is due."""
+        """Look at some lanes of the oldest, and delete the receipts of their jobs where that is due; then at grants."""
         if self._keep is None:
             return
         until = self._clock() - self._keep
+        await self._receipts(until)
+        await self._grants(until)
+
+    async def _receipts(self, until: int) -> None:
         async with self._reader.connect() as reader:
             found = await store.opened_until(reader, until, self._behind, A_TURN)
         self._behind = (found[-1].opened, found[-1].lane) if len(found) == A_TURN else (0, "")
         for job in dict.fromkeys(each.job for each in found):
-            try:
+            with self._noted(job):
                 if await self._rests(job, until) and await self._settled(job):
                     await self._delete(job, self._issuer, "retention")
-            except Refused as refused:
-                if refused.code in UNAVAILABLE:
-                    raise
-                self._log.warning("receipts-not-deleted", job=job, code=refused.code)
+
+    async def _grants(self, until: int) -> None:
+        """Delete grants without receipts: of jobs that were only refused here, or that delegated and did not call."""
+        async with self._reader.connect() as reader:
+            found = await store.grants_alone(reader, self._after, A_TURN)
+        self._after = found[-1] if len(found) == A_TURN else ""
+        for job in found:
+            with self._noted(job):
+                status = await self._status(job)
+                old = status is None or (status.closing_at is not None and status.closing_at <= until)
+                if old and await self._settled(job):
+                    await self._ledger.forget(job)
+
+    @contextmanager
+    def _noted(self, job: str) -> Iterator[None]:
+        """Log why what is kept of one job stays, unless it is so for every other."""
+        try:
+            yield
+        except Refused as refused:
+            if refused.code in UNAVAILABLE:
+                raise
+            self._log.warning("receipts-not-deleted", job=job, code=refused.code)
 
     async def delete(self, job: str, by: str, reason: str) -> DeletedReceipts:
         """Delete the receipts of a job that scope has deleted.

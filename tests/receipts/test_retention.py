@@ -293,6 +293,30 @@ async def test_a_deletion_that_was_cut_off_is_finished_by_the_next_epoch(
     assert keeper.left(other.lane) == (False, 0)
 
 
+async def test_grants_without_receipts_go_as_well(town: Town, epoch: Epoch) -> None:
+    keeper = Keeper(epoch)
+    (sealed, _, _), open_job = await finished(town, epoch), await town.job()
+    deleted, lost = await town.job(), await town.job()
+    for job in (sealed, open_job, deleted, lost):
+        await epoch.ledger.keep(f"sha256:{job.name}", "grant", b"grant", job.name)
+    await town.scope("orchestrator").close(deleted.name)
+    await town.scope("orchestrator").wait_for_seal(deleted.name)
+    await town.scope("responder").delete(deleted.name, "asked-for")
+    in_scope(town, "DELETE FROM targets WHERE job = ?", lost.name)
+    in_scope(town, "DELETE FROM jobs WHERE job = ?", lost.name)
+
+    def kept() -> set[str]:
+        return {name for (name,) in keeper.query("SELECT job FROM documents WHERE kind = 'grant'")}
+
+    await keeper.turn(0)
+    assert kept() == {sealed.name, open_job.name, lost.name}
+    await keeper.turn(40 * DAY)
+    assert kept() == {open_job.name, lost.name}
+    await epoch.ledger.keep("sha256:again", "grant", b"grant", sealed.name)  # for the bundle of a job that it delegated
+    await keeper.turn(40 * DAY)
+    assert kept() == {open_job.name, lost.name}
+
+
 async def test_a_deletion_that_the_ledger_was_too_busy_for_is_finished_by_the_next_turn(
     town: Town, epoch: Epoch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
