@@ -20,6 +20,7 @@ from controls.client import ControlsClient
 from receipts.archive import Archive
 from receipts.bundles import Bundles
 from receipts.gateway import Gateway
+from receipts.history import Known
 from receipts.identity import Identity, read_identity
 from receipts.lanes import Lanes
 from receipts.ledger import Ledger
@@ -33,7 +34,7 @@ from receipts.routes import ROUTES, provide_visitor
 from receipts.sessions import Sessions
 from receipts.settings import ReceiptsSettings
 from scope.client import ScopeClient
-from service.app import build, now
+from service.app import build, now, uptime
 from service.clients import Clients, Clock
 from service.dpop import Proofs
 from service.engine import open_engine
@@ -46,6 +47,7 @@ GATEWAY = ("/v1/", "/mcp/", "/authorize", "/.well-known/oauth-protected-resource
 STATUSES = {
     "unknown-call": 404,
     "unknown-job": 404,
+    "job-deleted": 410,
     "job-not-deleted": 409,
     "receipts-deleted": 410,
     "not-sealed": 404,
@@ -66,22 +68,28 @@ class Given(Struct, frozen=True, kw_only=True):
     ledger: Ledger
     clock: Clock
     random: Random
+    counted: Clock
 
 
 def create(
     settings_path: Path,
     *,
     clock: Clock = now,
+    counted: Clock | None = None,
     random: Random = os.urandom,
     make_ledger: Callable[[Path], Ledger] = Ledger,
 ) -> ASGIApp:
-    """Build the gateway from the directory that its settings lie in: the hot paths bare, the rest on Litestar."""
+    """Build the gateway from the directory that its settings lie in: the hot paths bare, the rest on Litestar.
+
+    `counted` is the machine's own count of time; beside a clock that is given it is that clock itself.
+    """
+    counted = counted or (uptime if clock is now else clock)
     settings = load(ReceiptsSettings, "receipts", settings_path, os.environ)
     if settings.database != "sqlite":
         raise Refused("bad-settings", "database: the ledger of this version is kept on SQLite")
     ledger = make_ledger(settings.directory / f"{settings.name}.db")
     identity = read_identity(settings, clock())
-    given = Given(settings=settings, identity=identity, ledger=ledger, clock=clock, random=random)
+    given = Given(settings=settings, identity=identity, ledger=ledger, clock=clock, random=random, counted=counted)
 
     @asynccontextmanager
     async def running(app: Litestar) -> AsyncGenerator[None, None]:
@@ -129,8 +137,8 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
     await require_newest(newest, state.engine, ledger, settings.accept_restored)
     await ledger.keep(trust.digest, "keys", identity.key_list)
     archive = Archive(state.engine, ledger, trust, scope, controls)
-    state.revocations = revocations = Revocations(scope, trust, settings.scope_url, clock)
-    revocations.floor = 0 if newest.known is None else newest.known.revocations
+    seen = Known() if newest.known is None else newest.known.last
+    state.revocations = revocations = Revocations(scope, trust, settings.scope_url, clock, seen, counted=given.counted)
     proofs = Proofs(settings.issuer, given.random(32), clock)
     state.sessions = sessions = Sessions(archive, trust, settings.scope_url, settings.issuer, clock, proofs=proofs)
     lanes = Lanes(

@@ -19,7 +19,9 @@ from receipts.ledger import LaneRow, Ledger
 from receipts.log import Appended, Build, Log
 from scope.client import LaneRequest, ScopeClient
 from service.app import VERSION
+from service.engine import is_full
 from service.keystore import Random, make_private_directory, read_private, write_private
+from service.problems import full
 from verifier.conditions import UNDISCLOSED, Undisclosed
 from verifier.encoding import canonical
 from verifier.fold import MINUTE, Fold
@@ -198,7 +200,7 @@ class Lanes:
     async def of(self, grant: Grant, chain: Chain, prices: Prices | None = None) -> Lane:
         """Return the job's lane; the first call of a job registers it, once however many come together.
 
-        Raises `Refused`: what scope says (the job is not open), ledger-unavailable, lane-closed.
+        Raises `Refused`: what scope says (the job is not open), disk-full, ledger-unavailable, lane-closed.
         """
         job = grant.scope.job
         lane = self._open.get(job)
@@ -235,13 +237,15 @@ class Lanes:
         """Make the lane's key, register it with scope, write `open`."""
         job, lane = grant.scope.job, self._random(LANE_BYTES).hex()
         key = self._random(KEY_BYTES)
-        await asyncio.to_thread(save_key, self._directory, lane, key)
         name = origin(self._gateway, job, lane)
         asked = LaneRequest(lane=lane, gateway=self._gateway, kid=self._pair.kid, origin=name, share=self._share)
         try:
+            await asyncio.to_thread(save_key, self._directory, lane, key)
             registered = await self._scope.register_lane(job, asked)
-        except BaseException:
+        except BaseException as error:
             discard_key(self._directory, lane)  # or whoever calls while scope is away fills the disk
+            if is_full(error):
+                raise full() from error
             raise
         row = LaneRow(
             lane=lane,
@@ -289,7 +293,7 @@ def save_key(directory: Path, lane: str, key: bytes) -> None:
 
 def discard_key(directory: Path, lane: str) -> None:
     """Delete the key of a lane that never opened."""
-    (directory / f"{lane}.key").unlink()
+    (directory / f"{lane}.key").unlink(missing_ok=True)
 
 
 def discard_keys(directory: Path, lanes: Iterable[str]) -> None:

@@ -6,10 +6,11 @@ revocations (specs/operating.md §10).
 
 import asyncio
 
-from msgspec import Struct
+from msgspec import Struct, structs
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from receipts import store
+from receipts.history import Known
 from receipts.ledger import Ledger
 from receipts.revocations import Revocations
 from service.engine import is_full, reading_elsewhere
@@ -20,10 +21,16 @@ EVERY = 1.0  # seconds
 
 
 class Seen(Struct, frozen=True):
-    """Receipts that were ever durable, and the last revocation's sequence."""
+    """Receipts that were ever durable, and the last revocation: its sequence and its digest."""
 
     leaves: int
     revocations: int
+    digest: str = ""
+
+    @property
+    def last(self) -> Known:
+        """Name the last revocation."""
+        return Known(self.revocations, self.digest)
 
 
 async def require_newest(newest: Newest[Seen], engine: AsyncEngine, ledger: Ledger, accepted: str) -> None:
@@ -40,7 +47,7 @@ async def require_newest(newest: Newest[Seen], engine: AsyncEngine, ledger: Ledg
         lanes = await store.unfinished(reader)
     for lane in lanes:
         await ledger.done(lane.lane)
-    newest.remember(Seen(ledger.leaves, known.revocations))
+    newest.remember(structs.replace(known, leaves=ledger.leaves))
 
 
 async def remember(newest: Newest[Seen], ledger: Ledger, revocations: Revocations, log: Log) -> None:
@@ -48,7 +55,7 @@ async def remember(newest: Newest[Seen], ledger: Ledger, revocations: Revocation
     while True:
         await asyncio.sleep(EVERY)
         try:
-            seen = Seen(ledger.leaves, max(revocations.sequence, revocations.floor))
-            await asyncio.to_thread(newest.remember, seen)
+            seen = revocations.seen
+            await asyncio.to_thread(newest.remember, Seen(ledger.leaves, seen.number, seen.digest))
         except OSError as error:
             log.warning("disk-full" if is_full(error) else "not-remembered", why=type(error).__name__)

@@ -68,7 +68,7 @@ class Reporter:
         try:
             status = await self._scope.status(log.job)
         except Refused as refused:
-            if refused.code != "unknown-job":  # scope cannot tell now; what it says of itself is no word of the lane
+            if refused.code not in {"unknown-job", "job-deleted"}:  # what scope says of itself is no word of the lane
                 raise
             self._refused(log, RefusedHead(lane=log.lane, code=refused.code, why=refused.why, size=0))
             return

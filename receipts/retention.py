@@ -6,7 +6,8 @@ scope has sealed it and its parent, or has deleted it; who deleted it there, and
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from sqlalchemy.ext.asyncio import AsyncEngine
@@ -55,16 +56,14 @@ class Retention:
         self._clock = clock
         self._log = log
         self._every = every
-        self._behind = (0, "")
+        self._behind, self._after = (0, ""), ""
+        self._half = True  # whether leaves may be left of a lane that is deleted
 
     async def run(self) -> None:
-        """Finish what an earlier epoch began, then look for ever for what is old enough; scope may be away."""
-        finished = False
+        """Finish what was begun, then look for ever for what is old enough; scope may be away."""
         while True:
             try:
-                if not finished:
-                    await self.finish()
-                    finished = True
+                await self.finish()
                 await self.turn()
             except Refused as refused:
                 self._log.warning("retention-failed", code=refused.code)
@@ -73,47 +72,83 @@ class Retention:
             await asyncio.sleep(self._every)
 
     async def finish(self) -> None:
-        """Delete the leaves that an epoch left, which ended while it deleted them."""
+        """Delete the leaves that a deletion left which did not come to its end, in this epoch or an earlier one."""
+        if not self._half:
+            return
+        self._half = False
         async with self._reader.connect() as reader:
             found = await store.half_deleted(reader)
+        self._half = self._half or bool(found)
         for lane in found:
             await self._erase(lane)
 
     async def turn(self) -> None:
-        """Look at some lanes of the oldest, and delete the receipts of their jobs where that is due."""
+        """Look at some lanes of the oldest, and delete the receipts of their jobs where that is due; then at grants."""
         if self._keep is None:
             return
         until = self._clock() - self._keep
+        await self._receipts(until)
+        await self._grants(until)
+
+    async def _receipts(self, until: int) -> None:
         async with self._reader.connect() as reader:
             found = await store.opened_until(reader, until, self._behind, A_TURN)
         self._behind = (found[-1].opened, found[-1].lane) if len(found) == A_TURN else (0, "")
         for job in dict.fromkeys(each.job for each in found):
-            try:
+            with self._noted(job):
                 if await self._rests(job, until) and await self._settled(job):
                     await self._delete(job, self._issuer, "retention")
-            except Refused as refused:
-                if refused.code in UNAVAILABLE:
-                    raise
-                self._log.warning("receipts-not-deleted", job=job, code=refused.code)
+
+    async def _grants(self, until: int) -> None:
+        """Delete grants without receipts: of jobs that were only refused here, or that delegated and did not call."""
+        async with self._reader.connect() as reader:
+            found = await store.grants_alone(reader, self._after, A_TURN)
+        self._after = found[-1] if len(found) == A_TURN else ""
+        for job in found:
+            with self._noted(job):
+                status = await self._status(job)
+                old = status is None or (status.closing_at is not None and status.closing_at <= until)
+                if old and await self._settled(job):
+                    await self._ledger.forget(job)
+
+    @contextmanager
+    def _noted(self, job: str) -> Iterator[None]:
+        """Log why what is kept of one job stays, unless it is so for every other."""
+        try:
+            yield
+        except Refused as refused:
+            if refused.code in UNAVAILABLE:
+                raise
+            self._log.warning("receipts-not-deleted", job=job, code=refused.code)
 
     async def delete(self, job: str, by: str, reason: str) -> DeletedReceipts:
         """Delete the receipts of a job that scope has deleted.
 
-        Raises `Refused`: unknown-job, receipts-deleted, job-not-deleted while scope has it or a lane of it is open,
-        scope-unavailable, ledger-unavailable.
+        Raises `Refused`: unknown-job, receipts-deleted, job-not-deleted while scope has it or a lane of it is open, or
+        where scope does not know it, scope-unavailable, ledger-unavailable.
         """
         async with self._reader.connect() as reader:
             lanes = await store.lanes_of(reader, job)
         if not lanes:
             raise Refused("unknown-job", "there are no receipts of such a job here")
-        if await self._status(job) is not None:
-            hint = "Delete it at scope first, where it is recorded: tally job delete."
-            raise Refused("job-not-deleted", "scope still has this job", hint=hint)
+        await self._require_deleted(job)
         if self._lanes.find(job) is not None:
             raise Refused("job-not-deleted", "a lane of the job is still open here", hint="Try again in a moment.")
         if all(each.deleted for each in lanes):
             raise deleted()
         return await self._delete(job, by, reason)
+
+    async def _require_deleted(self, job: str) -> None:
+        try:
+            there = await self._status(job)
+        except Refused as refused:
+            if refused.code != "unknown-job":
+                raise
+            hint = "Its database may be an older one: these receipts are all that is left of the job."
+            raise Refused("job-not-deleted", "scope does not know this job", hint=hint) from refused
+        if there is not None:
+            hint = "Delete it at scope first, where it is recorded: tally job delete."
+            raise Refused("job-not-deleted", "scope still has this job", hint=hint)
 
     async def _rests(self, job: str, until: int) -> bool:
         """Tell whether scope is done with all lanes of a job, and no receipt of it is younger than a time."""
@@ -125,7 +160,10 @@ class Retention:
         return True
 
     async def _settled(self, job: str) -> bool:
-        """Tell whether scope needs nothing of a job any more: it is sealed, and so is its parent; or they are gone."""
+        """Tell whether scope needs nothing of a job any more: it is sealed, and so is its parent; or they were deleted.
+
+        Raises `Refused` unknown-job where scope knows nothing of one.
+        """
         status = await self._status(job)
         if status is None or status.state != "sealed":
             return status is None
@@ -133,11 +171,14 @@ class Retention:
         return above is None or above.state == "sealed"
 
     async def _status(self, job: str) -> JobStatus | None:
-        """Ask scope where a job stands; None when scope has it no more."""
+        """Ask scope where a job stands; None when scope says that it has deleted it.
+
+        A job that scope merely does not know may have been lost with a newer database: its receipts are all there is.
+        """
         try:
             return await self._scope.status(job)
         except Refused as refused:
-            if refused.code != "unknown-job":
+            if refused.code != "job-deleted":
                 raise
             return None
 
@@ -145,7 +186,7 @@ class Retention:
         async with self._reader.connect() as reader:
             lanes = [each for each in await store.lanes_of(reader, job) if not each.deleted]
         await asyncio.to_thread(discard_keys, self._directory, [each.lane for each in lanes])
-        now = self._clock()
+        self._half, now = True, self._clock()
         await asyncio.gather(*(self._ledger.deleted(each.lane, now, by, reason) for each in lanes))
         leaves = sum([await self._erase(each) for each in lanes])
         self._log.info("receipts-deleted", job=job, by=by, reason=reason, lanes=len(lanes), leaves=leaves)

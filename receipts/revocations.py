@@ -12,10 +12,11 @@ from heapq import heappop, heappush
 
 import structlog
 
+from receipts.history import History, Known
 from receipts.tokens import BadToken
 from scope.client import ScopeClient
 from verifier.chain import Terms
-from verifier.documents import open_heartbeat, open_revocation
+from verifier.documents import Opened, open_heartbeat, open_revocation
 from verifier.keys import Trust
 from verifier.leaf import Target
 from verifier.refused import Refused
@@ -34,24 +35,48 @@ log = structlog.get_logger(service="receipts")
 
 
 class Revocations:
-    """The feed of one gateway: `sequence` is the last revocation seen, `heard` the time of the last good heartbeat."""
+    """The feed of one gateway: `sequence` is the last revocation read, `heard` the time of the last good heartbeat."""
 
-    def __init__(self, scope: ScopeClient, trust: Trust, issuer: str, clock: Callable[[], int]) -> None:
-        """Start having heard nothing; `issuer` is scope's, and whose revocations count."""
+    def __init__(
+        self,
+        scope: ScopeClient,
+        trust: Trust,
+        issuer: str,
+        clock: Callable[[], int],
+        seen: Known = Known(),  # noqa: B008 - it is frozen
+        *,
+        counted: Callable[[], int] | None = None,
+    ) -> None:
+        """Start having heard nothing; `issuer` is scope's, and whose revocations count.
+
+        `seen` is what an earlier run of this gateway had seen: scope must have it still. `counted` is the machine's own
+        count of time, which nobody sets.
+        """
         self._scope = scope
         self._trust = trust
         self._issuer = issuer
         self._clock = clock
+        self._counted = counted or clock
+        self._heard_at = 0  # as counted
         # Until when, in microseconds: what ends tokens, and what calls may not be to.
         self._revoked: dict[Name, int] = {}
         self._targets: dict[Name, int] = {}
         self._passing: list[tuple[int, Name]] = []  # a heap of what will be forgotten
         self._said = ""
         self._restored: Refused | None = None
-        self.sequence = 0
-        self.floor = 0  # the last sequence that an earlier run of this gateway had seen
+        self._history = History(seen)
         self.heard = 0
         self.changed: Callable[[], None] = lambda: None  # what to do when something was revoked
+
+    @property
+    def sequence(self) -> int:
+        """Name the last revocation read."""
+        return self._history.sequence
+
+    @property
+    def seen(self) -> Known:
+        """Name the last revocation that scope must have still, now and when this gateway is started again."""
+        return self._history.seen
 
     async def follow(self) -> None:
         """Hear scope for ever. Where it cannot be heard it is asked again: the staleness bound is what protects."""
@@ -74,7 +99,7 @@ class Revocations:
         """Follow the feed to its end; return whether it brought anything. Raises `Refused` for what cannot be."""
         heard = self.heard
         try:
-            async for heartbeat, revocations in self._scope.follow(self.sequence):
+            async for heartbeat, revocations in self._scope.follow(self._history.after):
                 self._take(heartbeat, revocations)
         except Refused as refused:
             if refused.code in {"bad-snapshot", "scope-restored"}:
@@ -91,7 +116,7 @@ class Revocations:
     async def poll(self) -> None:
         """Take in what is new. Raises `Refused` for a snapshot not signed, not gapless or older than what is known."""
         for _ in range(MAX_PAGES):
-            heartbeat, revocations = await self._scope.snapshot(self.sequence)
+            heartbeat, revocations = await self._scope.snapshot(self._history.after)
             if self._take(heartbeat, revocations):
                 return
         raise Refused("bad-snapshot", "the snapshot has no end")
@@ -101,37 +126,47 @@ class Revocations:
         heartbeat = open_heartbeat(self._trust, raw).value
         if heartbeat.iss != self._issuer or heartbeat.time > self._clock() + SKEW:
             raise Refused("bad-snapshot", "a heartbeat of another issuer or of a time to come")
-        self._require_onward(heartbeat.sequence)
-        for each in revocations:
-            self._add(open_revocation(self._trust, each).value)
+        known = self.sequence
+        try:
+            self._history.require_onward(heartbeat.sequence)
+            for each in revocations:
+                self._add(open_revocation(self._trust, each))
+            if heartbeat.sequence == self.sequence:
+                self._history.require_same()
+        except Refused as refused:
+            self._disbelieve(refused)
+            raise
+        finally:
+            if self.sequence > known:
+                self.changed()
         if heartbeat.sequence < self.sequence:
             raise Refused("bad-snapshot", "scope counts fewer revocations than it sends")
-        if heartbeat.sequence > self.sequence and not revocations:
+        if heartbeat.sequence > self.sequence == known:
             raise Refused("bad-snapshot", "revocations that the heartbeat counts are missing")
         complete = heartbeat.sequence == self.sequence
         if complete:
-            self.heard = max(self.heard, heartbeat.time)
-            self._restored = None
-            self._forget()
-        if revocations:
-            self.changed()
+            self._believe(heartbeat.time)
         return complete
 
-    def _require_onward(self, sequence: int) -> None:
-        """Refuse to believe a scope that lost revocations: what it ended would be good again. Raises scope-restored."""
-        seen = max(self.sequence, self.floor)
-        if sequence < seen:
-            self.heard = 0
-            self._restored = Refused(
-                "scope-restored",
-                f"scope counts {sequence} revocations and had signed {seen}: its database is an older one",
-                hint="Restore the newest backup of scope's database; the manual says what to do if there is none.",
-            )
-            raise self._restored
+    def _believe(self, time: int) -> None:
+        """Take scope's word that this was all at a time."""
+        if time > self.heard:
+            self.heard, self._heard_at = time, self._counted()
+        self._restored = None
+        self._forget(min(time, self._clock()))
 
-    def _add(self, revocation: Revocation) -> None:
-        if revocation.iss != self._issuer or revocation.sequence != self.sequence + 1:
-            raise Refused("bad-snapshot", "a revocation of another issuer, or out of sequence")
+    def _disbelieve(self, refused: Refused) -> None:
+        """Believe scope no more when it went back: what it ended and forgot would be good again."""
+        if refused.code == "scope-restored":
+            self.heard, self._restored = 0, refused
+
+    def _add(self, opened: Opened[Revocation]) -> None:
+        if opened.value.iss != self._issuer:
+            raise Refused("bad-snapshot", "a revocation of another issuer")
+        if self._history.add(opened):
+            self._know(opened.value)
+
+    def _know(self, revocation: Revocation) -> None:
         name, until = revocation.name, FOREVER if revocation.until is None else revocation.until
         if name[0] == "jti":
             until = revocation.time + LONGEST_TOKEN + SKEW  # it has expired by then
@@ -139,11 +174,12 @@ class Revocations:
         until = known[name] = max(until, known.get(name, 0))
         if name[0] == "jti" or name[0] in OF_CALL:
             heappush(self._passing, (until, name))
-        self.sequence = revocation.sequence
 
-    def _forget(self) -> None:
-        """Drop what no call can be about any more: tokens that have expired, targets that may be used again."""
-        now = self._clock()
+    def _forget(self, now: int) -> None:
+        """Drop what no call can be about any more: tokens that have expired, targets that may be used again.
+
+        By the earlier of two clocks, scope's and ours: one that was ahead for a while makes nothing good again.
+        """
         while self._passing and self._passing[0][0] <= now:
             until, name = heappop(self._passing)
             if self._of(name).get(name) == until:
@@ -168,8 +204,11 @@ class Revocations:
             raise Refused("stale-revocations", why, hint="Look at scope, and at the way there.")
 
     def staleness(self, now: int) -> int:
-        """Return how long ago scope last said that this was all, in microseconds."""
-        return max(0, now - self.heard)
+        """Return how long ago scope last said that this was all, in microseconds: the longer by clock and by count.
+
+        A clock that is set back would make scope's word young again.
+        """
+        return max(0, now - self.heard, self._counted() - self._heard_at if self.heard else 0)
 
     def require_fresh(self, terms: Terms, now: int) -> None:
         """Raise `Refused` stale-revocations beyond the policy's bound, the lowest of its ancestors'.

@@ -75,6 +75,13 @@ async def half_deleted(reader: AsyncConnection) -> list[StoredLane]:
     return await _lanes(reader, _lane.where(lanes.c.deleted.is_not(None), left))
 
 
+async def grants_alone(reader: AsyncConnection, after: str, limit: int) -> list[str]:
+    """Name jobs by name, from behind one, whose grants are kept without a receipt: none was written, or all went."""
+    kept = exists().where(lanes.c.job == documents.c.job, lanes.c.deleted.is_(None))
+    wanted = select(documents.c.job).distinct().where(documents.c.job > after, ~kept)
+    return list(await reader.scalars(wanted.order_by(documents.c.job).limit(limit)))
+
+
 async def is_deleted(reader: AsyncConnection, job: str) -> bool:
     """Tell whether receipts of a job were here, and were deleted."""
     found = await reader.execute(select(lanes.c.lane).where(lanes.c.job == job, lanes.c.deleted.is_not(None)).limit(1))

@@ -55,6 +55,7 @@ STATUSES = {
     "bad-parent-token": 403,
     "too-many-proofs": 503,
     "too-many-children": 409,
+    "job-deleted": 410,
     "job-not-sealed": 409,
     "job-has-children": 409,
     "parent-not-sealed": 409,

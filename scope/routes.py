@@ -102,7 +102,7 @@ class Jobs(Controller):
     @get("/{job:str}", summary="Where a job stands")
     async def status(self, job: Job, caller: By, authority: Here) -> Response[JobStatus]:
         """Tell a job's state; once sealed also its seal."""
-        return Response(await jobs.status(authority, caller, job), headers=PRIVATE)
+        return Response(await retention.status(authority, caller, job), headers=PRIVATE)
 
     @post("/{job:str}/close", status_code=200, summary="Close a job")
     async def close(self, job: Job, caller: By, authority: Here) -> JobStatus:

@@ -33,6 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from scope.tables import (
     acts,
     counters,
+    deleted,
     due_marks,
     grants,
     incidents,
@@ -565,10 +566,16 @@ async def jobs_to_delete(db: AsyncConnection, until: int, most: int) -> list[str
     return list((await db.execute(wanted.order_by(jobs.c.closing_at, jobs.c.position).limit(most))).scalars())
 
 
-async def delete_job(db: AsyncConnection, name: str) -> None:
+async def delete_job(db: AsyncConnection, name: str, at: int) -> None:
     """Delete all that is kept of a sealed job, which is locked; incidents, revocations and the record stay."""
     of_job = select(lanes.c.lane).where(lanes.c.job == name)
     for each in (marks, lane_tokens):
         await db.execute(delete(each).where(each.c.lane.in_(of_job)))
     for each in (lanes, tokens, grants, due_marks, targets, seals, jobs):
         await db.execute(delete(each).where(each.c.job == name))
+    await db.execute(insert(deleted).values(job=name, time=at))
+
+
+async def is_deleted(db: AsyncConnection, name: str) -> bool:
+    """Tell whether a job was here, and was deleted."""
+    return (await db.execute(select(deleted.c.job).where(deleted.c.job == name))).first() is not None

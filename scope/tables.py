@@ -153,6 +153,14 @@ seals = Table(
     Column("envelope", LargeBinary, nullable=False),
 )
 
+# Jobs that were deleted, and when; of a job that is neither here nor there nobody may say that it was.
+deleted = Table(
+    "deleted",
+    metadata,
+    Column("job", String(64), primary_key=True),
+    Column("time", BigInteger, nullable=False),
+)
+
 # What a gateway reported and cannot be: a head that does not extend the last, a token that was never issued.
 incidents = Table(
     "incidents",

@@ -28,7 +28,7 @@ class Newest(Generic[T]):
         if self._path.exists():
             try:
                 self.known = msgspec.json.decode(read_private(self._path), type=kind)
-            except msgspec.DecodeError as error:
+            except (msgspec.DecodeError, UnicodeDecodeError) as error:
                 hint = "Delete it only if you know that the database is the newest."
                 raise Refused("bad-newest", f"{NAME} cannot be read", hint=hint) from error
 

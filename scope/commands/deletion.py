@@ -24,7 +24,7 @@ async def find(scope: ScopeClient, name: str) -> JobStatus | None:
     try:
         return await scope.status(name)
     except Refused as refused:
-        if refused.code != "unknown-job":
+        if refused.code not in {"unknown-job", "job-deleted"}:
             raise
         return None
 

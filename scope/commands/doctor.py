@@ -44,8 +44,9 @@ def doctor(
 
     Example: tally doctor .tally
     """
-    if not directory.is_dir():
-        raise Refused("usage", f"{directory} is no directory", hint="Name the installation that `tally init` made.")
+    if not directory.is_dir() or not os.access(directory, os.R_OK | os.X_OK):
+        why = f"{directory} is no directory, or not one that you can read"
+        raise Refused("usage", why, hint="Name the installation that `tally init` made, as its owner.")
     found = asyncio.run(examine(directory.absolute(), client, free * MIB, now))
     count = Counter(each.level for each in found)
     paint = Paint(on=wants_colour(sys.stdout))

@@ -23,10 +23,10 @@ async def database(settings: Settings) -> list[Finding]:
         return [_finding("warning", name, "has no database yet", f"Start it: tally run {name}.")]
     try:
         found = await (_of_sqlite(settings) if settings.database == "sqlite" else _of_postgresql(settings))
-    except (sqlite3.Error, SQLAlchemyError, OSError, TimeoutError) as error:
+        script = ScriptDirectory.from_config(migrate.configuration(name, settings.engine_url))
+    except (sqlite3.Error, SQLAlchemyError, OSError, TimeoutError, ValueError) as error:
         do = "Look at the database itself, and whether it can be reached from here."
         return [_finding("failure", name, f"its database cannot be read: {type(error).__name__}", do)]
-    script = ScriptDirectory.from_config(migrate.configuration(name, settings.engine_url))
     wanted = script.get_current_head()
     if found == wanted:
         return []

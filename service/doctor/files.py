@@ -3,6 +3,7 @@
 import os
 import stat
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from service.doctor import Finding, Level
@@ -18,7 +19,9 @@ OTHERS_READ, OTHERS_WRITE = stat.S_IRGRP | stat.S_IXGRP | stat.S_IROTH | stat.S_
 
 def modes(directory: Path, owner: int) -> list[Finding]:
     """Find what others than the installation's `owner`, a user's number, can open; links are not followed."""
-    found = [each for path in _walk(directory) for each in _loose(path, path.lstat(), owner)]
+    closed = list[OSError]()
+    found = [each for path in _walk(directory, closed) for each in _look(path, owner)]
+    found += [_finding("failure", each.filename, "cannot be looked into", "Run this as its owner.") for each in closed]
     rest = len(found) - MOST
     more = [_finding("failure", directory, f"and {rest} more", "Correct these first.")] if rest > 0 else []
     return found[:MOST] + more
@@ -44,11 +47,18 @@ def disk(places: Iterable[Path], little: int) -> list[Finding]:
     return found
 
 
-def _walk(directory: Path) -> Iterator[Path]:
+def _walk(directory: Path, closed: list[OSError]) -> Iterator[Path]:
+    """Name everything, and take down what cannot be listed."""
     yield directory
-    for above, directories, files in os.walk(directory):
+    for above, directories, files in os.walk(directory, onerror=closed.append):
         directories.sort()
         yield from (Path(above) / name for name in sorted((*directories, *files)))
+
+
+def _look(path: Path, owner: int) -> Iterator[Finding]:
+    """Look at what is still there: services that run write files beside others, and take them away."""
+    with suppress(FileNotFoundError):
+        yield from _loose(path, path.lstat(), owner)
 
 
 def _loose(path: Path, status: os.stat_result, owner: int) -> Iterator[Finding]:
@@ -66,5 +76,5 @@ def _loose(path: Path, status: os.stat_result, owner: int) -> Iterator[Finding]:
         yield _finding(level, path, f"can be {'entered' if is_directory else 'read'} by others", chmod + new)
 
 
-def _finding(level: Level, path: Path, says: str, do: str) -> Finding:
+def _finding(level: Level, path: Path | str, says: str, do: str) -> Finding:
     return Finding(check="modes", level=level, subject=str(path), says=says, do=do)

@@ -64,7 +64,14 @@ def _revoked(key: Key, now: int) -> bool:
 def _copies(directory: Path, raw: bytes) -> Iterator[Finding]:
     for name in NAMES:
         copy = directory / name / CURRENT
-        if copy.parent.is_dir() and (not copy.is_file() or copy.read_bytes() != raw):
+        try:
+            same = not copy.parent.is_dir() or (copy.is_file() and copy.read_bytes() == raw)
+        except OSError as error:
+            yield _finding(
+                "failure", f"{name}/{CURRENT}", f"cannot be read: {error.strerror}", "Run this as its owner."
+            )
+            continue
+        if not same:
             do = f"Copy {directory / CURRENT} there, and restart scope first, then controls and receipts."
             yield _finding("failure", f"{name}/{CURRENT}", "is not the installation's key list", do)
 

@@ -1,6 +1,8 @@
 """Lanes from registration to the seal: what is written, what scope witnesses, what the auditor says."""
 
 import asyncio
+import errno
+import os
 
 import pytest
 from msgspec.structs import replace
@@ -245,4 +247,22 @@ async def test_a_first_call_while_scope_is_away_is_refused_and_the_next_tries_ag
         await epoch.lanes.of(job.grant, (job.policy,))
     assert list((town.settings.directory / "lanes").iterdir()) == []
     epoch.lanes._scope = there
+    assert (await epoch.lanes.of(job.grant, (job.policy,))).job == job.name
+
+
+async def test_a_lane_whose_key_finds_no_room_is_not_registered_and_leaves_no_file(
+    epoch: Epoch, town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job, keys = await town.job(), town.settings.directory / "lanes"
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "no room")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(Refused) as refused:
+            await epoch.lanes.of(job.grant, (job.policy,))
+    assert refused.value.code == "disk-full"
+    assert list(keys.iterdir()) == []
+    assert (await town.scope("orchestrator").status(job.name)).lanes == []
     assert (await epoch.lanes.of(job.grant, (job.policy,))).job == job.name

@@ -13,13 +13,15 @@ from typing import Any
 import pytest
 
 import receipts.app
+from receipts.history import Known
 from receipts.memory import Seen
+from receipts.revocations import Revocations
 from service.newest import Newest
 from tests.conftest import Serve
 from tests.receipts.gatehouse import Gatehouse, gatehouse
 from tests.receipts.test_revocations import Snapshots
 from tests.serving import serve_on
-from tests.world import World
+from tests.world import SCOPE, World
 from verifier.chain import terms
 from verifier.refused import Refused
 
@@ -55,7 +57,7 @@ async def test_a_scope_that_lost_revocations_is_believed_no_more() -> None:
 
 async def test_what_an_earlier_run_had_seen_counts_as_well() -> None:
     scope = Snapshots(World())
-    scope.gateway.floor = 1
+    scope.gateway = Revocations(scope, scope.trust, SCOPE, lambda: scope.now, Known(number=1))
     with pytest.raises(Refused) as refused:
         await scope.gateway.poll()
     assert refused.value.code == "scope-restored"

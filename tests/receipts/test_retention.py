@@ -12,7 +12,7 @@ import pytest
 import structlog
 
 import receipts.app
-from receipts import retention
+from receipts import ledger, retention
 from receipts.client import ReceiptsClient
 from receipts.lanes import Lane
 from receipts.ledger import Ledger
@@ -174,6 +174,25 @@ async def test_a_child_waits_for_its_parents_seal(town: Town, epoch: Epoch) -> N
     assert keeper.left(lane.lane) == (True, 7)
     in_scope(town, "UPDATE jobs SET parent = 'gone' WHERE job = ?", job.name)
     await keeper.turn(40 * DAY)
+    assert keeper.left(lane.lane) == (True, 7)
+    in_scope(town, "INSERT INTO deleted VALUES ('gone', 1)")
+    await keeper.turn(40 * DAY)
+    assert keeper.left(lane.lane) == (False, 0)
+
+
+async def test_receipts_of_a_job_that_scope_has_lost_are_all_there_is_and_stay(town: Town, epoch: Epoch) -> None:
+    keeper = Keeper(epoch)
+    job, lane, _ = await finished(town, epoch)
+    in_scope(town, "DELETE FROM seals WHERE job = ?", job.name)
+    in_scope(town, "DELETE FROM jobs WHERE job = ?", job.name)  # as an older database has it
+    await keeper.turn(40 * DAY)
+    assert await refusal(keeper.retention.delete(job.name, "responder", "asked-for")) == "job-not-deleted"
+    away = ScopeClient(town.session, f"http://127.0.0.1:{free_port()}", lambda: "token")
+    delete = Keeper(epoch, scope=away).retention.delete
+    assert await refusal(delete(job.name, "responder", "asked-for")) == "scope-unavailable"
+    assert keeper.left(lane.lane) == (True, 7)
+    in_scope(town, "INSERT INTO deleted VALUES (?, 1)", job.name)
+    await keeper.turn(40 * DAY)
     assert keeper.left(lane.lane) == (False, 0)
 
 
@@ -245,6 +264,7 @@ async def test_an_open_lane_is_never_deleted_and_a_late_leaf_ends_no_epoch(town:
     keeper = Keeper(epoch)
     job, lane, _ = await worked(town, epoch)
     in_scope(town, "DELETE FROM jobs WHERE job = ?", job.name)
+    in_scope(town, "INSERT INTO deleted VALUES (?, 1)", job.name)
     assert await refusal(keeper.retention.delete(job.name, "responder", "asked-for")) == "job-not-deleted"
     epoch.lanes.forget(lane.lane)
     await keeper.retention.delete(job.name, "responder", "asked-for")
@@ -271,6 +291,55 @@ async def test_a_deletion_that_was_cut_off_is_finished_by_the_next_epoch(
     _, other, _ = await finished(town, epoch)
     await keeper.turn(40 * DAY)
     assert keeper.left(other.lane) == (False, 0)
+
+
+async def test_grants_without_receipts_go_as_well(town: Town, epoch: Epoch) -> None:
+    keeper = Keeper(epoch)
+    (sealed, _, _), open_job = await finished(town, epoch), await town.job()
+    deleted, lost = await town.job(), await town.job()
+    for job in (sealed, open_job, deleted, lost):
+        await epoch.ledger.keep(f"sha256:{job.name}", "grant", b"grant", job.name)
+    await town.scope("orchestrator").close(deleted.name)
+    await town.scope("orchestrator").wait_for_seal(deleted.name)
+    await town.scope("responder").delete(deleted.name, "asked-for")
+    in_scope(town, "DELETE FROM targets WHERE job = ?", lost.name)
+    in_scope(town, "DELETE FROM jobs WHERE job = ?", lost.name)
+
+    def kept() -> set[str]:
+        return {name for (name,) in keeper.query("SELECT job FROM documents WHERE kind = 'grant'")}
+
+    await keeper.turn(0)
+    assert kept() == {sealed.name, open_job.name, lost.name}
+    await keeper.turn(40 * DAY)
+    assert kept() == {open_job.name, lost.name}
+    await epoch.ledger.keep("sha256:again", "grant", b"grant", sealed.name)  # for the bundle of a job that it delegated
+    await keeper.turn(40 * DAY)
+    assert kept() == {open_job.name, lost.name}
+
+
+async def test_a_deletion_that_the_ledger_was_too_busy_for_is_finished_by_the_next_turn(
+    town: Town, epoch: Epoch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    keeper = Keeper(epoch)
+    job, lane, _ = await finished(town, epoch)
+    await keeper.retention.finish()
+    await town.scope("responder").delete(job.name, "asked-for")
+    forget = epoch.ledger.forget
+
+    def busy(name: str) -> Any:
+        monkeypatch.setattr(ledger, "MAX_WAITING", 0)
+        return forget(name)
+
+    with monkeypatch.context() as within:
+        within.setattr(epoch.ledger, "forget", busy)
+        assert await refusal(keeper.retention.delete(job.name, "responder", "asked-for")) == "ledger-unavailable"
+    monkeypatch.undo()
+    assert keeper.left(lane.lane) == (False, 7)
+    running = asyncio.create_task(keeper.retention.run())
+    async with asyncio.timeout(10):
+        while keeper.left(lane.lane)[1]:  # noqa: ASYNC110 - nobody says when
+            await asyncio.sleep(0.05)
+    running.cancel()
 
 
 async def test_a_gateway_deletes_by_itself_and_for_a_responder_and_says_so(

@@ -162,8 +162,9 @@ async def test_a_file_that_cannot_be_written_lags_behind_and_stops_nothing(
     assert Newest(town.installation / "scope", Seen).known != before
 
 
-async def test_a_file_that_cannot_be_read_stops_the_start(town: Town) -> None:
-    (town.installation / "scope/newest.json").write_bytes(b"{")
+@pytest.mark.parametrize("raw", [b"", b"{", b'{"position":1,"hash":"\xff","sequence":1}'])
+async def test_a_file_that_cannot_be_read_stops_the_start(town: Town, raw: bytes) -> None:
+    (town.installation / "scope/newest.json").write_bytes(raw)
     with pytest.raises(Refused) as refused:
         await start(town)
     assert refused.value.code == "bad-newest"

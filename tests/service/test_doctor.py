@@ -3,6 +3,7 @@
 import asyncio
 import os
 import sqlite3
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import text
 from typer.testing import CliRunner
 
 from controls.commands import app as registry
+from receipts.memory import Seen
 from service import NAMES, key_list, migrate
 from service.doctor import Finding
 from service.doctor.databases import database
@@ -18,6 +20,7 @@ from service.doctor.keys import keys
 from service.engine import open_engine
 from service.initialise import DAY, VALIDITY, Urls
 from service.key_list import Installed
+from service.newest import Newest
 from service.settings import Settings, common
 from tests.conftest import START
 
@@ -185,3 +188,29 @@ def test_looking_at_a_database_leaves_no_trace(installation: Path) -> None:
     for name in NAMES:
         asyncio.run(database(common(name, installation / name / "settings.toml", {})))
     assert {path: path.stat().st_mtime_ns for path in installation.rglob("*")} == before
+
+
+def test_files_that_come_and_go_meanwhile_end_no_check(installation: Path) -> None:
+    over = threading.Event()
+
+    def remember() -> None:
+        newest = Newest(installation / "scope", Seen)
+        while not over.is_set():
+            newest.known = None
+            newest.remember(Seen(1, 1))
+
+    writing = threading.Thread(target=remember)
+    writing.start()
+    try:
+        assert [modes(installation, os.geteuid()) for _ in range(100)] == [[]] * 100
+    finally:
+        over.set()
+        writing.join()
+
+
+async def test_an_address_of_a_database_that_is_none_is_found_and_not_told(
+    installation: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TALLY_SCOPE_DATABASE", "postgresql://user:secret@127.0.0.1:port/tally")
+    [found] = await database(common("scope", installation / "scope/settings.toml", os.environ))
+    assert (found.level, "cannot be read" in found.says, "secret" in str(found)) == ("failure", True, False)
