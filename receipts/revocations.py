@@ -88,7 +88,6 @@ class Revocations:
                     polls -= 1
                 elif not await self._hear():
                     polls = WITHOUT_FEED
-                self._said = ""
             except Refused as refused:
                 self._warn(refused)
             except Exception:
@@ -139,6 +138,7 @@ class Revocations:
         finally:
             if self.sequence > known:
                 self.changed()
+                log.info("revoked", sequence=self.sequence)
         if heartbeat.sequence < self.sequence:
             raise Refused("bad-snapshot", "scope counts fewer revocations than it sends")
         if heartbeat.sequence > self.sequence == known:
@@ -154,6 +154,9 @@ class Revocations:
             self.heard, self._heard_at = time, self._counted()
         self._restored = None
         self._forget(min(time, self._clock()))
+        if self._said:
+            log.info("heard-again", sequence=self.sequence)
+        self._said = ""
 
     def _disbelieve(self, refused: Refused) -> None:
         """Believe scope no more when it went back: what it ended and forgot would be good again."""

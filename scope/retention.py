@@ -61,7 +61,7 @@ async def status(authority: Authority, caller: Caller, name: str) -> JobStatus:
     except Refused as refused:
         if refused.code != "unknown-job" or not caller.roles & OF_ANY:
             raise
-        async with reading(authority.engine).connect() as db:
+        async with reading(authority.engine) as db:
             raise await _missing(db, name) from refused
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
 import scope.app
 from scope.client import ScopeClient
@@ -85,7 +86,14 @@ async def test_a_stream_of_a_model_is_cut_in_the_middle(tmp_path: Path, serve: S
         assert [each.status for each in await house.leaves("end")] == ["policy_cut"]
 
 
-async def test_a_gateway_hears_scope_again_soon_after_it_came_back(tmp_path: Path, serve: Serve) -> None:
+async def test_a_gateway_hears_scope_again_soon_after_it_came_back_and_logs_it(tmp_path: Path, serve: Serve) -> None:
+    with capture_logs() as logged:
+        await away_and_back(tmp_path, serve)
+    told = [each["event"] for each in logged if each["event"] in {"revocations", "heard-again", "revoked"}]
+    assert told == ["revocations", "heard-again", "revoked"]
+
+
+async def away_and_back(tmp_path: Path, serve: Serve) -> None:
     async with gatehouse(tmp_path, serve, **FREE) as house:
         await house.open()
         assert code(await house.rpc()) is None
