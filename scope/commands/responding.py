@@ -137,7 +137,8 @@ def terminal() -> bool:
 def _preview(as_json: bool, wanted: RevocationRequest, there: Preview, *, err: bool) -> None:  # noqa: FBT001 - passes an option on
     verb = "ends" if there.ends else "touches"
     count = f"{there.jobs} open jobs" if there.complete else f"at least {there.jobs} open jobs"
-    lines = [f"{wanted.kind} {wanted.value}: {verb} {count}, {there.tokens} living tokens, {there.lanes} open lanes"]
+    heading = f"{wanted.kind} {wanted.value}: {verb} {count}, {there.tokens} living tokens, {there.lanes} open lanes"
+    lines = [f"{heading} with {there.running} running calls"]
     lines += [f"  {each}" for each in there.names]
     lines += [f"  and {there.jobs - len(there.names)} more"] if there.jobs > len(there.names) else []
     lines += [f"  gateway {each}" for each in there.gateways]

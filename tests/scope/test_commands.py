@@ -164,7 +164,7 @@ async def test_a_dry_run_shows_what_would_be_hit_and_revokes_nothing(today: Town
     await today.lane(jobs[0])
     asked = ["--reason", "incident", "--dry-run"]
     said = (await tally(today, "revoke", "agent", "a-0", *asked, client="responder")).splitlines()
-    assert said[0] == "agent a-0: ends 2 open jobs, 1 living tokens, 1 open lanes"
+    assert said[0] == "agent a-0: ends 2 open jobs, 1 living tokens, 1 open lanes with 0 running calls"
     assert set(said[1:]) == {f"  {jobs[0].job}", f"  {jobs[2].job}", f"  gateway {today.urls.receipts}"}
     for kind, value, expected in (
         ("all", "*", (True, 4, 1, 1)), ("tool", "crm-mcp/get_case", (False, 4, 1, 1)),
