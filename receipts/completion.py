@@ -20,6 +20,7 @@ from receipts.sessions import Session
 from receipts.stream import comment, event, events
 from receipts.tokens import BadToken, challenge
 from receipts.upstream import PolicyCut, Upstream, UpstreamFailed, whole
+from service.problems import retry_after
 from verifier.encoding import Count, safe_text
 from verifier.leaf import ToolCall, Usage
 from verifier.refused import Refused
@@ -36,7 +37,7 @@ STATUS = {
     "budget-rate": 429, "limit-rate": 429, "too-large": 413, "unknown-model": 404, "not-found": 404,
     "method-not-allowed": 405, "stale-revocations": 503, "ledger-unavailable": 503, "scope-unavailable": 503,
     "controls-unavailable": 503, "client-gone": 499, "internal-error": 500, "unknown-call": 404,
-    "too-many-proofs": 503, "disk-full": 503, "clock-stepped": 503,
+    "too-many-proofs": 503, "disk-full": 503, "clock-stepped": 503, "database-restored": 503,
 }  # fmt: skip
 INVALID = "invalid_request_error"
 KINDS = {400: INVALID, 404: INVALID, 405: INVALID, 413: INVALID, 403: "permission_error", 429: "rate_limit_error"}
@@ -217,7 +218,7 @@ def refusal(refused: Refused, receipt: str | None = None) -> Answer:
         body = error_body(refused.code, refused.why, "authentication_error")
         return Answer(UNAUTHORIZED, body, challenge(refused))
     status = 400 if refused.code in BAD_REQUEST else STATUS.get(refused.code, FORBIDDEN)
-    headers = {"tally-receipt": receipt} if receipt else {}
+    headers = ({"tally-receipt": receipt} if receipt else {}) | retry_after(refused.code)
     return Answer(
         status, error_body(refused.code, refused.why, KINDS.get(status, "server_error"), refused.field or None), headers
     )

@@ -9,6 +9,7 @@ from receipts.sessions import Server
 from receipts.tokens import BadToken, challenge
 from service.app import VERSION
 from service.dpop import ALGORITHMS
+from service.problems import retry_after
 from verifier.admission import grants, prompt_target, resource_target, tool_target
 from verifier.grant import Scope
 from verifier.manifest import Manifest, Prompt, Resource, Tool
@@ -28,7 +29,7 @@ FORM = {
 METHOD_NOT_FOUND = (404, -32601)
 NOT_OURS = frozenset({
     "stale-revocations", "ledger-unavailable", "scope-unavailable", "controls-unavailable", "disk-full",
-    "clock-stepped",
+    "clock-stepped", "database-restored",
 })  # fmt: skip
 
 # Each method that lists, and the member of its result.
@@ -51,7 +52,7 @@ def rpc_error(
     data = {"code": code, **({"receipt": receipt} if receipt else {}), **more}
     status, number = said
     body = _encode({"jsonrpc": "2.0", "id": ident, "error": {"code": number, "message": why, "data": data}})
-    return Answer(status, body, {"tally-receipt": receipt} if receipt else {})
+    return Answer(status, body, ({"tally-receipt": receipt} if receipt else {}) | retry_after(code))
 
 
 def refusal(ident: Ident, refused: Refused, metadata: str, receipt: str | None) -> Answer:

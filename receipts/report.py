@@ -151,6 +151,7 @@ def _head(log: Log) -> Head:
         jtis=[jti for jti, seq in log.jtis.items() if known <= seq < size],
         closed=bool(log.closing_head),
         spent=log.spent if log.closing_head else None,
+        running=len(log.open_calls),
     )
 
 

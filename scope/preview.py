@@ -29,7 +29,7 @@ async def preview(authority: Authority, wanted: RevocationRequest) -> Preview:
         jobs, names = await store.count_jobs(db, chosen, MOST_NAMES)
         only = name if wanted.kind in {"jti", "key"} and not ends else None
         tokens = await store.count_living(db, chosen, now // SECOND, only)
-        lanes, gateways = await store.open_lanes(db, chosen)
+        lanes, running, gateways = await store.open_lanes(db, chosen)
         again = await store.revoked(db, [name], now) is not None
     return Preview(
         ends=ends,
@@ -37,6 +37,7 @@ async def preview(authority: Authority, wanted: RevocationRequest) -> Preview:
         names=names,
         tokens=tokens,
         lanes=lanes,
+        running=running,
         gateways=gateways[:MOST_GATEWAYS],
         again=again,
         complete=complete,

@@ -9,7 +9,7 @@ from litestar.response import Stream
 from litestar.types import ControllerRouterHandler
 from msgspec import Raw
 
-from scope import discovery, jobs, lanes, oauth, preview, retention, revoke, seals, store, unsealed
+from scope import discovery, examples, jobs, lanes, oauth, preview, retention, revoke, seals, store, unsealed
 from scope.authority import Authority
 from scope.client import (
     Code,
@@ -73,7 +73,7 @@ class Jobs(Controller):
     path = "/jobs"
     tags = ("jobs",)
 
-    @post("/", summary="Open a job under one policy", operation_class=json_body(JobRequest))
+    @post("/", summary="Open a job under one policy", operation_class=json_body(JobRequest, examples.JOB))
     async def open(self, body: RawBody, caller: By, authority: Here) -> OpenedJob:
         """Open a job; the answer holds its signed grant."""
         caller.require("orchestrator")
@@ -122,7 +122,12 @@ class Jobs(Controller):
         digest, raw = await jobs.seal(authority, caller, job)
         return Response(raw, media_type=ENVELOPE, headers={"ETag": f'"{digest}"', **PRIVATE})
 
-    @post("/{job:str}/lanes", status_code=200, summary="Register a lane", operation_class=json_body(LaneRequest))
+    @post(
+        "/{job:str}/lanes",
+        status_code=200,
+        summary="Register a lane",
+        operation_class=json_body(LaneRequest, examples.LANE),
+    )
     async def register(self, job: Job, body: RawBody, caller: By, authority: Here) -> RegisteredLane:
         """Register a lane before its first leaf and learn its share; the same request again is answered the same."""
         caller.require("gateway")
@@ -137,7 +142,11 @@ class Jobs(Controller):
 
 
 @post(
-    "/heads", status_code=200, tags=["jobs"], summary="Report all moving lanes", operation_class=json_body(HeadsReport)
+    "/heads",
+    status_code=200,
+    tags=["jobs"],
+    summary="Report all moving lanes",
+    operation_class=json_body(HeadsReport, examples.HEADS),
 )
 async def heads(body: RawBody, caller: By, authority: Here) -> HeadsAnswer:
     """Witness heads, each accepted or refused by itself; the answer names the jobs whose lanes are to be closed."""
@@ -151,7 +160,7 @@ class Revocations(Controller):
     path = "/revocations"
     tags = ("revocations",)
 
-    @post("/", summary="Revoke", operation_class=json_body(RevocationRequest))
+    @post("/", summary="Revoke", operation_class=json_body(RevocationRequest, examples.REVOCATION))
     async def revoke(self, body: RawBody, caller: By, authority: Here) -> Revoked:
         """Revoke a target for ever; the answer comes when it is durable."""
         caller.require("responder")
@@ -161,7 +170,7 @@ class Revocations(Controller):
         "/preview",
         status_code=200,
         summary="What a revocation would touch",
-        operation_class=json_body(RevocationRequest),
+        operation_class=json_body(RevocationRequest, examples.REVOCATION),
     )
     async def preview(self, body: RawBody, caller: By, authority: Here) -> Response[Preview]:
         """Count the jobs, tokens and lanes that a revocation would touch now; nothing is revoked."""

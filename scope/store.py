@@ -117,6 +117,7 @@ class Lane(Struct, frozen=True):
     closed: bool
     share: bytes
     spent: bytes | None = None
+    running: int = 0
 
 
 async def sequence(db: AsyncConnection) -> int:
@@ -321,11 +322,12 @@ async def count_living(db: AsyncConnection, chosen: JobNames, at: int, only: Nam
     return found
 
 
-async def open_lanes(db: AsyncConnection, chosen: JobNames) -> tuple[int, list[str]]:
-    """Count the lanes of some jobs that are not closed, and name the gateways that write them."""
-    moving = select(lanes.c.gateway, func.count()).where(lanes.c.job.in_(chosen), lanes.c.closed.is_(False))
+async def open_lanes(db: AsyncConnection, chosen: JobNames) -> tuple[int, int, list[str]]:
+    """Count the lanes of some jobs that are not closed, and the calls under way there; name the gateways of these."""
+    counts = select(lanes.c.gateway, func.count(), func.sum(lanes.c.running))
+    moving = counts.where(lanes.c.job.in_(chosen), lanes.c.closed.is_(False))
     found = (await db.execute(moving.group_by(lanes.c.gateway).order_by(lanes.c.gateway))).all()
-    return sum(count for _, count in found), [gateway for gateway, _ in found]
+    return sum(count for _, count, _ in found), sum(int(each) for _, _, each in found), [name for name, _, _ in found]
 
 
 async def scopes_of_open_jobs(db: AsyncConnection, most: int) -> list[tuple[str, bytes]]:

@@ -71,7 +71,8 @@ tokens = Table(
     Column("kid", String(32)),
 )
 
-# `size` and `root` are the last head that was accepted; `marked` is the time of the newest mark.
+# `size` and `root` are the last head that was accepted, `running` the calls that were under way then; `marked` is the
+# time of the newest mark.
 lanes = Table(
     "lanes",
     metadata,
@@ -88,6 +89,7 @@ lanes = Table(
     Column("closed", Boolean, nullable=False),
     Column("share", LargeBinary, nullable=False),
     Column("spent", LargeBinary),
+    Column("running", BigInteger, nullable=False, server_default="0"),
 )
 
 lane_tokens = Table(

@@ -13,12 +13,12 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 from litestar.openapi import OpenAPIConfig
-from litestar.openapi.plugins import JsonRenderPlugin
 from litestar.types import ASGIApp, ControllerRouterHandler
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service import health, problems
 from service.clients import Clients, provide_caller
+from service.described import Rendered
 from service.engine import ping
 from service.protocol import BoundedProtocol
 from service.settings import Settings
@@ -97,7 +97,7 @@ def build(
             version=VERSION,
             path="/openapi",
             use_handler_docstrings=True,
-            render_plugins=[JsonRenderPlugin(path="/openapi.json")],
+            render_plugins=[Rendered(path="/openapi.json")],
         ),
         lifespan=[connections, *lifespan],
         logging_config=None,

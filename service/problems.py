@@ -37,7 +37,10 @@ STATUS: dict[str, int] = {
     "clock-stepped": 503,
 }
 # Seconds after which it is worth while to try again.
-WAIT = {"too-many-failures": 60, "too-many-requests": 5, "disk-full": 30}
+WAIT = {
+    "too-many-failures": 60, "too-many-requests": 5, "too-many-proofs": 5, "disk-full": 30, "clock-stepped": 30,
+    "stale-revocations": 1, "scope-unavailable": 1, "controls-unavailable": 1, "database-restored": 60,
+}  # fmt: skip
 # How the framework's own errors are called in public.
 OURS = {"too-many-requests", "disk-full", "clock-stepped"}
 NAMES = {status: code for code, status in STATUS.items() if code not in OURS}
@@ -101,14 +104,18 @@ def _place(error: HTTPException) -> str:
 
 def answer(error: Refused, status: int, headers: Mapping[str, str] | None = None) -> Response[bytes]:
     """Write a refusal as a problem document."""
-    wait = {"Retry-After": str(WAIT[error.code])} if error.code in WAIT else {}
     challenge = {"WWW-Authenticate": "Bearer"} if status == STATUS["unauthenticated"] else {}
     return Response(
         problem(error, status),
         status_code=status,
         media_type=MEDIA_TYPE,
-        headers={**(headers or {}), **challenge, **wait, "Cache-Control": "no-store"},
+        headers={**(headers or {}), **challenge, **retry_after(error.code), "Cache-Control": "no-store"},
     )
+
+
+def retry_after(code: str) -> dict[str, str]:
+    """Say after how many seconds to try again, where that is worth while (RFC 9110 §10.2.3)."""
+    return {"retry-after": str(WAIT[code])} if code in WAIT else {}
 
 
 def problem(error: Refused, status: int) -> bytes:

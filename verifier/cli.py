@@ -53,6 +53,11 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that nothing complains again at the end
         status = BROKEN_PIPE
+    except OSError as error:
+        if error.filename is None:
+            raise
+        hint = "Check the path and who may read or write it."
+        status = _refused(Refused("usage", f"{error.filename}: {error.strerror}", hint=hint))
     sys.exit(status)
 
 
@@ -115,7 +120,7 @@ def _joined(given: list[str]) -> int:
         said = getattr(error, "format_message", None)
         if said is None:
             raise
-        return _unknown(said())
+        return _unknown(said(), getattr(getattr(error, "ctx", None), "command_path", "tally"))
     return status if isinstance(status, int) else 0
 
 
@@ -129,9 +134,10 @@ def _alone(given: list[str]) -> int:
     return 0 if given else USAGE
 
 
-def _unknown(said: str) -> int:
+def _unknown(said: str, command: str = "tally") -> int:
+    more = f"; commands beyond {', '.join(OWN)} come with tallystick[services]" if command == "tally" else ""
     complain(f"tally: usage: {plain(said)}")
-    complain(f"hint: tally --help; commands beyond {', '.join(OWN)} come with tallystick[services]")
+    complain(f"hint: {command} --help{more}")
     return USAGE
 
 
@@ -151,6 +157,13 @@ def _join(made: "typer.Typer") -> None:
 def _refused(refused: Refused) -> int:
     where = f" (at {plain(refused.field)})" if refused.field else ""
     complain(f"tally: {plain(refused.code)}: {plain(refused.why)}{where}")
-    if refused.hint:
-        complain(f"hint: {plain(refused.hint)}")
+    if hint := refused.hint or _listed(refused.code):
+        complain(f"hint: {plain(hint)}")
     return STATUSES.get(refused.code, 1)
+
+
+def _listed(code: str) -> str:
+    """Find what to do about a code that came without a word on it."""
+    from verifier.explanation import action  # noqa: PLC0415 - reads the specs; only for a refusal
+
+    return action(code)

@@ -50,6 +50,12 @@ def explain(code: str) -> Explanation:
     return listed[code]
 
 
+def action(code: str) -> str:
+    """Say what to do about a code; nothing for one that is not known here."""
+    known = _listed().get(code)
+    return "" if known is None else _LINK.sub(r"\1", known.action)
+
+
 @cache
 def _listed() -> dict[str, Explanation]:
     """Read every code: those of documents from the program, all others from specs/errors.md where it is installed."""

@@ -35,5 +35,5 @@ def write_private(path: Path, content: bytes) -> None:
 def require_private(status: os.stat_result, path: Path) -> None:
     """Refuse what others than its owner can open. Raises `Refused` loose-mode."""
     if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO) or status.st_uid != os.geteuid():
-        hint = "Make a new key: somebody else may have read this one. Files are 0600, directories 0700, both your own."
+        hint = "Make a new one: somebody else may have read this one. Files are 0600, directories 0700, both your own."
         raise Refused("loose-mode", f"{path.name} is open to others than its owner", hint=hint)

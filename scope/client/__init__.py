@@ -1,7 +1,8 @@
 """What callers and `scope` say to each other, and the client of orchestrators, gateways and responders.
 
 Documents travel as the bytes that were signed and come back as such. The client checks digests; whether a signature is
-good is the caller's to ask `verifier.documents`, whose trust is the caller's own.
+good is the caller's to ask `verifier.documents`, whose trust is the caller's own. An orchestrator's whole road is in
+`examples/orchestrator.py`.
 """
 
 from scope.client.asynchronous import ScopeClient

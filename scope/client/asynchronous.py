@@ -1,6 +1,7 @@
 """The client of orchestrators, gateways and responders: a method for each thing that scope can be asked."""
 
 import asyncio
+import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any
@@ -22,7 +23,15 @@ from verifier.encoding import digest
 from verifier.envelope import Envelope
 from verifier.refused import Refused
 
+_job = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
 PASSING = {"not-sealed", "scope-unavailable"}  # refusals that a while may change
+
+
+def _named(job: str) -> str:
+    """Write a job's name as a part of an address. Raises `Refused` unknown-job for what would be another address."""
+    if _job(job) is None:
+        raise Refused("unknown-job", "no job has such a name", field="job")
+    return job
 
 
 class ScopeClient:
@@ -91,11 +100,11 @@ class ScopeClient:
 
     async def close(self, job: str) -> JobStatus:
         """Close a job of one's own: its gateways end what is open, then it is sealed."""
-        return decode(await self._transport.call("POST", f"/jobs/{quote(job)}/close"), JobStatus)
+        return decode(await self._transport.call("POST", f"/jobs/{_named(job)}/close"), JobStatus)
 
     async def status(self, job: str) -> JobStatus:
         """Ask where a job stands."""
-        return decode(await self._transport.call("GET", f"/jobs/{quote(job)}"), JobStatus)
+        return decode(await self._transport.call("GET", f"/jobs/{_named(job)}"), JobStatus)
 
     async def jobs(
         self,
@@ -118,7 +127,7 @@ class ScopeClient:
     async def delete(self, job: str, reason: str, ticket: str | None = None) -> DeletedJob:
         """Delete a sealed job (role responder); the record of acts keeps the digest of its seal."""
         query = urlencode({"reason": reason} | ({} if ticket is None else {"ticket": ticket}))
-        return decode(await self._transport.call("DELETE", f"/jobs/{quote(job)}?{query}"), DeletedJob)
+        return decode(await self._transport.call("DELETE", f"/jobs/{_named(job)}?{query}"), DeletedJob)
 
     async def wait_for_seal(self, job: str, *, seconds: float = 15, every: float = 0.1) -> bytes:
         """Wait for a closing job's seal, asking every `every` seconds at first, and each second later.
@@ -144,11 +153,11 @@ class ScopeClient:
 
     async def seal(self, job: str) -> bytes:
         """Fetch a job's seal. Raises `Refused` not-sealed."""
-        return await self._transport.call("GET", f"/jobs/{quote(job)}/seal")
+        return await self._transport.call("GET", f"/jobs/{_named(job)}/seal")
 
     async def register_lane(self, job: str, lane: LaneRequest) -> RegisteredLane:
         """Register a lane before its first leaf; the same request again answers the same (role gateway)."""
-        return decode(await self._transport.call("POST", f"/jobs/{quote(job)}/lanes", lane), RegisteredLane)
+        return decode(await self._transport.call("POST", f"/jobs/{_named(job)}/lanes", lane), RegisteredLane)
 
     async def report_heads(self, heads: Sequence[Head]) -> HeadsAnswer:
         """Report the lanes that moved, and learn which jobs are closing; an empty report only learns."""
@@ -182,7 +191,7 @@ class ScopeClient:
 
     async def revocations(self, job: str) -> list[bytes]:
         """Fetch the revocations that touch a job: of a sealed one those that its seal names, in the seal's order."""
-        answer = decode(await self._transport.call("GET", f"/jobs/{quote(job)}/revocations"), Documents)
+        answer = decode(await self._transport.call("GET", f"/jobs/{_named(job)}/revocations"), Documents)
         return [bytes(each) for each in answer.documents]
 
     async def revoke(self, wanted: RevocationRequest) -> Revoked:

@@ -35,8 +35,9 @@ class RegisteredLane(Message, frozen=True, kw_only=True):
 class Head(Request, frozen=True, kw_only=True):
     """One lane's newest head: `consistency` (base64 hashes) leads from the size last accepted; none from size 0.
 
-    `jtis` are the tokens first used since; `closed` comes with the closing head, signed by both halves of the key, and
-    with it what the lane spent of its share: the rest goes back to the job's purse.
+    `jtis` are the tokens first used since, `running` counts the calls that began and did not end. `closed` comes with
+    the closing head, signed by both halves of the key, and with it what the lane spent of its share: the rest goes back
+    to the job's purse.
     """
 
     lane: Id
@@ -45,6 +46,7 @@ class Head(Request, frozen=True, kw_only=True):
     jtis: Annotated[list[Id], Meta(max_length=4096)] = field(default_factory=list)
     closed: bool = False
     spent: Budget | None = None
+    running: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
 
 
 class HeadsReport(Request, frozen=True, kw_only=True):

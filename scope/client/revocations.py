@@ -45,9 +45,9 @@ class Revoked(Message, frozen=True, kw_only=True):
 class Preview(Message, frozen=True, kw_only=True):
     """What a revocation would touch now: open jobs and the first of their names, living tokens, open lanes, gateways.
 
-    `ends` tells whether these jobs would end; else calls, or tokens, are what it is about. Which calls are running
-    gateways alone know. `again`: the same is revoked already. `complete` is false where more jobs are open than were
-    looked at.
+    `ends` tells whether these jobs would end; else calls, or tokens, are what it is about. `running` counts the calls
+    under way in those lanes, as gateways said within the last second; what each of them calls, they alone know.
+    `again`: the same is revoked already. `complete` is false where more jobs are open than were looked at.
     """
 
     ends: bool
@@ -55,6 +55,7 @@ class Preview(Message, frozen=True, kw_only=True):
     names: list[Id]
     tokens: int
     lanes: int
+    running: int = 0
     gateways: list[Url] = field(default_factory=list)
     again: bool = False
     complete: bool = True

@@ -15,8 +15,7 @@ from scope.client import (
     State,
     claims_of,
 )
-from scope.commands.shared import MAX_REQUEST, Client, Json, Url, as_client, read_token, say, tool_named, when
-from verifier.encoding import canonical, parse
+from scope.commands.shared import Client, Json, Url, as_client, new_file, read_token, request, say, tool_named, when
 from verifier.envelope import Envelope
 from verifier.grant import Grant
 from verifier.refused import Refused
@@ -66,8 +65,9 @@ def open_job(
         asked["user_token"] = read_token(user_token)
     if tool or model:
         asked["authorization_details"] = [*map(tool_named, tool or ()), *([Models(models=model)] if model else [])]
-    request = parse(canonical(asked), JobRequest, limit=MAX_REQUEST)
-    opened = as_client(url, client, lambda scope: scope.open(request))
+    wanted = request(JobRequest, asked)
+    new_file(grant)
+    opened = as_client(url, client, lambda scope: scope.open(wanted))
     _opened(opened, grant, as_json)
 
 
@@ -111,9 +111,9 @@ def child(
         raw = await scope.grant(claims_of(subject).grant)
         above = Grant.parse(Envelope.parse(raw, "grant").content()).scope
         inherited = {name: getattr(above, name) for name in ("agent", "policy", "job_type", "environment")}
-        wanted = canonical({**inherited, **asked})
-        return await scope.child(subject, parse(wanted, JobRequest, limit=MAX_REQUEST))
+        return await scope.child(subject, request(JobRequest, {**inherited, **asked}))
 
+    new_file(grant)
     _opened(as_client(url, client, delegated), grant, as_json)
 
 
@@ -192,13 +192,13 @@ def _limits(calls: int | None, cost_nano_usd: int | None, tokens: int | None) ->
 
 def _opened(opened: OpenedJob, grant: Path | None, as_json: bool) -> None:  # noqa: FBT001 - passes an option on
     """Tell of a job that was opened, and keep its grant."""
-    if grant is not None:
-        grant.write_bytes(bytes(opened.grant))
     facts = {
         name: getattr(opened, name) for name in ("job", "grant_digest", "policy", "opened", "expires", "unavailable")
     }
     missing = f"not available: {', '.join(opened.unavailable)}" if opened.unavailable else "everything is available"
     say(as_json, facts, f"{opened.job} until {when(opened.expires)}", f"grant {opened.grant_digest}", missing)
+    if grant is not None:
+        grant.write_bytes(bytes(opened.grant))
 
 
 def _tell(as_json: bool, found: JobStatus) -> None:  # noqa: FBT001 - passes an option on

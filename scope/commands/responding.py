@@ -8,9 +8,8 @@ import msgspec
 import typer
 
 from scope.client import Incident, Preview, RevocationRequest, ScopeClient
-from scope.commands.shared import MAX_REQUEST, Client, Json, Url, as_client, say, when
+from scope.commands.shared import Client, Json, Url, as_client, request, say, when
 from verifier.documents import open_heartbeat, open_revocation
-from verifier.encoding import canonical, parse
 from verifier.keys import Pin, Trust
 from verifier.refused import Refused
 from verifier.revocation import Revocation
@@ -51,19 +50,19 @@ def revoke(
     asked: dict[str, str | int] = {"kind": kind, "value": value, "reason": reason}
     asked |= {name: text for name, text in (("ticket", ticket), ("note", note)) if text is not None}
     asked |= {} if until is None else {"until": moment(until, "--until")}
-    request = parse(canonical(asked), RevocationRequest, limit=MAX_REQUEST)
+    wanted = request(RevocationRequest, asked)
     asking = terminal() and not yes
     if kind == "all" and not (asking or yes or dry_run):
         raise Refused("usage", "nobody can be asked here: everything is revoked with --yes", hint="Look: --dry-run.")
     if dry_run or asking:
-        there = as_client(url, client, lambda scope: scope.preview(request))
-        _preview(as_json and dry_run, request, there, err=not dry_run)
+        there = as_client(url, client, lambda scope: scope.preview(wanted))
+        _preview(as_json and dry_run, wanted, there, err=not dry_run)
     if dry_run:
         return
     if asking and not typer.confirm("Revoke?", err=True):
         typer.echo("nothing was revoked", err=True)
         raise typer.Exit(1)
-    done = as_client(url, client, lambda scope: scope.revoke(request))
+    done = as_client(url, client, lambda scope: scope.revoke(wanted))
     sentence = f"revoked {kind} {value} at {when(done.time)}: number {done.sequence}, {done.jobs} open jobs ended"
     say(as_json, msgspec.to_builtins(done), sentence)
 
@@ -88,8 +87,11 @@ def revocations(
         while True:
             heartbeat, raws = await scope.snapshot(last)
             found += [open_revocation(trust, raw).value for raw in raws]
-            last = found[-1].sequence if found else last
-            if not raws or last >= open_heartbeat(trust, heartbeat).value.sequence:
+            last, newest = found[-1].sequence if found else last, open_heartbeat(trust, heartbeat).value.sequence
+            if newest < after:
+                hint = "Was its database restored from a backup? Compare with what you kept."
+                raise Refused("bad-snapshot", f"scope counts {newest} revocations, and there were {after}", hint=hint)
+            if not raws or last >= newest:
                 return found
 
     found = as_client(url, client, every)
@@ -135,7 +137,8 @@ def terminal() -> bool:
 def _preview(as_json: bool, wanted: RevocationRequest, there: Preview, *, err: bool) -> None:  # noqa: FBT001 - passes an option on
     verb = "ends" if there.ends else "touches"
     count = f"{there.jobs} open jobs" if there.complete else f"at least {there.jobs} open jobs"
-    lines = [f"{wanted.kind} {wanted.value}: {verb} {count}, {there.tokens} living tokens, {there.lanes} open lanes"]
+    heading = f"{wanted.kind} {wanted.value}: {verb} {count}, {there.tokens} living tokens, {there.lanes} open lanes"
+    lines = [f"{heading} with {there.running} running calls"]
     lines += [f"  {each}" for each in there.names]
     lines += [f"  and {there.jobs - len(there.names)} more"] if there.jobs > len(there.names) else []
     lines += [f"  gateway {each}" for each in there.gateways]

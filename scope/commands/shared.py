@@ -1,6 +1,7 @@
 """What the commands of scope share: options, how they act as a client, how they speak."""
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
@@ -14,6 +15,8 @@ import typer
 from scope.client import ScopeClient, Tools
 from service import keystore
 from service.clients import client_token
+from verifier.encoding import canonical, parse
+from verifier.private import read_private
 from verifier.refused import Refused
 
 T = TypeVar("T")
@@ -28,9 +31,26 @@ Client = Annotated[
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
+def request(kind: type[T], asked: dict[str, Any]) -> T:
+    """Write a request from what was given. Raises `Refused` usage, with the argument, for what can be in none."""
+    try:
+        return parse(canonical(asked), kind, limit=MAX_REQUEST)
+    except Refused as refused:
+        hint = "What each argument may be: --help."
+        raise Refused("usage", refused.why, field=refused.field, hint=hint) from refused
+
+
+def new_file(path: Path | None) -> None:
+    """Refuse a file that could not be made, before anything is done whose answer would be lost. Raises `Refused`."""
+    if path is not None and path.exists():
+        raise Refused("usage", f"{path} exists: no file is ever replaced", hint="Name another file.")
+    if path is not None and not os.access(path.parent, os.W_OK | os.X_OK):
+        raise Refused("usage", f"no file can be made in {path.parent}", hint="Name a folder that you may write to.")
+
+
 def read_token(path: Path) -> str:
     """Read a token from a private file. Raises `Refused`: no-key, loose-mode, bad-token for a file that holds none."""
-    token = keystore.read_private(path, MAX_TOKEN).decode("latin-1").strip()
+    token = read_private(path, MAX_TOKEN).decode("latin-1").strip()
     if not 0 < len(token) <= MAX_TOKEN:
         raise Refused("bad-token", f"{path.name} holds no token", hint="Get a new one.")
     return token
@@ -52,7 +72,13 @@ def as_client(url: str, client: Path, act: Callable[[ScopeClient], Awaitable[T]]
         async with aiohttp.ClientSession() as session:
             return await act(ScopeClient(session, url, lambda: client_token(key, name, url.rstrip("/"), now())))
 
-    return asyncio.run(run())
+    try:
+        return asyncio.run(run())
+    except Refused as refused:
+        if refused.code != "scope-unavailable" or refused.hint:
+            raise
+        hint = f"Is {url} the base URL of scope, and does it run? `tally doctor` looks."
+        raise Refused(refused.code, refused.why, hint=hint) from refused
 
 
 def say(as_json: bool, facts: dict[str, Any], *lines: str, err: bool = False) -> None:  # noqa: FBT001 - passes an option on

@@ -8,7 +8,7 @@ import msgspec
 import typer
 
 from scope.client import Detail, IssuedToken, Models, ScopeClient, claims_of, header_of
-from scope.commands.shared import SECOND, Client, Json, Url, as_client, now, read_token, say, tool_named, when
+from scope.commands.shared import SECOND, Client, Json, Url, as_client, new_file, now, read_token, say, tool_named, when
 from service import dpop_key, keystore
 from service.dpop import thumbprint
 from verifier.refused import Refused
@@ -85,9 +85,10 @@ def get_token(
         raise Refused("usage", "a narrower token is a part (--tool, --model) of another one (--from)")
     if (out is None) != show:
         raise Refused("usage", "a token goes into a file (--out) or is shown (--show)")
-    if out is not None and out.exists():
-        raise Refused("usage", f"{out} exists: a token never replaces a file")
+    new_file(out)
     subject = None if whole is None else read_token(whole)
+    if subject is not None and (job := claims_of(subject).txn) != name:
+        raise Refused("usage", f"the token in --from is of {job}, not of {name}", hint="Name that job, or its token.")
     prover = None if dpop is None else dpop_key.prover(dpop, now, os.urandom)
     proving = None if prover is None else lambda method, address, nonce: prover.proof(method, address, nonce=nonce)
 

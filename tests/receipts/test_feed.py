@@ -11,7 +11,7 @@ import pytest
 from structlog.testing import capture_logs
 
 import scope.app
-from scope.client import ScopeClient
+from scope.client import RevocationRequest, ScopeClient
 from tests.conftest import Serve
 from tests.receipts.gatehouse import PROVIDER, Gatehouse, gatehouse
 from tests.serving import serve_on
@@ -60,6 +60,25 @@ async def test_a_running_call_goes_on_when_something_else_is_revoked(tmp_path: P
         house.upstream.hold.set()
         assert code(await call) is None
         assert [each.status for each in await house.leaves("end")] == ["ok"]
+
+
+async def test_before_it_revokes_a_responder_sees_how_many_calls_run(tmp_path: Path, serve: Serve) -> None:
+    async def running(house: Gatehouse, wanted: int) -> int:
+        for _ in range(50):
+            await asyncio.sleep(0.1)
+            asked = RevocationRequest(kind="agent", value="agent-1", reason="incident")
+            if (found := (await house.scope("responder").preview(asked)).running) == wanted:
+                break
+        return found
+
+    async with gatehouse(tmp_path, serve, **FREE) as house:
+        await house.open()
+        call = await stuck(house)
+        during = await running(house, 1)
+        assert house.upstream.hold is not None
+        house.upstream.hold.set()
+        await call
+        assert (during, await running(house, 0)) == (1, 0)
 
 
 async def test_a_stream_of_a_model_is_cut_in_the_middle(tmp_path: Path, serve: Serve) -> None:

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from receipts.revocations import LONGEST_TOKEN, SKEW, Revocations
 from receipts.sessions import names_of
@@ -173,3 +174,72 @@ async def test_a_tool_revoked_for_a_while_works_again_and_the_bundle_proves_both
         assert said is None
         _, report = await house.audited()
         assert report.findings == []
+
+
+Said = tuple[bytes, list[bytes]]
+AGENTS = ("agent-a", "agent-b", "agent-c")
+
+
+def beat(count: int, *, iss: str = SCOPE, time: int = NOW, by: str = "revocation") -> bytes:
+    """Sign a heartbeat that counts so many."""
+    return seal_up("heartbeat", canonical(Heartbeat(iss=iss, sequence=count, time=time)), pair(by))
+
+
+def lies(honest: list[bytes], other: bytes, forged: bytes) -> dict[str, tuple[Said, str]]:
+    """What scope, or who stands before it, may send in the place of three revocations; and the gateway's word on it."""
+    first, second, third = honest
+    return {
+        "one left out": ((beat(3), [first, third]), "bad-snapshot"),
+        "the first left out": ((beat(3), [second, third]), "bad-snapshot"),
+        "another order": ((beat(3), [second, first, third]), "bad-snapshot"),
+        "one twice": ((beat(3), [first, first, second]), "bad-snapshot"),
+        "all left out": ((beat(3), []), "bad-snapshot"),
+        "more than were counted": ((beat(2), honest), "bad-snapshot"),
+        "of another issuer": ((beat(3), [first, other, third]), "wrong-owner"),
+        "signed with another key": ((beat(3), [first, forged, third]), "wrong-use"),
+        "the heartbeat of another issuer": ((beat(3, iss="https://other.example"), honest), "wrong-owner"),
+        "the heartbeat signed with another key": ((beat(3, by="gateway"), honest), "wrong-use"),
+        "the heartbeat of a time to come": ((beat(3, time=NOW + 6 * SECOND), honest), "bad-snapshot"),
+    }
+
+
+@pytest.mark.parametrize("lie", list(lies([b"", b"", b""], b"", b"")))
+async def test_a_feed_that_is_not_whole_in_order_and_signed_is_not_believed(lie: str) -> None:
+    world = World()
+    told = Snapshots(world)
+    made = [world.revoke("agent", agent, NOW) for agent in AGENTS]
+    honest = [seal_up("revocation", canonical(each), pair("revocation")) for each in made]
+    other = canonical(structs.replace(made[1], iss="https://other.example"))
+    said, code = lies(
+        honest,
+        seal_up("revocation", other, pair("revocation")),
+        seal_up("revocation", canonical(made[1]), pair("gateway")),
+    )[lie]
+
+    async def snapshot(_after: int) -> Said:
+        return said
+
+    told.snapshot = snapshot  # type: ignore[method-assign]
+    with pytest.raises(Refused) as caught:
+        await told.gateway.poll()
+    assert caught.value.code == code
+    assert told.gateway.heard == 0
+    with pytest.raises(Refused, match="stale-revocations"):
+        told.gateway.require_heard()
+
+
+async def test_a_whole_feed_in_pages_is_believed_to_its_end() -> None:
+    world = World()
+    told = Snapshots(world)
+    for agent in AGENTS:
+        world.revoke("agent", agent, NOW)
+    whole = told.snapshot
+
+    async def paged(after: int) -> Said:
+        heartbeat, found = await whole(after)
+        return heartbeat, found[:1]
+
+    told.snapshot = paged  # type: ignore[method-assign]
+    await told.gateway.poll()
+    assert (told.gateway.sequence, told.gateway.heard) == (3, NOW)
+    assert told.said(agent="agent-c") == "agent"

@@ -132,10 +132,10 @@ async def test_calls_are_refused_when_scope_has_not_been_heard_for_too_long(hous
     assert (await house.chat())[0] == 200
     await house.stop("scope")
     house.clock.pass_seconds(6)
-    status, _, body = await house.chat()
-    assert (status, body["error"]["code"]) == (503, "stale-revocations")
-    status, _, body = await house.rpc()
-    assert (status, body["error"]["data"]["code"]) == (200, "stale-revocations")
+    status, headers, body = await house.chat()
+    assert (status, body["error"]["code"], headers["Retry-After"]) == (503, "stale-revocations", "1")
+    status, headers, body = await house.rpc()
+    assert (status, body["error"]["data"]["code"], headers["Retry-After"]) == (200, "stale-revocations", "1")
     denied = await house.last()
     assert (denied.code, denied.by, denied.staleness > 5_000_000) == ("stale-revocations", "gateway", True)
 

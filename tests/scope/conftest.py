@@ -200,9 +200,9 @@ class GatewayLane:
         seconds = self.town.clock() // SECOND if closing else None
         return sign_head(key or self.key, self.origin, size, root, closing_at=seconds)
 
-    async def report(self, *jtis: str) -> None:
+    async def report(self, *jtis: str, running: int = 0) -> None:
         """Report the newest head, which must be accepted."""
-        answer = await self.town.scope("receipts").report_heads([self.head(jtis=list(jtis))])
+        answer = await self.town.scope("receipts").report_heads([self.head(jtis=list(jtis), running=running)])
         assert answer.refused == []
         self.reported = len(self.raws)
 

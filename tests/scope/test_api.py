@@ -13,6 +13,7 @@ from hypothesis.errors import Unsatisfiable
 from schemathesis.generation import GenerationMode
 
 from scope import feed
+from scope.client import HeadsReport, JobRequest, LaneRequest, RevocationRequest
 from tests.scope.conftest import Town
 
 EXAMPLES = 15  # of each operation and mode
@@ -36,6 +37,37 @@ async def test_every_route_that_takes_a_body_describes_it(town: Town) -> None:
     for path, methods in paths.items():
         for method, each in methods.items():
             assert method != "post" or "requestBody" in each or path == "/jobs/{job}/close", path
+
+
+async def test_the_description_shows_requests_that_are_read_and_the_refusals_that_are_sent(town: Town) -> None:
+    paths = msgspec.json.decode((await town.ask("GET", "/openapi/openapi.json"))[2])["paths"]
+    kinds: dict[str, Any] = {
+        "/jobs": JobRequest, "/jobs/{job}/lanes": LaneRequest, "/heads": HeadsReport, "/revocations": RevocationRequest,
+        "/revocations/preview": RevocationRequest,
+    }  # fmt: skip
+    shown = {
+        path: each["post"]["requestBody"]["content"]
+        for path, each in paths.items()
+        if "requestBody" in each.get("post", {})
+    }
+    examples = {path: each["application/json"]["example"] for path, each in shown.items() if "application/json" in each}
+    assert set(examples) == set(kinds)
+    for path, example in examples.items():
+        msgspec.convert(example, kinds[path], strict=True)
+    assert (await town.ask("POST", "/revocations", "responder", json=examples["/revocations"]))[0] == 201
+    for path in set(shown) - set(examples):
+        (form,) = shown[path].values()
+        assert {"client_assertion_type", "client_assertion"} <= set(form["schema"]["properties"])
+        refused = (await town.ask("POST", path, "responder", data={"token": "x"}))[2]
+        properties = paths[path]["post"]["responses"]["default"]["content"]["application/json"]["schema"]["properties"]
+        assert set(refused) <= {*properties, "active"}, path
+    sent = (await town.ask("POST", "/revocations/preview", "auditor", json={}))[2]
+    for path, methods in paths.items():
+        for method, each in methods.items():
+            refusal = each["responses"]["default"]["content"]["application/problem+json"]
+            assert refusal["example"] == sent, (path, method)
+            assert set(sent) <= set(refusal["schema"]["properties"])
+            assert "400" not in each["responses"]
 
 
 def drive(schema: Any, town: Town, mode: GenerationMode) -> set[int]:

@@ -164,7 +164,7 @@ async def test_a_dry_run_shows_what_would_be_hit_and_revokes_nothing(today: Town
     await today.lane(jobs[0])
     asked = ["--reason", "incident", "--dry-run"]
     said = (await tally(today, "revoke", "agent", "a-0", *asked, client="responder")).splitlines()
-    assert said[0] == "agent a-0: ends 2 open jobs, 1 living tokens, 1 open lanes"
+    assert said[0] == "agent a-0: ends 2 open jobs, 1 living tokens, 1 open lanes with 0 running calls"
     assert set(said[1:]) == {f"  {jobs[0].job}", f"  {jobs[2].job}", f"  gateway {today.urls.receipts}"}
     for kind, value, expected in (
         ("all", "*", (True, 4, 1, 1)), ("tool", "crm-mcp/get_case", (False, 4, 1, 1)),
@@ -242,3 +242,63 @@ async def test_a_responder_revokes_and_learns_how_many_jobs_it_ended(today: Town
         today, "revoke", "all", "*", "--reason", "incident", "--note", "a drill", "--yes", "--json", client="responder"
     )
     assert msgspec.convert(done["sequence"], int) == 2
+
+
+async def test_what_a_command_cannot_write_or_would_ignore_is_refused_before_scope_is_asked(
+    today: Town, tmp_path: Path
+) -> None:
+    nowhere, kept, token = tmp_path / "nowhere" / "file", tmp_path / "kept", tmp_path / "token"
+    kept.write_text("mine")
+    for path in (nowhere, kept):
+        await tally(today, *opening(today), "--grant", path, code="usage")
+    assert (await tally(today, "job", "list")).strip() == "no jobs"
+    job, other = [(await tally(today, *opening(today), "--json"))["job"] for _ in range(2)]
+    await tally(today, "job", "token", job, "--out", nowhere, code="usage")
+    await tally(today, "job", "token", job, "--out", token)
+    await tally(today, "job", "child", "--from", token, "--grant", kept, code="usage")
+    part = ["--from", token, "--tool", "crm-mcp/get_case", "--out", tmp_path / "part"]
+    assert job in await tally(today, "job", "token", other, *part, code="usage")
+    assert (kept.read_text(), (tmp_path / "part").exists()) == ("mine", False)
+
+
+async def test_arguments_that_no_request_may_hold_are_wrong_usage_and_are_named(today: Town) -> None:
+    for words in (
+        ["job", "open", "--policy", "sha256:12", "--agent", "a", "--type", "t", "--environment", "e"],
+        ["revoke", "everything", "*", "--reason", "incident"],
+        ["revoke", "agent", "a-1", "--reason", "An Incident"],
+    ):
+        await tally(today, *words, code="usage")
+    for name in ("../keys", "", "job/close", "a" * 65):
+        await tally(today, "job", "status", name, code="unknown-job")
+
+
+async def test_a_token_in_a_folder_that_others_may_enter_is_read_and_an_open_file_is_not(
+    today: Town, tmp_path: Path
+) -> None:
+    job, token = (await tally(today, *opening(today), "--json"))["job"], tmp_path / "token"
+    await tally(today, "job", "token", job, "--out", token)
+    await asyncio.to_thread(tmp_path.chmod, 0o755)
+    url = ["--url", today.urls.scope, "--client", str(today.installation / "orchestrator")]
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["token", "inspect", str(token), *url])
+    assert job in result.stdout
+    token.chmod(0o640)
+    result = await asyncio.to_thread(CliRunner().invoke, app, ["token", "inspect", str(token), *url])
+    assert isinstance(result.exception, Refused)
+    assert result.exception.code == "loose-mode"
+
+
+async def test_a_scope_that_is_not_there_is_named_with_what_to_do(today: Town) -> None:
+    client = ["--client", str(today.installation / "orchestrator")]
+    line = ["job", "status", "job-1", "--url", "http://127.0.0.1:9", *client]
+    result = await asyncio.to_thread(CliRunner().invoke, app, line)
+    assert isinstance(result.exception, Refused)
+    assert result.exception.code == "scope-unavailable"
+    assert "http://127.0.0.1:9" in result.exception.hint
+
+
+async def test_a_scope_that_counts_fewer_revocations_than_were_kept_is_not_believed(today: Town) -> None:
+    pin = today.installation / "pin.json"
+    await tally(today, "revoke", "agent", "a-9", "--reason", "incident", client="responder")
+    listed = ["revocations", "--pin", pin, "--after"]
+    assert "nothing is revoked" in await tally(today, *listed, 1, client="responder")
+    await tally(today, *listed, 2, client="responder", code="bad-snapshot")

@@ -192,6 +192,23 @@ async def test_another_role_beside_orchestrator_is_no_key_to_others_tokens(town:
         assert (await mint.introspect(town.authority, stranger, raw))["active"] is active
 
 
+async def test_who_may_ask_about_a_token_and_who_may_revoke_it(town: Town) -> None:
+    raw = (await town.scope().token((await town.open()).job)).access_token
+    asked = {name: (await ask(town, "/introspect", name, token=raw)) for name in ("auditor", "receipts", "responder")}
+    assert [(status, body["active"]) for status, body in asked.values()] == [(200, True)] * 3
+    assert (await ask(town, "/introspect", None, token=raw))[0] == 401
+    stranger = Caller("stranger", frozenset({"orchestrator"}))
+    assert await mint.introspect(town.authority, stranger, raw) == {"active": False}
+    assert await refusal(mint.withdraw(town.authority, stranger, raw)) == "forbidden"
+    for name in ("auditor", "receipts", "responder"):  # a responder revokes by jti, on record with a reason
+        status, body = await ask(town, "/revoke", name, token=raw)
+        assert (status, body["error"], body["code"]) == (400, "unauthorized_client", "forbidden")
+    assert (await ask(town, "/revoke", None, token=raw))[0] == 401
+    assert (await town.scope().introspect(raw))["active"] is True
+    assert (await ask(town, "/revoke", token=raw, token_type_hint="refresh_token"))[0] == 200
+    assert (await ask(town, "/introspect", token=raw, token_type_hint="nonsense"))[1] == {"active": False}
+
+
 async def test_a_token_of_a_revoked_key_is_none_of_ours(town: Town) -> None:
     raw = (await town.scope().token((await town.open()).job)).access_token
     assert tokens.read(town.authority.token_keys(), raw) is not None

@@ -1,18 +1,23 @@
 """Authlib, which no one here wrote, finds scope, gets tokens, checks, exchanges, asks about and revokes them."""
 
 import json
+import os
 import time
-from base64 import urlsafe_b64encode
-from typing import Any
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from authlib.integrations.httpx_client import AsyncOAuth2Client
 from authlib.oauth2.rfc7523 import PrivateKeyJWT
 from authlib.oauth2.rfc8414 import AuthorizationServerMetadata
 from joserfc import jwt
-from joserfc.jwk import KeySet, OKPKey
+from joserfc.jwk import ECKey, KeySet, OctKey, OKPKey, RSAKey
 
-from scope.client import ACCESS_TOKEN, TOKEN_EXCHANGE, claims_of
+from scope.client import ACCESS_TOKEN, ASSERTION, TOKEN_EXCHANGE, Detail, claims_of
+from service.app import now
+from service.dpop_key import prover
+from service.keystore import write_private
 from tests.scope.conftest import Town
 from verifier.encoding import unb64
 
@@ -75,6 +80,96 @@ async def test_authlib_gets_a_token_and_checks_it_by_our_documents(today: Town) 
         jti={"essential": True}, sub={"essential": True, "value": "agent-1"},
     ).validate(checked.claims)  # fmt: skip
     assert token["expires_in"] == 300
+
+
+async def test_authlib_finds_no_fault_with_the_metadata_but_that_there_is_no_page(today: Town) -> None:
+    described = AuthorizationServerMetadata((await today.ask("GET", "/.well-known/oauth-authorization-server"))[2])
+    for key in described.REGISTRY_KEYS:
+        if key != "response_types_supported":  # RFC 8414 §2 wants it, §3.2 wants it away when it is empty, as it is
+            getattr(described, f"validate_{key}", lambda: None)()
+    assert described["response_types_supported"] == []
+
+
+async def test_every_grant_type_that_is_announced_is_granted_and_no_other(today: Town) -> None:
+    announced = (await today.ask("GET", "/.well-known/oauth-authorization-server"))[2]["grant_types_supported"]
+    job = (await today.open()).job
+    subject = (await fetch(today, grant_type="client_credentials", job=job))["access_token"]
+    rest = {"subject_token": subject, "subject_token_type": ACCESS_TOKEN, "job": job}
+    for kind in announced:
+        assert claims_of((await fetch(today, grant_type=kind, **rest))["access_token"]).txn == job
+    for kind in (
+        "authorization_code", "refresh_token", "password", "implicit", "urn:ietf:params:oauth:grant-type:jwt-bearer",
+        "urn:ietf:params:oauth:grant-type:device_code",
+    ):  # fmt: skip
+        with pytest.raises(Exception, match="unsupported_grant_type"):
+            await fetch(today, grant_type=kind, code="x", refresh_token="x", assertion="x", **rest)
+    assert announced == ["client_credentials", TOKEN_EXCHANGE]
+
+
+@pytest.mark.parametrize("endpoint", ["token", "revocation", "introspection"])
+async def test_an_endpoint_takes_the_announced_way_to_authenticate_and_no_secret(today: Town, endpoint: str) -> None:
+    described = (await today.ask("GET", "/.well-known/oauth-authorization-server"))[2]
+    ways = {name: described[f"{endpoint}_endpoint_auth_{name}_supported"] for name in ("methods", "signing_alg_values")}
+    assert ways == {"methods": ["private_key_jwt"], "signing_alg_values": ["EdDSA"]}
+    path, job = described[f"{endpoint}_endpoint"].removeprefix(today.urls.scope), (await today.open()).job
+    fields = {"grant_type": "client_credentials", "job": job, "token": "nonsense"}
+
+    async def status(key: Any, alg: str) -> int:
+        claims = {"iss": "orchestrator", "sub": "orchestrator", "aud": today.urls.scope, "jti": os.urandom(16).hex()}
+        times = {"iat": int(time.time()), "exp": int(time.time()) + LIFE}
+        proof = jwt.encode({"alg": alg}, {**claims, **times}, key, algorithms=[alg])
+        said = {"client_assertion_type": ASSERTION, "client_assertion": proof}
+        return (await today.ask("POST", path, data={**fields, **said}))[0]
+
+    assert await status(key_of(today, "orchestrator"), "EdDSA") == 200
+    others = {"ES256": ECKey.generate_key("P-256"), "RS256": RSAKey.generate_key(2048), "HS256": OctKey.generate_key()}
+    for alg, key in others.items():
+        assert await status(key, alg) == 401, alg
+    secret = {"client_id": "orchestrator", "client_secret": "secret"}
+    basic = {"Authorization": "Basic " + urlsafe_b64encode(b"orchestrator:secret").decode()}
+    assert (await today.ask("POST", path, data={**fields, **secret}))[0] == 401
+    assert (await today.ask("POST", path, data=fields, headers=basic))[0] == 401
+    assert (await today.ask("POST", path, data={**fields, "client_id": "orchestrator"}))[0] == 401
+
+
+async def test_every_type_of_authorization_details_that_is_announced_is_known_and_no_other(today: Town) -> None:
+    described = (await today.ask("GET", "/.well-known/oauth-authorization-server"))[2]
+    known = {each.__struct_config__.tag: each for each in get_args(Detail)}
+    assert set(described["authorization_details_types_supported"]) == set(known)
+    first = (await fetch(today, grant_type="client_credentials", job=(await today.open()).job))["access_token"]
+    exchange = {"grant_type": TOKEN_EXCHANGE, "subject_token": first}
+    lists = {"tally_model": "models", "tally_resource": "resources", "tally_prompt": "prompts"}
+    for kind in known:
+        part = {"type": kind, lists.get(kind, "tools"): ["x/y"]} | ({} if kind == "tally_model" else {"server": "x"})
+        with pytest.raises(Exception, match="invalid_scope"):  # read, and not carried by the token
+            await fetch(today, **exchange, authorization_details=json.dumps([part]))
+    with pytest.raises(Exception, match="invalid_request"):
+        await fetch(today, **exchange, authorization_details=json.dumps([{"type": "tally_other", "tools": ["x"]}]))
+
+
+async def test_every_algorithm_of_proofs_that_is_announced_binds_a_token(today: Town, tmp_path: Path) -> None:
+    described = (await today.ask("GET", "/.well-known/oauth-authorization-server"))[2]
+    keys: dict[str, Any] = {"EdDSA": OKPKey.generate_key("Ed25519"), "ES256": ECKey.generate_key("P-256")}
+    assert set(described["dpop_signing_alg_values_supported"]) == set(keys)
+    job = (await today.open(binding="dpop")).job
+    for alg, key in keys.items():
+        file = tmp_path / f"{alg}.jwk"
+        write_private(file, json.dumps(key.as_dict(private=True)).encode())
+        proving = prover(file, now, os.urandom)
+        issued = await today.scope().token(
+            job, proving=lambda method, url, nonce, by=proving: by.proof(method, url, nonce=nonce)
+        )
+        bound = claims_of(issued.access_token).cnf
+        assert (issued.token_type, bound and bound.jkt) == ("DPoP", key.thumbprint())
+    file = tmp_path / "EdDSA.jwk"
+    outside = prover(file, now, os.urandom)
+    proof = outside.proof("POST", described["token_endpoint"])
+    head, rest = proof.split(".", 1)
+    said = json.loads(urlsafe_b64decode(head + "=="))
+    changed = urlsafe_b64encode(json.dumps({**said, "alg": "HS256"}).encode()).rstrip(b"=").decode()
+    form = {"grant_type": "client_credentials", "job": job}
+    answer = await today.ask("POST", "/token", "orchestrator", data=form, headers={"DPoP": f"{changed}.{rest}"})
+    assert (answer[0], answer[2]["error"]) == (400, "invalid_dpop_proof")
 
 
 async def test_authlib_exchanges_introspects_and_revokes(today: Town) -> None:

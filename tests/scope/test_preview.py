@@ -46,6 +46,22 @@ async def test_of_a_tool_server_or_model_the_open_jobs_count_that_may_call_it(to
     assert (found.names, found.gateways, found.complete) == ([whole.job, get.job], [town.urls.receipts], True)
 
 
+async def test_calls_that_run_are_counted_as_gateways_said_last(town: Town) -> None:
+    first, second, other = await town.open(), await town.open(), await town.open(agent="agent-2")
+    lanes = [await town.lane(job, f"lane-{n}") for n, job in enumerate((first, second, other))]
+    for lane, running in zip(lanes, (3, 4, 5), strict=True):
+        lane.open()
+        await lane.report(running=running)
+    assert (await shown(town, "agent", "agent-1")).running == 7
+    assert (await shown(town, "tool", "crm-mcp/get_case")).running == 12
+    lanes[0].note()
+    await lanes[0].report(running=1)
+    lanes[1].close()
+    await lanes[1].report()
+    assert ((await shown(town, "all", "*")).running, (await shown(town, "job", second.job)).running) == (6, 0)
+    assert (await shown(town, "agent", "nobody")).running == 0
+
+
 async def test_of_a_key_what_it_signed_counts(town: Town) -> None:
     jobs = [await town.open() for _ in range(2)]
     for job in jobs:

@@ -1,11 +1,13 @@
 """Who may do what at scope: nobody without a token of their own, each client only what its role says."""
 
+import re
 from collections.abc import AsyncIterator
 
 import msgspec
 import pytest
 
 from tests.scope.conftest import GatewayLane, Town
+from verifier.explanation import SPECS
 
 CLIENTS = {"orchestrator", "auditor", "receipts", "responder"}
 PUBLIC = {*CLIENTS, None}
@@ -46,6 +48,16 @@ async def test_every_route_is_in_the_matrix(town: Town) -> None:
     described = msgspec.json.decode((await town.ask("GET", "/openapi/openapi.json"))[2])["paths"]
     routes = {(method.upper(), path) for path, methods in described.items() for method in methods}
     assert {route for route in routes if not route[1].startswith("/openapi")} == set(MATRIX)
+
+
+def test_the_routes_that_the_manual_lists_are_those_that_there_are() -> None:
+    _, _, manual = (SPECS / "http.md").read_text(encoding="utf-8").partition("## 2. scope")
+    listed, method = set[tuple[str, str]](), ""
+    for row in re.findall(r"^\| (`[^|]*)\|", manual.partition("## 3.")[0], re.MULTILINE):
+        for named, path in re.findall(r"`(?:([A-Z]+) )?(/[^`?]*)", row):
+            method = named or method
+            listed.add((method, path))
+    assert listed == {route for route in MATRIX if route[1] not in {"/livez", "/readyz"}}
 
 
 async def test_each_role_may_do_what_the_matrix_says_and_nothing_else(town: Town) -> None:

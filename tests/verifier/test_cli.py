@@ -135,7 +135,62 @@ def test_a_refusal_of_a_service_command_is_one_sentence_and_exit_1(run: Run, mon
     joined = typer.Typer()
     joined.command("refuse")(refuse)
     monkeypatch.setattr(cli, "_join", lambda made: made.registered_commands.extend(joined.registered_commands))
-    assert run("refuse") == (1, "", "tally: wrong-owner: not yours (at key)\n")
+    status, out, err = run("refuse")
+    assert (status, out) == (1, "")
+    assert err.startswith("tally: wrong-owner: not yours (at key)\nhint: Compare the pin and the key list ")
+
+
+@pytest.mark.parametrize(
+    ("refused", "hint"),
+    [
+        (Refused("scope-too-wide", "no"), "hint: Ask for less, or publish a policy that allows it.\n"),
+        (Refused("scope-too-wide", "no", hint="Mine."), "hint: Mine.\n"),
+        (Refused("of-a-newer-version", "no"), ""),
+    ],
+    ids=["listed", "its own", "unknown"],
+)
+def test_a_refusal_says_what_to_do_its_own_word_before_the_listed_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch, refused: Refused, hint: str
+) -> None:
+    def refuse(*_: object) -> int:
+        raise refused
+
+    monkeypatch.setattr(cli, "own", refuse)
+    assert run("verify") == (1, "", f"tally: {refused.code}: no\n{hint}")
+
+
+def test_a_file_that_cannot_be_opened_is_a_usage_error_and_no_bug(
+    run: Run, monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    missing = folder / "nowhere" / "file"
+    monkeypatch.setattr(cli, "own", lambda *_: missing.write_text("x"))
+    status, out, err = run("verify")
+    assert (status, out) == (64, "")
+    assert err.startswith(f"tally: usage: {missing}: No such file or directory\nhint: Check the path")
+
+
+def test_an_error_of_the_system_that_is_of_no_file_is_a_bug(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> int:
+        raise OSError("of a socket")
+
+    monkeypatch.setattr(cli, "own", fail)
+    with pytest.raises(OSError, match="of a socket"):
+        cli.main(["verify"])
+
+
+@pytest.mark.parametrize(
+    ("given", "hint"),
+    [
+        (("job", "open"), "hint: tally job open --help\n"),
+        (("job", "no-such-command"), "hint: tally job --help\n"),
+        (("no-such-command",), "hint: tally --help; commands beyond verify"),
+    ],
+    ids=["an option is missing", "in a group", "unknown"],
+)
+def test_what_cannot_be_understood_names_the_help_that_says_more(run: Run, given: tuple[str, ...], hint: str) -> None:
+    status, _, err = run(*given)
+    assert status == 64
+    assert hint in err
 
 
 @pytest.mark.parametrize(("given", "status"), [((), 64), (("--help",), 0), (("-h",), 0)])
