@@ -165,7 +165,7 @@ async def _accept(db: AsyncConnection, authority: Authority, job: Job, lane: Lan
     issued = await store.issued(db, head.jtis)
     await store.use_tokens(db, lane.lane, [jti for jti in head.jtis if issued.get(jti) == lane.job])
     values: dict[str, Any] = {"size": checkpoint.size, "root": checkpoint.root, "note": head.note}
-    values["running"] = 0 if head.closed else head.running
+    values["running"] = head.running
     values |= {"closed": head.closed, "spent": canonical(head.spent) if head.closed and head.spent else None}
     await store.move_lane(db, lane.lane, values)
     if head.closed or now - lane.marked >= _between_marks(job):

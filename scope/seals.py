@@ -22,7 +22,7 @@ from verifier.envelope import Envelope, seal_up
 from verifier.grant import MAX_DEPTH, Budget
 from verifier.refused import Refused
 from verifier.revocation import Name, Revocation, named
-from verifier.seal import Child, Mark, Seal, SealedLane, SealedToken, Status
+from verifier.seal import MOST_INCIDENTS, Child, Incident, Mark, Seal, SealedLane, SealedToken, Status
 
 PATIENCE = 5 * SECOND  # what a gateway has to close its lanes
 
@@ -125,6 +125,7 @@ async def _seal(db: AsyncConnection, authority: Authority, job: Job, last: int, 
         lanes=sealed,
         children=[await _child(db, child) for child in await store.children_of(db, job.job)],
         revocations=[digest for digest, _ in touching],
+        incidents=await _incidents(db, job.job, lanes) or None,
     )
 
 
@@ -140,6 +141,12 @@ async def _touching(
     near = await store.revocations_near(db, job, last, [value for kind, value in names if kind != "jti"])
     read = [(digest, _revocation(authority, raw)) for digest, raw in near]
     return [(digest, each.name) for digest, each in read if each.touches(names)]
+
+
+async def _incidents(db: AsyncConnection, job: str, lanes: list[Lane]) -> list[Incident]:
+    """List the first incidents of a job, each once: a report that is repeated within a turn of the clock is one."""
+    found = await store.incidents_of(db, job, {lane.lane for lane in lanes}, MOST_INCIDENTS)
+    return sorted({Incident(time=time, lane=lane, code=code) for time, lane, code in found})
 
 
 async def _child(db: AsyncConnection, job: Job) -> Child:

@@ -544,6 +544,14 @@ async def incidents_after(db: AsyncConnection, after: int, limit: int) -> list[M
     return [dict(row) for row in (await db.execute(wanted)).mappings()]
 
 
+async def incidents_of(db: AsyncConnection, job: str, named: Iterable[str], most: int) -> list[tuple[int, str, str]]:
+    """List the first incidents of some lanes of a job: time, lane and code, each once."""
+    wanted = select(incidents.c.time, incidents.c.lane, incidents.c.code).distinct()
+    wanted = wanted.where(incidents.c.job == job, incidents.c.lane.in_(list(named)))
+    found = await db.execute(wanted.order_by(incidents.c.time, incidents.c.lane, incidents.c.code).limit(most))
+    return [(row.time, row.lane, row.code) for row in found]
+
+
 async def add_seal(db: AsyncConnection, name: str, digest: str, status: str, envelope: bytes) -> None:
     """Keep a job's seal; the job never changes again."""
     await db.execute(insert(seals).values(job=name, digest=digest, status=status, envelope=envelope))

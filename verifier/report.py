@@ -44,6 +44,7 @@ class Totals(Struct, kw_only=True):
     denials: int = 0
     holds: int = 0
     lost: int = 0
+    incidents: int = 0
     observed: int = 0
     disclosed: int = 0
     sealed: int = 0
@@ -144,6 +145,11 @@ class Report(Struct, kw_only=True):
             payloads = many(totals.sealed, "sealed payload")
             self.not_proved.append(
                 f"What is in {payloads}: none was opened; who has the key holds it against the receipt (tally open)."
+            )
+        if totals.incidents:
+            reports = many(totals.incidents, "report")
+            self.not_proved.append(
+                f"Why scope refused {reports} of these lanes, which contradicted what it knew (incidents of the seal)."
             )
         if self.verdict != Verdict.PASS.name:
             return

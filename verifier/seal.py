@@ -9,7 +9,7 @@ from verifier.encoding import Count, Digest, Id, Time, Url, read
 from verifier.grant import Budget
 from verifier.refused import Refused
 
-MAX_SEAL = 1 << 20
+MAX_SEAL, MOST_INCIDENTS = 1 << 20, 100
 Status = Literal["complete", "expired", "revoked", "interrupted"]
 Seconds = Annotated[int, Meta(ge=0, le=2**40)]
 
@@ -57,10 +57,19 @@ class Child(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     share: Budget
 
 
+class Incident(Struct, frozen=True, kw_only=True, order=True, forbid_unknown_fields=True):
+    """What a gateway reported of a lane and scope refused: a fork, a rollback, a token that nobody issued."""
+
+    time: Time
+    lane: Id
+    code: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9-]{0,63}\Z")]
+
+
 class Seal(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """The whole job: no seal, no PASS. `keys` is the key list at the time of sealing.
 
-    `supersedes` is the one `interrupted` seal that this one completes: a job has one final seal, for ever.
+    `supersedes` is the one `interrupted` seal that this one completes: a job has one final seal, for ever. `incidents`
+    are the first hundred, where there was any.
     """
 
     iss: Url
@@ -74,6 +83,7 @@ class Seal(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
     lanes: Annotated[list[SealedLane], Meta(max_length=1000)]
     children: Annotated[list[Child], Meta(max_length=1000)]
     revocations: Annotated[list[Digest], Meta(max_length=1000)]
+    incidents: Annotated[list[Incident], Meta(min_length=1, max_length=MOST_INCIDENTS)] | None = None
     supersedes: Digest | None = None
 
     @classmethod
@@ -85,6 +95,9 @@ class Seal(Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown
             raise Refused("bad-seal", "lanes are sorted, none twice; a job opens before it closes", field="lanes")
         for lane in seal.lanes:
             _check_lane(lane, seal)
+        incidents = seal.incidents or []
+        if incidents != sorted(set(incidents)) or not {each.lane for each in incidents} <= set(lanes):
+            raise Refused("bad-seal", "incidents are sorted, none twice, each of a lane", field="incidents")
         children = [child.job for child in seal.children]
         if children != sorted(set(children)) or seal.job in children:
             raise Refused("bad-seal", "child jobs are sorted, none twice, none the job itself", field="children")
@@ -113,6 +126,7 @@ def unextended(final: Seal, earlier: Seal) -> Iterator[tuple[str, str]]:
         ("closed", final.closed >= earlier.closed, "the earlier seal closed later"),
         ("grants", set(earlier.grants) <= set(final.grants), "a grant of the earlier seal was dropped"),
         ("revocations", set(earlier.revocations) <= set(final.revocations), "a revocation was dropped"),
+        ("incidents", set(earlier.incidents or ()) <= set(final.incidents or ()), "an incident was dropped"),
         ("children", _children(earlier) <= _children(final), "a child job of the earlier seal was dropped or changed"),
     ):
         if not holds:

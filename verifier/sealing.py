@@ -74,7 +74,7 @@ def check_seal(
     if seal is None:
         report.add("no-seal", 5, "without a seal nothing says that these are all the receipts", place="seal")
         return
-    report.status = seal.status
+    report.status, report.totals.incidents = seal.status, len(seal.incidents or ())
     for code, wrong, why in (
         ("wrong-job", seal.job != docket.job, "the seal is of another job"),
         ("wrong-policy", seal.policy != first.scope.policy, "the seal names another policy than the grant"),

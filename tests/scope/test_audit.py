@@ -22,8 +22,10 @@ from controls.client import Connection, audit_lines
 from scope.client import RevocationRequest, Tools, claims_of
 from service.app import now
 from service.audit import Entry, Line, check
+from tests.conftest import START
 from tests.scope.conftest import GatewayLane, Town, refusal, running
 from verifier.refused import Refused
+from verifier.seal import MOST_INCIDENTS
 
 GET = Tools(server="crm-mcp", tools=["get_case"])
 DEEP = {"cst_max_ttl_seconds": 900, "require_scope_hash": True, "policy_hash_pinning": "required",
@@ -115,6 +117,36 @@ async def test_a_fork_and_a_stranger_are_incidents_on_record(town: Town) -> None
         ("incident", "receipts", "lane-1", {**said, "code": "unknown-token", "value": "neverissued"}),
         ("incident", "receipts", "lane-1", {**said, "code": "inconsistent-head", "value": "4"}),
     ]
+    lane.close()
+    await lane.report()
+    await town.scope().close(lane.job.job)
+    await town.advance()
+    sealed = (await town.sealed(lane.job.job)).value
+    assert sealed.status == "complete"
+    assert [(each.lane, each.code) for each in sealed.incidents or ()] == [
+        ("lane-1", "inconsistent-head"), ("lane-1", "unknown-token"),
+    ]  # fmt: skip
+
+
+async def test_of_many_incidents_a_seal_names_the_first_hundred_and_without_any_it_names_none(town: Town) -> None:
+    quiet, loud = await town.lane(await town.open(), "lane-0"), await town.lane(await town.open(), "lane-1")
+    for lane in (quiet, loud):
+        lane.open()
+        lane.note(3)
+        await lane.report()
+    fork = GatewayLane(town, loud.job, loud.name)
+    fork.open()
+    for _ in range(MOST_INCIDENTS + 5):
+        town.pass_seconds(0.001)
+        await town.scope("receipts").report_heads([fork.head()])
+    for lane in (quiet, loud):
+        lane.close()
+        await lane.report()
+        await town.scope().close(lane.job.job)
+    await town.advance()
+    assert (await town.sealed(quiet.job.job)).value.incidents is None
+    named = (await town.sealed(loud.job.job)).value.incidents or []
+    assert [each.time for each in named] == [START + 1000 * n for n in range(1, MOST_INCIDENTS + 1)]
 
 
 async def test_a_revoked_token_is_recorded_and_everything_is_called_all(town: Town) -> None:

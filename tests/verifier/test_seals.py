@@ -19,7 +19,7 @@ from verifier.keys import Key
 from verifier.leaf import Target
 from verifier.policy import DAY
 from verifier.report import Report
-from verifier.seal import Child, Mark, Seal
+from verifier.seal import Child, Incident, Mark, Seal
 
 ZERO = "sha256:" + "0" * 64
 OTHER = "https://gateway-2.example"
@@ -65,11 +65,21 @@ def bent(**changes: Any) -> Report:
         ({"closed": NOW + DAY}, "closed"),
         ({"grants": [ZERO]}, "grants"),
         ({"revocations": [ZERO]}, "revocations"),
+        ({"incidents": [Incident(time=NOW, lane="lane-1", code="inconsistent-head")]}, "incidents"),
         ({"children": [Child(job="job-2", grant=ZERO, seal=ZERO, share=Budget())]}, "children"),
     ],
 )
 def test_a_seal_extends_the_one_that_it_supersedes(changes: dict[str, Any], field: str) -> None:
     only(bent(**changes), "wrong-supersedes", 5, field=field)
+
+
+def test_what_scope_refused_of_a_lane_stands_in_the_seal_and_in_the_report() -> None:
+    world = World().story()
+    incidents = [Incident(time=NOW + each, lane="lane-1", code="inconsistent-head") for each in (1, 2)]
+    report = world.verify(world.bundle(world.documents(world.sealed(incidents=incidents))))
+    assert (report.verdict, report.totals.incidents) == ("PASS", 2)
+    assert [each for each in report.not_proved if each.startswith("Why scope refused 2 reports of these lanes")]
+    assert not [each for each in world.verify().not_proved if "refused" in each]
 
 
 def test_a_superseded_seal_is_of_the_same_job_and_issuer() -> None:

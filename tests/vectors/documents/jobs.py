@@ -13,6 +13,7 @@ from tests.vectors.documents.make import ZERO, Make, bend, rows
 from tests.world import NOW, SECOND, World
 from verifier.encoding import canonical
 
+FORK: dict[str, Any] = {"code": "inconsistent-head", "lane": "lane-1", "time": NOW + SECOND}
 CHILD: dict[str, Any] = {"grant": ZERO, "job": "job-2", "seal": ZERO, "share": {}}
 
 
@@ -225,6 +226,24 @@ SEALS = rows(
         "MALFORMED bad-value",
         "a status that is none of the four",
         bend(seal_of, lambda it: it.update(status="fine")),
+    ),
+    (
+        "incidents",
+        PASS,
+        "a fork that scope refused",
+        bend(seal_of, lambda it: it.update(incidents=[FORK])),
+    ),
+    (
+        "incidents-unsorted",
+        "MALFORMED bad-seal",
+        "incidents in another order than they came",
+        bend(seal_of, lambda it: it.update(incidents=[FORK | {"time": FORK["time"] + 1}, FORK])),
+    ),
+    (
+        "incident-of-no-lane",
+        "MALFORMED bad-seal",
+        "an incident of a lane that the seal does not name",
+        bend(seal_of, lambda it: it.update(incidents=[FORK | {"lane": "lane-9"}])),
     ),
     ("supersedes", PASS, "a second seal", bend(seal_of, lambda it: it.update(supersedes=ZERO))),
     (
