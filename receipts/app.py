@@ -160,7 +160,7 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
         reporter.wake()
 
     revocations.changed = changed
-    for log in await recover(state.engine, ledger, pair, clock, state.log):
+    for log in await recover(state.engine, ledger, pair, clock, state.log, scope=scope):
         reporter.add(log)
     with suppress(Refused):  # what an earlier epoch left of a job's purse is there before the first call
         await reporter.report()
