@@ -41,6 +41,7 @@ from service.engine import open_engine
 from service.keystore import Random
 from service.newest import Newest
 from service.settings import load
+from service.steady import Steady
 from verifier.refused import Refused
 
 GATEWAY = ("/v1/", "/mcp/", "/authorize", "/.well-known/oauth-protected-resource/")
@@ -176,7 +177,7 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
         ledger=ledger,
         lanes=lanes,
         scope=scope,
-        clock=clock,
+        clock=Steady(clock, given.counted),
         log=state.log,
     )
     state.gateway = gateway = Gateway(
