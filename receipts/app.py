@@ -41,6 +41,7 @@ from service.engine import open_engine
 from service.keystore import Random
 from service.newest import Newest
 from service.settings import load
+from service.steady import Steady
 from verifier.refused import Refused
 
 GATEWAY = ("/v1/", "/mcp/", "/authorize", "/.well-known/oauth-protected-resource/")
@@ -160,7 +161,7 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
         reporter.wake()
 
     revocations.changed = changed
-    for log in await recover(state.engine, ledger, pair, clock, state.log):
+    for log in await recover(state.engine, ledger, pair, clock, state.log, scope=scope):
         reporter.add(log)
     with suppress(Refused):  # what an earlier epoch left of a job's purse is there before the first call
         await reporter.report()
@@ -176,7 +177,7 @@ async def _open(state: State, given: Given, stack: AsyncExitStack) -> None:
         ledger=ledger,
         lanes=lanes,
         scope=scope,
-        clock=clock,
+        clock=Steady(clock, given.counted),
         log=state.log,
     )
     state.gateway = gateway = Gateway(

@@ -19,6 +19,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from service.newest import identity
 from verifier.refused import Refused
 
 MAX_WAITING = 10_000
@@ -35,7 +36,7 @@ LANE = "INSERT INTO lanes (lane, job, policy, origin, kid, opened, share, done) 
 LEAF = "INSERT INTO leaves (lane, seq, raw, hash, call) VALUES (?, ?, ?, ?, ?)"
 CLOSED = "UPDATE lanes SET closing = ? WHERE lane = ?"
 DONE = "UPDATE lanes SET done = 1 WHERE lane = ?"
-WRITTEN = "UPDATE progress SET leaves = leaves + ?"
+WRITTEN = "UPDATE progress SET leaves = leaves + ? WHERE leaves >= ?"
 DELETED = "UPDATE lanes SET deleted = ?, deleted_by = ?, deleted_for = ?, done = 1 WHERE lane = ? AND deleted IS NULL"
 ERASE = "DELETE FROM leaves WHERE lane = ? AND seq < ?"
 FORGET = "DELETE FROM documents WHERE job = ?"
@@ -78,7 +79,9 @@ class Ledger:
         connection = sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
         for pragma in PRAGMAS:
             connection.execute(f"PRAGMA {pragma}")
+        self._file = identity(self._path)
         (self.leaves,) = connection.execute("SELECT leaves FROM progress").fetchone()
+        self._written = self.leaves  # as the writer knows it
         self._thread = threading.Thread(target=self._run, args=[connection], name="ledger", daemon=True)
         self._thread.start()
 
@@ -168,13 +171,17 @@ class Ledger:
             connection.execute("BEGIN IMMEDIATE")
             for statement, rows in _grouped(batch):
                 connection.executemany(statement, rows)
-            if leaves := _leaves(batch):
-                connection.execute(WRITTEN, [leaves])
+            leaves = _leaves(batch)
+            if connection.execute(WRITTEN, [leaves, self._written]).rowcount != 1:
+                raise sqlite3.DatabaseError("fewer receipts are in the ledger than were written to it")
             connection.execute("COMMIT")
+            self._written += leaves
         except sqlite3.Error as error:
             with suppress(sqlite3.Error):
                 connection.execute("ROLLBACK")
             return error
+        if identity(self._path) != self._file:
+            return FileNotFoundError("another file was put in the ledger's place, and this one has no name")
         return None
 
     def _settle(self, batch: Sequence[Write], failure: Exception | None) -> None:

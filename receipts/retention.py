@@ -6,7 +6,7 @@ scope has sealed it and its parent, or has deleted it; who deleted it there, and
 """
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from receipts.store import StoredLane
 from scope.client import JobStatus, ScopeClient
 from service.engine import reading_elsewhere
 from service.problems import Log as EventLog
+from service.steady import Steady
 from verifier.leaf import decode
 from verifier.refused import Refused
 
@@ -41,7 +42,7 @@ class Retention:
         ledger: Ledger,
         lanes: Lanes,
         scope: ScopeClient,
-        clock: Callable[[], int],
+        clock: Steady,
         log: EventLog,
         every: float = 60.0,
     ) -> None:
@@ -87,6 +88,8 @@ class Retention:
         if self._keep is None:
             return
         until = self._clock() - self._keep
+        if not self._clock.trusted:
+            return
         await self._receipts(until)
         await self._grants(until)
 

@@ -57,7 +57,7 @@ class Revocations:
         self._issuer = issuer
         self._clock = clock
         self._counted = counted or clock
-        self._heard_at = 0  # as counted
+        self._heard_at: int | None = None  # as counted
         # Until when, in microseconds: what ends tokens, and what calls may not be to.
         self._revoked: dict[Name, int] = {}
         self._targets: dict[Name, int] = {}
@@ -129,7 +129,7 @@ class Revocations:
         try:
             self._history.require_onward(heartbeat.sequence)
             for each in revocations:
-                self._add(open_revocation(self._trust, each))
+                self._next(open_revocation(self._trust, each))
             if heartbeat.sequence == self.sequence:
                 self._history.require_same()
         except Refused as refused:
@@ -163,13 +163,13 @@ class Revocations:
         if refused.code == "scope-restored":
             self.heard, self._restored = 0, refused
 
-    def _add(self, opened: Opened[Revocation]) -> None:
+    def _next(self, opened: Opened[Revocation]) -> None:
         if opened.value.iss != self._issuer:
             raise Refused("bad-snapshot", "a revocation of another issuer")
         if self._history.add(opened):
-            self._know(opened.value)
+            self._add(opened.value)
 
-    def _know(self, revocation: Revocation) -> None:
+    def _add(self, revocation: Revocation) -> None:
         name, until = revocation.name, FOREVER if revocation.until is None else revocation.until
         if name[0] == "jti":
             until = revocation.time + LONGEST_TOKEN + SKEW  # it has expired by then
@@ -211,7 +211,8 @@ class Revocations:
 
         A clock that is set back would make scope's word young again.
         """
-        return max(0, now - self.heard, self._counted() - self._heard_at if self.heard else 0)
+        counted = 0 if self._heard_at is None else self._counted() - self._heard_at
+        return max(0, now - self.heard, counted)
 
     def require_fresh(self, terms: Terms, now: int) -> None:
         """Raise `Refused` stale-revocations beyond the policy's bound, the lowest of its ancestors'.

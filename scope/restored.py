@@ -5,6 +5,7 @@ every number of a revocation that was lost, each with one that ends all that was
 """
 
 import asyncio
+from pathlib import Path
 
 from msgspec import Struct
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -14,7 +15,7 @@ from scope.authority import SECOND, Authority
 from scope.client import RevocationRequest
 from scope.tables import acts
 from service.engine import reading
-from service.newest import Newest, restored
+from service.newest import Newest, identity, restored
 from verifier.refused import Refused
 
 
@@ -33,6 +34,7 @@ class Memory:
         """Take the file."""
         self._newest = newest
         self._behind = False
+        self._file: tuple[int, int] | None = None
         self.refused: Refused | None = None
 
     def require(self) -> None:
@@ -50,10 +52,16 @@ class Memory:
         async with reading(authority.engine) as db:
             now, lost = await _seen(db), await self._lost(db)
         if lost is not None:
-            self.refused = restored(f"entry {lost.position} of the record is missing or another", lost.hash)
-            authority.feed.close()
-            raise self.refused
+            raise self._refuse(authority, f"entry {lost.position} of the record is missing or another", lost.hash)
+        if _file(authority) != self._file:
+            raise self._refuse(authority, "another file was put in its place, and this one has no name", now.hash)
         await self._remember(authority, now)
+
+    def _refuse(self, authority: Authority, why: str, word: str) -> Refused:
+        """Do nothing any more, and end every feed."""
+        self.refused = restored(why, word)
+        authority.feed.close()
+        return self.refused
 
     async def _remember(self, authority: Authority, now: Seen) -> None:
         """Keep the file up to date; where that fails it lags behind, which is no reason to seal nothing."""
@@ -73,6 +81,7 @@ class Memory:
             await _accept(authority, lost)
             async with reading(authority.engine) as db:
                 self._newest.remember(await _seen(db))
+        self._file = _file(authority)
         await self.look(authority)
 
     async def _lost(self, db: AsyncConnection) -> Seen | None:
@@ -82,6 +91,12 @@ class Memory:
             return None
         same = known.position == 0 or await acts.hash(db, known.position) == known.hash
         return None if same and await store.sequence(db) >= known.sequence else known
+
+
+def _file(authority: Authority) -> tuple[int, int] | None:
+    """Tell which file an SQLite database is; None of PostgreSQL."""
+    url = authority.engine.url
+    return identity(Path(url.database or "")) if url.get_backend_name() == "sqlite" else None
 
 
 async def _seen(db: AsyncConnection) -> Seen:

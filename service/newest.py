@@ -46,6 +46,15 @@ class Newest(Generic[T]):
         self.known = now
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Tell a file from another that is put in its place while it is open; None where there is none."""
+    try:
+        there = path.stat()
+    except FileNotFoundError:
+        return None
+    return there.st_dev, there.st_ino
+
+
 def restored(what: str, word: str) -> Refused:
     """Refuse to work on an older database; `word` names what was lost, to whoever has to accept that."""
     hint = f"Restore the newest backup. If there is none, start once with accept_restored = {word!r}: see the manual."

@@ -13,6 +13,7 @@ from verifier.refused import Refused
 SECOND = 1_000_000
 SKEW = 5 * SECOND  # as far as the clocks of one installation may differ; a pin's default
 DOUBT = 60 * SECOND  # how long a jump ahead is not believed
+TRUSTED = 3600 * SECOND  # how long it has gone on without a jump before anything is deleted for being old
 
 Clock = Callable[[], int]
 
@@ -27,6 +28,7 @@ class Steady:
         self._offset = clock() - uptime()
         self._doubted: int | None = None
         self._latest = 0
+        self._since = uptime()
 
     def __call__(self) -> int:
         """Read the clock. Raises `Refused` clock-stepped."""
@@ -36,10 +38,16 @@ class Steady:
             self._doubted = up if self._doubted is None else self._doubted
             if (left := self._doubted + DOUBT - up) > 0:
                 raise _ahead(ahead, left)
+            self._since = up
         self._doubted = None
         require_onward(now, self._latest)
         self._offset, self._latest = now - up, max(now, self._latest)
         return self._latest
+
+    @property
+    def trusted(self) -> bool:
+        """Tell whether it has gone on for long enough, since the start or a jump, to delete what it makes old."""
+        return self.uptime() - self._since >= TRUSTED
 
     def learn(self, time: int) -> None:
         """Take note of a time that was recorded before, by whatever process."""

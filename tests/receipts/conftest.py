@@ -134,7 +134,8 @@ class Epoch:
 
     async def recover(self) -> int:
         """End what an earlier epoch left open; how many lanes is the answer."""
-        found = await recover(self.engine, self.ledger, self.town.identity.pair, now, structlog.get_logger())
+        pair, log = self.town.identity.pair, structlog.get_logger()
+        found = await recover(self.engine, self.ledger, pair, now, log, scope=self.scope)
         for log in found:
             self.reporter.add(log)
         return len(found)

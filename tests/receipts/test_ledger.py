@@ -1,10 +1,12 @@
 """The ledger: durable before anybody acts on it, many in one commit, nothing after a failure."""
 
 import asyncio
+import shutil
 import sqlite3
 import subprocess
 import sys
 from collections.abc import AsyncGenerator, Sequence
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -84,6 +86,28 @@ async def test_after_a_failed_commit_nothing_is_accepted(ledger: Watched, path: 
         ledger.append("lane-1", 1, b"{}", bytes(32))
     with pytest.raises(Refused, match="ledger-unavailable"):
         await ledger.check()
+    assert stored(path) == []
+
+
+async def test_in_a_file_that_nobody_finds_again_nothing_is_durable(ledger: Watched, path: Path) -> None:
+    await ledger.append("lane-1", 0, b"first", b"0" * 32)
+    shutil.copy(path, path.with_suffix(".backup"))
+    await asyncio.to_thread(path.with_suffix(".backup").replace, path)  # restored under the running gateway
+    with pytest.raises(Refused) as refused:
+        await ledger.append("lane-1", 1, b"second", b"0" * 32)
+    assert refused.value.code == "ledger-unavailable"
+    with pytest.raises(Refused):
+        await ledger.check()
+
+
+async def test_what_is_restored_into_the_open_file_ends_the_epoch(ledger: Watched, path: Path) -> None:
+    with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(":memory:")) as backup:
+        live.backup(backup)
+        await ledger.append("lane-1", 0, b"first", b"0" * 32)
+        backup.backup(live)
+    with pytest.raises(Refused) as refused:
+        await ledger.append("lane-1", 1, b"second", b"0" * 32)
+    assert refused.value.code == "ledger-unavailable"
     assert stored(path) == []
 
 

@@ -171,3 +171,21 @@ async def test_scope_that_knows_less_of_a_lane_is_told_again(tmp_path: Path, ser
         assert incident.code == "inconsistent-head"
         _, report = await house.audited()
         assert report.verdict == "PASS"
+
+
+async def test_an_older_ledger_that_nothing_here_tells_of_is_told_by_scope(tmp_path: Path, serve: Serve) -> None:
+    async with gatehouse(tmp_path, serve, **FREE) as house:
+        await swapped(house, tmp_path / "backup.db")
+        (house.directory / "receipts/newest.json").unlink()  # or an older copy: a machine that was rolled back
+        await start(house)
+        with closing(sqlite3.connect(house.directory / "receipts/receipts.db")) as db:
+            assert db.execute("SELECT done FROM lanes").fetchall() == [(1,)]  # also when scope is away next time
+        raw, report = await house.audited()
+        assert (report.verdict, report.status) == ("FAIL", "interrupted")
+        assert "wrong-size" in {each.code for each in report.findings}
+        assert b'"kind":"close"' not in raw
+        assert (await house.scope("auditor").incidents()).incidents == []
+        await house.open()
+        await house.rpc()
+        _, report = await house.audited()
+        assert report.verdict == "PASS"

@@ -19,10 +19,11 @@ from receipts.ledger import Ledger
 from receipts.lookup import Lookup
 from receipts.retention import Retention
 from scope.client import ScopeClient
-from service import migrate
+from service import migrate, steady
 from service.app import now
 from service.clients import client_token
 from service.engine import open_engine
+from service.steady import TRUSTED, Steady
 from tests.conftest import Serve, free_port
 from tests.receipts.conftest import Calls, Epoch, Job, Town
 from tests.receipts.gatehouse import gatehouse
@@ -47,10 +48,14 @@ class Keeper:
             ledger=epoch.ledger,
             lanes=epoch.lanes,
             scope=scope or epoch.scope,
-            clock=lambda: now() + self.ahead,
+            clock=Steady(self.clock, self.clock),
             log=structlog.get_logger(),
         )
         self.lookup = Lookup(epoch.lanes, settings.directory / "lanes", epoch.town.identity.pair)
+
+    def clock(self) -> int:
+        """Tell its time."""
+        return now() + self.ahead
 
     async def turn(self, ahead: int) -> None:
         """Take a turn at another time."""
@@ -164,6 +169,21 @@ async def test_a_job_that_goes_on_keeps_the_lanes_of_earlier_epochs(town: Town, 
     assert [keeper.left(each.lane) for each in (first, second)] == [(False, 0)] * 2
     await ledger.close()
     await engine.dispose()
+
+
+async def test_a_clock_that_jumped_deletes_nothing_for_an_hour(town: Town, epoch: Epoch) -> None:
+    keeper, counted = Keeper(epoch), 0
+    _, lane, _ = await finished(town, epoch)
+    keeper.retention._clock = Steady(keeper.clock, lambda: now() + counted)
+    assert await refusal(keeper.turn(40 * DAY)) == "clock-stepped"
+    counted = MINUTE  # it is believed
+    await keeper.turn(40 * DAY + counted)
+    counted += TRUSTED - MINUTE
+    await keeper.turn(40 * DAY + counted)
+    assert keeper.left(lane.lane) == (True, 7)
+    counted += MINUTE
+    await keeper.turn(40 * DAY + counted)
+    assert keeper.left(lane.lane) == (False, 0)
 
 
 async def test_a_child_waits_for_its_parents_seal(town: Town, epoch: Epoch) -> None:
@@ -308,7 +328,7 @@ async def test_grants_without_receipts_go_as_well(town: Town, epoch: Epoch) -> N
     def kept() -> set[str]:
         return {name for (name,) in keeper.query("SELECT job FROM documents WHERE kind = 'grant'")}
 
-    await keeper.turn(0)
+    await keeper.turn(TRUSTED)
     assert kept() == {sealed.name, open_job.name, lost.name}
     await keeper.turn(40 * DAY)
     assert kept() == {open_job.name, lost.name}
@@ -372,6 +392,7 @@ async def test_a_gateway_deletes_by_itself_and_for_a_responder_and_says_so(
         await house.stop("receipts")
         house.clock.pass_seconds(31 * 86_400)
         monkeypatch.setenv("TALLY_RECEIPTS_RETENTION_DAYS", "30")
+        monkeypatch.setattr(steady, "TRUSTED", 0)
         listener = socket.create_server(("127.0.0.1", int(house.gateway.rpartition(":")[2])))
         app: Any = receipts.app.create(house.directory / "receipts/settings.toml", clock=house.clock)
         house.stops["receipts"] = await serve_on(app, listener)

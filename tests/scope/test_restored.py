@@ -137,6 +137,18 @@ async def test_one_that_is_put_in_place_under_a_running_scope_stops_it(town: Tow
     assert (await town.ask("GET", "/livez"))[0] == 200
 
 
+async def test_a_file_that_is_put_in_place_of_an_open_one_stops_it_too(town: Town) -> None:
+    live = town.installation / "scope/scope.db"
+    await town.open()
+    await look(town)
+    if town.database_url.startswith("postgresql"):
+        return
+    shutil.copy(live, live.with_suffix(".backup"))
+    live.with_suffix(".backup").replace(live)  # the process goes on in a file that nobody finds again
+    assert await refusal(look(town)) == "database-restored"
+    assert await refusal(town.open()) == "database-restored"
+
+
 async def drain(stream: Any) -> None:
     """Read a feed to its end."""
     while True:

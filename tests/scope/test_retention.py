@@ -96,6 +96,16 @@ async def test_a_sealed_job_goes_when_it_was_kept_for_long_enough(keeping: Town)
     assert msgspec.json.decode(entry.details) == {"reason": "retention", "status": "complete"}
 
 
+async def test_a_clock_that_was_wrong_from_the_start_deletes_nothing_for_an_hour(keeping: Town) -> None:
+    lane = await lived(keeping)
+    keeping.pass_seconds(40 * DAY)
+    await keeping.restart()
+    await keeping.advance(3599)
+    assert not await gone(keeping, lane.job.job)
+    await keeping.advance(1)
+    assert await gone(keeping, lane.job.job)
+
+
 async def test_without_the_setting_jobs_are_kept_for_ever(town: Town) -> None:
     lane = await lived(town)
     await town.advance(300 * DAY)
