@@ -16,6 +16,7 @@ from scope import mint, narrow, purse, store, tokens
 from scope.authority import Authority
 from scope.client import JobRequest
 from scope.narrow import Held
+from scope.tokens import Shown
 from service.clients import Caller
 from service.engine import reading
 from verifier.admission import covers, find_target, may
@@ -31,8 +32,9 @@ MOST_CHILDREN = 64  # of one job: its seal names each
 
 
 class Parent(Struct, frozen=True):
-    """The token's grant that a child is narrowed from, with its digest."""
+    """The token that was shown, and its grant, which a child is narrowed from."""
 
+    shown: Shown
     held: Held
 
     @property
@@ -58,11 +60,8 @@ async def parent_of(authority: Authority, caller: Caller, wanted: JobRequest, ch
     shown = tokens.read(authority.token_keys(), wanted.parent_token)
     async with reading(authority.engine) as db:
         if shown is None or shown.token.client_id != caller.client or not await mint.lives(db, authority, shown):
-            hint = "Get a token of the parent job, and try again."
-            raise Refused(
-                "bad-parent-token", "this is no living token of a job of yours", hint=hint, field="parent_token"
-            )
-        parent = Parent(await narrow.held(db, shown.token.grant))
+            raise _bad_parent()
+        parent = Parent(shown, await narrow.held(db, shown.token.grant))
     deepest = terms(chain).token_constraints.max_delegation_depth
     if parent.scope.depth >= deepest:
         why = f"the policy allows {deepest} levels of delegation, and the parent is at level {parent.scope.depth}"
@@ -95,11 +94,13 @@ def inherit(
 async def admit(db: AsyncConnection, authority: Authority, parent: Parent, asked: JobRequest, scope: Scope) -> Scope:
     """Lock the parent, and take the child's share off its purse; in the transaction that opens the child.
 
-    Raises `Refused`: job-not-open, too-many-children, scope-too-wide.
+    Raises `Refused`: job-not-open, bad-parent-token, too-many-children, scope-too-wide.
     """
     job = await store.job(db, parent.job, lock=True)
     if job is None or job.state != "open" or authority.clock() >= job.expires:
         raise Refused("job-not-open", "the parent job is closed, revoked or over", field="parent_token")
+    if not await mint.lives(db, authority, parent.shown):  # it ended since it was shown
+        raise _bad_parent()
     children = await store.children_of(db, job.job)
     if len(children) >= MOST_CHILDREN:
         raise Refused(
@@ -113,6 +114,11 @@ def require_inside(grant: Grant, parent: Parent) -> None:
     """Raise `Refused` scope-too-wide for the first field in which a child goes beyond its parent."""
     for field, why in widened(grant, parent.held.grant):
         raise Refused("scope-too-wide", f"the child job {why}", field=field)
+
+
+def _bad_parent() -> Refused:
+    hint = "Get a token of the parent job, and try again."
+    return Refused("bad-parent-token", "this is no living token of a job of yours", hint=hint, field="parent_token")
 
 
 def _may(tool: str, chain: Chain, known: Mapping[str, Manifest], subject: Subject) -> bool:

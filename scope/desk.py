@@ -59,14 +59,13 @@ class Desk:
 
 
 async def _answer(asked: Sequence[Asked], issue: Issue) -> None:
-    """Answer some orders; where all of them fail together each gets a transaction of its own."""
+    """Answer some orders; where all fail together each gets a transaction of its own, and waits for no other's."""
     try:
         for (_, answer), issued in zip(asked, await issue([order for order, _ in asked]), strict=True):
             if not answer.done():  # nobody waits any more for one that is
                 answer.set_result(issued)
     except Exception as error:  # noqa: BLE001 - whoever asked gets it
         if len(asked) > 1:
-            for each in asked:
-                await _answer([each], issue)
+            await asyncio.gather(*(_answer([each], issue) for each in asked))
         elif not asked[0][1].done():
             asked[0][1].set_exception(error)

@@ -4,10 +4,11 @@ A token says exactly what its grant says and lives for minutes: 300 seconds unle
 the policy allows, never beyond the grant.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from hmac import compare_digest
-from typing import Any
+from typing import Any, get_args
 
 import msgspec
 from msgspec import Struct
@@ -23,19 +24,22 @@ from scope.store import Job
 from scope.tokens import Shown, encode, read
 from service.clients import Caller
 from service.engine import reading, transact, writing
+from verifier.encoding import Id
 from verifier.grant import Confirmation, Token, authorization_details
 from verifier.refused import Refused
 from verifier.revocation import Name
 
 DEFAULT_TTL = 300
 MOST_TOKENS = 4000  # of one job: its seal names each one that was used, in at most a mebibyte
+MOST_WITHDRAWN = 64  # of one job by its client: its seal names each revocation, among at most a thousand
+_id = re.compile(get_args(Id)[1].pattern).match
 READERS = {"gateway", "responder", "auditor"}  # who may learn of anybody's token
 
 
 class Known(Struct, frozen=True):
     """What the database says that matters to some orders: read while their jobs are locked."""
 
-    jobs: Mapping[str, tuple[Job, int]]  # each with how many tokens it was issued
+    jobs: dict[str, tuple[Job, int]]  # each with how many tokens it was issued
     gone: set[Name]
     issued: Mapping[str, str]
     held: Mapping[str, Held]
@@ -48,6 +52,8 @@ async def mint(
 
     Raises `Refused`: unknown-job, job-not-open, ttl-too-long, too-many-tokens, dpop-required, revoked.
     """
+    if not _id(job):  # what a database cannot read would fail everybody who shares the transaction
+        raise _unknown()
     return await _signed(authority, Order(caller.client, job, ttl, jkt, None))
 
 
@@ -120,10 +126,14 @@ def _look(db: Connection, authority: Authority, orders: Sequence[Order]) -> Know
 
 
 def _answer(authority: Authority, order: Order, known: Known) -> Answer:
+    """Answer one order, and count its token: others of the same job may share the transaction."""
     try:
-        return _claims(authority, *_admit(authority, order, known), order)
+        job, held = _admit(authority, order, known)
+        token = _claims(authority, job, held, order)
     except Refused as refused:
         return refused
+    known.jobs[job.job] = (job, known.jobs[job.job][1] + 1)
+    return token
 
 
 def _admit(authority: Authority, order: Order, known: Known, *kids: str) -> tuple[Job, Held]:
@@ -132,7 +142,7 @@ def _admit(authority: Authority, order: Order, known: Known, *kids: str) -> tupl
     if order.shown is not None:
         _check_subject(order, order.shown, job, known, authority.clock())
     if job is None or job.client != order.client:
-        raise Refused("unknown-job", "this client opened no such job", field="job")
+        raise _unknown()
     if any(("key", kid) in known.gone for kid in (authority.keys.token.kid, *kids)):
         hint = "Make another (tally keys rotate), and restart scope."
         raise Refused("revoked", "the key that signs grants or tokens is revoked", hint=hint)
@@ -156,6 +166,10 @@ def _grant(order: Order, job: Job) -> str:
     return job.grant if order.shown is None else order.shown.token.grant
 
 
+def _unknown() -> Refused:
+    return Refused("unknown-job", "this client opened no such job", field="job")
+
+
 def _bad_subject() -> Refused:
     why = "the subject token is not one of ours that is still good"
     return Refused("bad-token", why, field="subject_token")
@@ -167,7 +181,10 @@ def _row(authority: Authority, token: Token) -> dict[str, Any]:
 
 
 async def withdraw(authority: Authority, caller: Caller, raw: str) -> None:
-    """Revoke one token for its client (RFC 7009); a token that is none, or no longer one, is no error."""
+    """Revoke one token for its client (RFC 7009); a token that is none, or no longer one, is no error.
+
+    Raises `Refused`: forbidden, too-many-tokens.
+    """
     shown = read(authority.token_keys(), raw)
     if shown is None:
         return
@@ -175,7 +192,11 @@ async def withdraw(authority: Authority, caller: Caller, raw: str) -> None:
     if token.client_id != caller.client:
         raise Refused("forbidden", "the token was issued to another client")
     async with revoke.revoking(authority) as db:
+        await store.lock_sequence(db)  # the same token withdrawn twice at once is revoked once
         if await lives(db, authority, shown):
+            if await store.count_withdrawn(db, token.txn) >= MOST_WITHDRAWN:
+                why = f"{MOST_WITHDRAWN} tokens of this job were revoked"
+                raise Refused("too-many-tokens", why, hint="Close the job: all its tokens end with it.")
             wanted = RevocationRequest(kind="jti", value=token.jti, reason="revoked-by-client")
             await revoke.write(db, authority, wanted, caller.client)
 

@@ -437,6 +437,14 @@ async def count_tokens(db: AsyncConnection, name: str) -> int:
     return found
 
 
+async def count_withdrawn(db: AsyncConnection, name: str) -> int:
+    """Count the tokens of a job that were revoked by name."""
+    gone = exists().where(revocations.c.kind == "jti", revocations.c.value == tokens.c.jti)
+    wanted = select(func.count()).where(tokens.c.job == name, gone)
+    found: int = (await db.execute(wanted)).scalar_one()
+    return found
+
+
 async def token_job(db: AsyncConnection, jti: str) -> str | None:
     """Find the job of a token that was issued."""
     return (await db.execute(select(tokens.c.job).where(tokens.c.jti == jti))).scalar_one_or_none()

@@ -55,7 +55,7 @@ class Users:
         self._networks = networks
         self._random = random
         self._keys: dict[str, tuple[float, jwt.PyJWKSet]] = {}
-        self._turn = asyncio.Lock()
+        self._turns = {issuer: asyncio.Lock() for issuer in self._providers}
 
     async def verify(self, token: str, now: int) -> User:
         """Believe a token of a provider, or refuse it; `now` in microseconds.
@@ -99,6 +99,10 @@ class Users:
             raise _bad("its times are no whole seconds")
         if not isinstance(subject, str) or not subject:
             raise _bad("it names nobody")
+        try:
+            json.dumps(claims, ensure_ascii=False).encode()
+        except UnicodeEncodeError as error:
+            raise _bad("its text is not Unicode") from error
         if expires <= now or max(issued, claims.get("nbf", 0)) > now + SKEW or issued < now - provider.max_age_seconds:
             raise _bad("it has expired, or is too old, or is of a time to come")
         return claims
@@ -109,7 +113,7 @@ class Users:
             name = jwt.get_unverified_header(token).get("kid")
         except (jwt.PyJWTError, ValueError) as error:
             raise _bad("it is no JWT") from error
-        async with self._turn:
+        async with self._turns[provider.issuer]:
             fetched, keys = self._keys.get(provider.issuer, (0.0, None))
             old = time.monotonic() - fetched
             if keys is None or old > FRESH or (_named(keys, name) is None and old > AGAIN):

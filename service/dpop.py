@@ -33,15 +33,16 @@ MOST_PROOFS = 1 << 18  # remembered at once; with more the next is refused
 PORTS = {"http": 80, "https": 443}
 
 Text = Annotated[str, Meta(min_length=1, max_length=512)]
+Ascii = Annotated[str, Meta(pattern=r"^[ -~]*\Z")]  # else it can be neither compared nor hashed
 
 
 class _Claims(Struct, frozen=True):
-    jti: Annotated[str, Meta(min_length=8, max_length=128)]
+    jti: Annotated[str, Meta(pattern=r"^[ -~]{8,128}\Z")]
     htm: Text
     htu: Text
     iat: int
-    nonce: str = ""
-    ath: str = ""
+    nonce: Ascii = ""
+    ath: Ascii = ""
 
 
 class Proofs:

@@ -239,13 +239,16 @@ def test_only_asymmetric_keys_of_the_two_kinds_prove_and_no_private_half_is_show
         "a key of another kind": _signed(claims, "EdDSA", edwards, jwk=ec),
         "the private half": _signed(claims, "EdDSA", edwards, jwk={**okp, "d": okp["x"]}),
         "crit": _signed(claims, "EdDSA", edwards, jwk=okp, crit=["x"]),
+        "no text for jti": _signed({**claims, "jti": "\ud800" * 8}, "EdDSA", edwards, jwk=okp),
+        "no ASCII for nonce": _signed({**claims, "nonce": "é"}, "EdDSA", edwards, jwk=okp),
+        "no ASCII for ath": _signed({**claims, "ath": "é"}, "EdDSA", edwards, jwk=okp),
         "no jti": _signed({**claims, "jti": ""}, "EdDSA", edwards, jwk=okp),
         "a number for htm": _signed({**claims, "htm": 1}, "EdDSA", edwards, jwk=okp),
         "of a time to come": _signed({**claims, "iat": 1_790_000_006}, "EdDSA", edwards, jwk=okp),
         "old": _signed({**claims, "iat": 1_790_000_000 - 61}, "EdDSA", edwards, jwk=okp),
     }.items():
         with refused("bad-dpop-proof"):
-            proofs.check([proof], "POST", "/x")
+            proofs.check([proof], "POST", "/x", "token" if "ath" in what else None)
             pytest.fail(what)
     for given, code in (([], "dpop-required"), (["a", "b"], "bad-dpop-proof")):
         with refused(code):

@@ -5,8 +5,11 @@ from typing import Any
 
 import pytest
 
-from scope import children
-from scope.client import Models, OpenedJob, RevocationRequest, Tools, claims_of
+from scope import children, jobs
+from scope.authority import Authority
+from scope.client import JobRequest, Models, OpenedJob, RevocationRequest, Tools, claims_of
+from scope.plan import Planned, plan
+from service.clients import Caller
 from tests.scope.conftest import Town, granted, refusal
 from verifier.delegation import widened
 from verifier.encoding import canonical, digest
@@ -68,6 +71,26 @@ async def test_a_child_gets_a_part_and_never_more(town: Town) -> None:
     assert await refusal(child(town, parent, user_token="x")) == "bad-value"
     other = await town.publish(policy_name="other", token_constraints=DEEP)
     assert await refusal(child(town, parent, policy=other)) == "scope-too-wide"
+
+
+@pytest.mark.parametrize("end", ["revoked", "expired"])
+async def test_a_token_that_ends_while_the_child_is_planned_opens_none(
+    town: Town, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    await deep(town)
+    parent = await town.open()
+    token = (await town.scope().token(parent.job, 60)).access_token
+
+    async def slow(authority: Authority, caller: Caller, wanted: JobRequest) -> Planned:
+        planned = await plan(authority, caller, wanted)
+        if end == "revoked":
+            await town.scope().revoke_token(token)
+        else:
+            town.pass_seconds(60)
+        return planned
+
+    monkeypatch.setattr(jobs, "plan", slow)
+    assert await refusal(town.scope().child(token, town.job())) == "bad-parent-token"
 
 
 async def test_a_child_of_a_narrower_token_is_inside_that_token(town: Town) -> None:

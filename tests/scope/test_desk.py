@@ -58,6 +58,23 @@ async def test_when_a_transaction_fails_each_order_gets_one_of_its_own() -> None
     assert seen == [3, 1, 1, 1]
 
 
+async def test_one_that_waits_in_vain_keeps_no_other_waiting() -> None:
+    desk, locked = Desk(), asyncio.Event()
+
+    async def issue(orders: Sequence[Order]) -> list[Answer]:
+        if len(orders) > 1:
+            raise TimeoutError
+        if orders[0].job == "locked":
+            await locked.wait()
+        return [Refused("unknown-job", each.job) for each in orders]
+
+    asked = [asyncio.create_task(desk.ask(order(name), issue)) for name in ("locked", "locked", "free")]
+    done, _ = await asyncio.wait(asked, timeout=5, return_when=asyncio.FIRST_COMPLETED)
+    locked.set()
+    await asyncio.gather(*asked, return_exceptions=True)
+    assert done == {asked[2]}
+
+
 async def test_a_transaction_is_bounded_and_who_left_is_not_waited_for() -> None:
     desk, seen = Desk(), list[int]()
 

@@ -244,6 +244,38 @@ async def test_a_job_has_no_more_tokens_than_its_seal_can_name(town: Town, monke
     assert await refusal(town.scope().token(other)) == "accepted"
 
 
+async def test_nor_has_it_when_they_are_asked_for_at_once(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mint, "MOST_TOKENS", 3)
+    job = (await town.open()).job
+    answers = await asyncio.gather(*(refusal(town.scope().token(job)) for _ in range(12)))
+    assert sorted(answers) == ["accepted"] * 3 + ["too-many-tokens"] * 9
+
+
+@pytest.mark.parametrize("name", ["a\0b", "x" * 65, "\u00e9", "\ud800"])
+async def test_what_is_no_jobs_name_is_asked_of_no_database(town: Town, name: str) -> None:
+    caller = Caller("orchestrator", frozenset({"orchestrator"}))
+    assert await refusal(mint.mint(town.authority, caller, name, None)) == "unknown-job"
+
+
+async def test_a_token_withdrawn_twice_at_once_is_revoked_once(town: Town) -> None:
+    raw = (await town.scope().token((await town.open()).job)).access_token
+    await asyncio.gather(*(town.scope().revoke_token(raw) for _ in range(8)))
+    _, entries = await town.scope("receipts").snapshot(0)
+    assert len(entries) == 1
+
+
+async def test_a_client_withdraws_no_more_tokens_of_a_job_than_its_seal_can_name(
+    town: Town, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mint, "MOST_WITHDRAWN", 2)
+    job, other = (await town.open()).job, (await town.open()).job
+    raw = [(await town.scope().token(job)).access_token for _ in range(3)]
+    for each in (*raw[:2], raw[0]):
+        assert await refusal(town.scope().revoke_token(each)) == "accepted"
+    assert await refusal(town.scope().revoke_token(raw[2])) == "too-many-tokens"
+    assert await refusal(town.scope().revoke_token((await town.scope().token(other)).access_token)) == "accepted"
+
+
 async def test_many_tokens_at_once_are_all_different(town: Town) -> None:
     job = (await town.open()).job
     issued = await asyncio.gather(*(town.scope().token(job) for _ in range(20)))

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jwt as pyjwt
 import pytest
 from joserfc import jwt
 from joserfc.jwk import ECKey, OKPKey, RSAKey
@@ -145,6 +146,42 @@ async def test_no_algorithm_but_those_of_the_settings_counts(issuer: Issuer, bel
     assert await refused(believing(), f"{header}.{payload}.") == "bad-user-token"
     for junk in ("", "a.b.c", "é", header):
         assert await refused(believing(), junk) == "bad-user-token"
+
+
+@pytest.mark.parametrize("claim", ["sub", "department"])
+async def test_a_token_with_half_a_character_is_not_believed(
+    issuer: Issuer, believing: Callable[..., Users], claim: str
+) -> None:
+    said = {"iss": ISSUER, "sub": "ann", "aud": AUDIENCE, "iat": NOW - 5, "exp": NOW + 60, claim: "\ud800"}
+    token = pyjwt.encode(said, issuer.keys[0].private_key, "RS256", headers={"kid": "k1"})
+    assert await refused(believing(), token) == "bad-user-token"
+
+
+async def test_a_provider_that_does_not_answer_keeps_no_user_of_another_waiting(
+    issuer: Issuer, serve: Serve, tmp_path: Path
+) -> None:
+    hung = asyncio.Event()
+
+    async def silent(scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            await hung.wait()
+        await issuer(scope, receive, send)
+
+    given = {"audience": AUDIENCE, "algorithms": ["RS256"], "claims": CLAIMS}
+    other = "https://silent.example"
+    providers = {
+        "login": IdentityProvider(issuer=ISSUER, jwks_url=f"{await serve(issuer)}/keys", **given),
+        "silent": IdentityProvider(issuer=other, jwks_url=f"{await serve(silent)}/keys", **given),
+    }
+    await asyncio.to_thread(tmp_path.chmod, 0o700)
+    users = Users(providers, tmp_path, LOOPBACK, seeded("users"))
+    waits = asyncio.create_task(verified(users, issuer.token(iss=other)))
+    try:
+        await asyncio.sleep(0.1)
+        assert (await asyncio.wait_for(verified(users, issuer.token()), 3)).claims
+    finally:
+        hung.set()
+        await waits
 
 
 async def test_another_issuer_is_unknown(issuer: Issuer, believing: Callable[..., Users]) -> None:
