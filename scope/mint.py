@@ -155,7 +155,9 @@ def _admit(authority: Authority, order: Order, known: Known, *kids: str) -> tupl
 def _check_subject(order: Order, shown: Shown, job: Job | None, known: Known, now: int) -> None:
     """Refuse to exchange a token that is none of ours or no longer good, or that is bound to another key."""
     token = shown.token
-    open_still = job is not None and job.state == "open" and now < min(job.expires, token.exp * SECOND)
+    if job is None or job.client != order.client:  # who is no client of it learns nothing, not even whether it lives
+        raise _bad_subject()
+    open_still = job.state == "open" and now < min(job.expires, token.exp * SECOND)
     if not open_still or known.issued.get(token.jti) != order.job or not known.gone.isdisjoint(shown.names):
         raise _bad_subject()
     if token.cnf is not None and not compare_digest(token.cnf.jkt, order.jkt or ""):

@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
 from errno import EDQUOT, ENOSPC
+from functools import partial
 from typing import Any, TypeVar, cast
 
 from msgspec import Struct
@@ -86,7 +87,7 @@ async def transact(engine: AsyncEngine, work: Callable[[Connection], T]) -> T:
         async with engine.begin() as db:
             return await db.run_sync(work)
     async with _turn(writer):
-        return await asyncio.to_thread(_transact, writer.engine, work)
+        return await _elsewhere(partial(_transact, writer.engine, work))
 
 
 class Direct:
@@ -107,7 +108,10 @@ class Direct:
 
 
 async def _elsewhere(work: Callable[[], T]) -> T:
-    """Do something in a thread, to its end even when nobody waits for it any more: half a transaction is none."""
+    """Do something in a thread, to its end even when nobody waits for it any more: half a transaction is none.
+
+    The turn is not given on before.
+    """
     done = asyncio.ensure_future(asyncio.to_thread(work))
     try:
         return await asyncio.shield(done)

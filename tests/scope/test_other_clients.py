@@ -34,8 +34,8 @@ async def test_a_job_and_its_tokens_are_of_the_orchestrator_that_opened_it(share
     job, rival = (await shared.open()).job, shared.scope("rival")
     stolen = (await shared.scope().token(job)).access_token
     assert await refusal(rival.token(job)) == "unknown-job"
-    assert await refusal(rival.refresh(stolen)) == "unknown-job"
-    assert await refusal(rival.narrow(stolen, GET)) == "unknown-job"
+    assert await refusal(rival.refresh(stolen)) == "bad-token"
+    assert await refusal(rival.narrow(stolen, GET)) == "bad-token"
     assert await refusal(rival.child(stolen, shared.job())) == "bad-parent-token"
     assert await rival.introspect(stolen) == {"active": False}
     assert await refusal(rival.revoke_token(stolen)) == "forbidden"
