@@ -34,6 +34,7 @@ T = TypeVar("T")
 Credential = Callable[[], str]
 
 MAX_ANSWER = 1 << 22
+OLDER = "It is of an older version: update controls first."
 MAX_KEPT = 256
 MAX_KEPT_BYTES = 1 << 24
 MAX_FILES = 4096
@@ -83,7 +84,7 @@ class PolicyStatus(Struct, frozen=True, kw_only=True, omit_defaults=True):
     withdrawn_by: str | None = None
     reason: str | None = None
     ancestor: str | None = None
-    manifests: dict[str, str] = {}
+    manifests: dict[str, str] | None = None
 
 
 class PolicyEntry(Struct, frozen=True, kw_only=True):
@@ -212,6 +213,8 @@ class ControlsClient:
         status = _decode(await self._http.call("GET", f"/policies/{_part(wanted)}/status"), PolicyStatus)
         if status.digest != wanted:
             raise Refused("wrong-digest", "the registry answers for another policy")
+        if status.status == "published" and status.manifests is None:
+            raise Refused("controls-unavailable", "this registry does not say which manifests a job gets", hint=OLDER)
         return status
 
     async def latest(self, name: str, now: int, issuer: str | None = None, max_age_seconds: int = 60) -> Latest:

@@ -61,7 +61,7 @@ class Policies(Controller):
         """Tell published from withdrawn; of a published one also which manifests a new job gets."""
         async with registry.reading() as db:
             found, withdrawn = await publish.standing(db, digest)
-            manifests = {} if withdrawn else await register.offered(db, publish.read(found.envelope))
+            manifests = None if withdrawn else await register.offered(db, publish.read(found.envelope))
         status = replace(_status(found, withdrawn), manifests=manifests)
         return Response(status, headers={"Cache-Control": "no-store"})
 

@@ -59,7 +59,7 @@ async def plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Plan
     now = authority.clock()
     chain = await _chain(authority, wanted.policy, now)
     standing = await authority.registry.status(wanted.policy)
-    if standing.status != "published":
+    if standing.status != "published" or standing.manifests is None:
         raise Refused("policy-withdrawn", "the policy was withdrawn: no new job may pin it", field="policy")
     admits(chain, agent=wanted.agent, job_type=wanted.job_type, environment=wanted.environment)
     parent = await children.parent_of(authority, caller, wanted, chain)

@@ -155,6 +155,12 @@ async def test_another_servers_manifest_is_not_believed(world: World, serve: Ser
     assert await code_of(lambda: told.approved_manifest("tickets-mcp", START, digest)) == "wrong-server"
 
 
+async def test_a_registry_that_does_not_say_which_manifests_a_job_gets_opens_none(world: World, serve: Serve) -> None:
+    digest = address(world.policy())
+    older = await mirror(serve, f"/policies/{digest}/status", canonical({"digest": digest, "status": "published"}))
+    assert await code_of(lambda: reader(world, older).status(digest)) == "controls-unavailable"
+
+
 async def test_a_stale_mirror_shows(world: World, serve: Serve) -> None:
     await world.publish(world.policy())
     old = (await world.ask("GET", "/policies/crm-read/latest", "auditor")).body
