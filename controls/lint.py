@@ -96,6 +96,11 @@ def _whole(policy: Policy) -> Iterator[Found]:
     if (budgets.calls, budgets.tokens, budgets.cost_nano_usd) == (None, None, None):
         why = "a job may make as many calls as it likes"
         yield Found("no-budget", "warning", "budgets", why, "Set budgets.calls, or budgets.tokens.")
+    depth, counted = policy.token_constraints.max_delegation_depth, _counted_in_one_lane(policy)
+    if depth and counted:
+        why = f"{counted} counts in the root job alone: in the jobs that it delegates such calls are refused"
+        hint = "Limit budgets.calls or budgets.tokens, which are divided, or set max_delegation_depth to 0."
+        yield Found("undivided-limit", "warning", "token_constraints.max_delegation_depth", why, hint)
     if ttl > MAX_TTL:
         why = f"a token may live {ttl} seconds; one that leaks is good for as long"
         field = "token_constraints.cst_max_ttl_seconds"
@@ -105,6 +110,15 @@ def _whole(policy: Policy) -> Iterator[Found]:
     if not policy.tests:
         why = "the policy makes no claim about itself"
         yield Found("no-tests", "warning", "tests", why, "Write one that must be allowed and one that must be denied.")
+
+
+def _counted_in_one_lane(policy: Policy) -> str:
+    """Name a limit that no purse divides (specs/policy.md §2); nothing where there is none."""
+    if policy.budgets.per_tool:
+        return "budgets.per_tool"
+    limits = ((rule.id, rule.limits) for rule in policy.allowed_tools if rule.limits is not None)
+    found = (name for name, each in limits if each.calls_per_job is not None or each.sums)
+    return next((f"a limit of rule {name}" for name in found), "")
 
 
 def _about_all(wide: ToolRule, rule: ToolRule) -> bool:

@@ -65,8 +65,9 @@ async def exchange(
     details: Sequence[Detail] | None,
     *,
     jkt: str | None = None,
+    job: str | None = None,
 ) -> IssuedToken:
-    """Exchange a living token for a younger one of the same grant, or for a narrower one (RFC 8693).
+    """Exchange a living token for a younger one of the same grant, or for a narrower one (RFC 8693); `job` names its.
 
     A bound token stays bound to its key. Raises `Refused` as `mint`; bad-token, bad-dpop-proof, scope-too-wide,
     too-many-grants.
@@ -74,6 +75,8 @@ async def exchange(
     shown = read(authority.token_keys(), subject)
     if shown is None:
         raise _bad_subject()
+    if job not in {None, shown.token.txn}:
+        raise Refused("bad-request", "the subject token is of another job", field="job")
     issued = await _signed(authority, Order(caller.client, shown.token.txn, ttl, jkt, shown), details)
     return msgspec.structs.replace(issued, issued_token_type=ACCESS_TOKEN)
 

@@ -21,10 +21,14 @@ from scope.client import ACCESS_TOKEN, ASSERTION, TOKEN_EXCHANGE, IssuedToken
 from scope.narrow import read_details
 from service.clients import Caller, Clients
 from service.described import form_body
+from service.problems import retry_after
 from verifier.refused import Refused
 
 MAX_FIELDS = 16
-TOKEN_FIELDS = ("grant_type", "job", "ttl", "subject_token", "subject_token_type", "authorization_details")
+TOKEN_FIELDS = (
+    "grant_type", "job", "ttl", "resource", "audience", "subject_token", "subject_token_type", "requested_token_type",
+    "authorization_details",
+)  # fmt: skip
 MAX_DIGITS = 6
 FORM = "application/x-www-form-urlencoded"
 PRIVATE = {"Cache-Control": "no-store"}
@@ -85,7 +89,7 @@ def refused(request: Ask, error: Refused) -> Response[OAuthError]:
     challenge = {"WWW-Authenticate": "Bearer"} if error.code == "unauthenticated" else {}
     if error.code in {"use-dpop-nonce", "dpop-required"}:
         challenge = {"DPoP-Nonce": request.app.state.authority.proofs.nonce()}
-    return Response(body, status_code=status, headers={**PRIVATE, **challenge})
+    return Response(body, status_code=status, headers={**PRIVATE, **challenge, **retry_after(error.code)})
 
 
 class OAuth(Controller):
@@ -98,9 +102,7 @@ class OAuth(Controller):
         "/token",
         status_code=200,
         summary="A token of one's own job",
-        operation_class=form_body(
-            "grant_type", "job", "ttl", "subject_token", "subject_token_type", "authorization_details"
-        ),
+        operation_class=form_body(*TOKEN_FIELDS),
     )
     async def token(self, request: Ask, body: RawBody, authority: Here) -> Response[IssuedToken]:
         """Issue a token: `client_credentials` with `job`, or a token exchange inside the job; `ttl` in seconds.
@@ -110,8 +112,9 @@ class OAuth(Controller):
         """
         form, caller = await _enter(request, body)
         caller.require("orchestrator")
-        if not _of_gateway(form.get("resource", authority.audience), authority.audience):
-            raise Refused("wrong-audience", "tokens of this scope are for another gateway", field="resource")
+        for name in ("resource", "audience"):  # RFC 8707, RFC 8693 §2.1
+            if not _of_gateway(form.get(name, authority.audience), authority.audience):
+                raise Refused("wrong-audience", "tokens of this scope are for another gateway", field=name)
         if "scope" in form:
             hint = "Ask with authorization_details, in a token exchange."
             raise Refused("unsupported", "what a token carries is said by authorization_details", hint=hint)
@@ -150,8 +153,12 @@ async def _issue(authority: Authority, caller: Caller, form: Mapping[str, str], 
     for name in ("subject_token_type", "requested_token_type"):
         if form.get(name, ACCESS_TOKEN) != ACCESS_TOKEN:
             raise Refused("bad-request", "only access tokens are exchanged, for access tokens", field=name)
+    if "actor_token" in form:
+        hint = "Whoever acts opens a child job, with the subject token as parent_token."
+        raise Refused("unsupported", "a token is exchanged for whoever has it", hint=hint, field="actor_token")
     details = read_details(form["authorization_details"]) if "authorization_details" in form else None
-    return await mint.exchange(authority, caller, _field(form, "subject_token"), ttl, details, jkt=jkt)
+    job = _job(form, caller) if "job" in form or caller.job else None
+    return await mint.exchange(authority, caller, _field(form, "subject_token"), ttl, details, jkt=jkt, job=job)
 
 
 async def _enter(request: Ask, body: bytes) -> tuple[dict[str, str], Caller]:

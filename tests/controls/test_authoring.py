@@ -227,6 +227,22 @@ CLEAN: dict[str, Any] = {
         ({"token_constraints": {"cst_max_ttl_seconds": 901}}, ["long-token"]),
         ({"valid_from": NOW, "valid_until": NOW + 367 * 86_400_000_000}, ["long-validity"]),
         ({"tests": []}, ["no-tests"]),
+        *(
+            ({**draft, "token_constraints": {"max_delegation_depth": depth}}, ["undivided-limit"] * depth)
+            for depth in (0, 1)
+            for draft in (
+                {"budgets": {"calls": 9, "per_tool": {"crm-mcp/get_case": 3}}},
+                {"allowed_tools": [rule(limits={"calls_per_job": 3})]},
+                {"allowed_tools": [rule(limits={"sums": {"amount": "10"}})]},
+            )
+        ),
+        (
+            {
+                "allowed_tools": [rule(limits={"calls_per_minute": 3})],
+                "token_constraints": {"max_delegation_depth": 1},
+            },
+            [],
+        ),
     ],
 )
 def test_lint_finds_what_is_suspicious(draft: dict[str, Any], expected: list[str]) -> None:

@@ -280,3 +280,28 @@ async def test_many_tokens_at_once_are_all_different(town: Town) -> None:
     job = (await town.open()).job
     issued = await asyncio.gather(*(town.scope().token(job) for _ in range(20)))
     assert len({claims(each.access_token).jti for each in issued}) == 20
+
+
+async def test_an_exchange_says_what_it_does_not_do(town: Town) -> None:
+    job, other = (await town.open()).job, (await town.open()).job
+    token = (await town.scope().token(job)).access_token
+    form = {"grant_type": TOKEN_EXCHANGE, "subject_token": token}
+    good = ({}, {"job": job}, {"audience": town.urls.receipts}, {"audience": f"{town.urls.receipts}/mcp/crm-mcp"})
+    for more in good:
+        assert (await ask(town, "/token", **form, **more))[0] == 200
+    for more, error, code in (
+        ({"job": other}, "invalid_request", "bad-request"),
+        ({"audience": "https://another.example"}, "invalid_target", "wrong-audience"),
+        ({"actor_token": token}, "invalid_scope", "unsupported"),
+    ):
+        status, body = await ask(town, "/token", **form, **more)
+        assert (status, body["error"], body["code"], body["field"]) == (400, error, code, next(iter(more)))
+
+
+async def test_who_asks_too_often_is_told_when_to_ask_again(town: Town) -> None:
+    form = {"grant_type": "client_credentials", "job": "job-1"}
+    bad = {"Authorization": "Bearer nonsense"}
+    for _ in range(30):
+        assert (await town.ask("POST", "/token", data=form, headers=bad))[0] == 401
+    status, headers, body = await town.ask("POST", "/token", data=form, headers=bad)
+    assert (status, body["code"], headers["Retry-After"]) == (429, "too-many-failures", "60")
