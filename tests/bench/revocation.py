@@ -68,7 +68,7 @@ def _ear(count: int) -> Revocations:
     for number in range(count):
         kind, value = ("tool", f"crm-mcp/tool-{number}") if number % 2 else (KINDS[number // 2 % 4], f"other-{number}")
         target = RevokedTarget(cast("TargetKind", kind), value)
-        made._know(Revocation(iss=SCOPE, sequence=number + 1, time=NOW, target=target, reason="bench", actor="bench"))
+        made._add(Revocation(iss=SCOPE, sequence=number + 1, time=NOW, target=target, reason="bench", actor="bench"))
     return made
 
 
