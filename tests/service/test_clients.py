@@ -105,6 +105,21 @@ def test_a_changed_token_is_refused(callers: Clients, key: KeyPair) -> None:
     assert body != other
 
 
+def test_a_point_that_fits_every_message_is_nobodys_key(clock: Clock) -> None:
+    identity = bytes([1, *bytes(31)])  # of small order: OpenSSL takes R = identity, S = 0 for a signature of anything
+    forged = b64url(identity + bytes(32))
+    Ed25519PublicKey.from_public_bytes(identity).verify(identity + bytes(32), b"anything")
+    claims = {"iss": "a", "sub": "a", "aud": HERE, "iat": NOW, "exp": NOW + 60, "jti": "x" * 22}
+    header = json.dumps({"alg": "EdDSA"}).encode()
+    signed = f"{b64url(header)}.{b64url(json.dumps(claims).encode())}.{forged}"
+    listed = clients.ClientFile({"a": clients.Client(ed25519=base64.b64encode(identity).decode(), roles=["author"])})
+    assert code(lambda: Clients(listed, HERE, clock).authenticate(f"Bearer {signed}", "127.0.0.1")) == "unauthenticated"
+
+
+def b64url(raw: bytes) -> str:
+    return base64.urlsafe_b64encode(raw).rstrip(b"=").decode()
+
+
 def test_an_address_that_keeps_failing_is_told_to_wait_and_shuts_nobody_out(
     callers: Clients, key: KeyPair, clock: Clock
 ) -> None:
