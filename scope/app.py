@@ -49,6 +49,7 @@ STATUSES = {
     "scope-too-wide": 403,
     "policy-withdrawn": 409,
     "job-not-open": 409,
+    "request-differs": 409,
     "lane-taken": 409,
     "controls-unavailable": 503,
     "bad-user-token": 403,

@@ -11,11 +11,11 @@ import msgspec
 from msgspec import Raw
 from sqlalchemy.ext.asyncio import AsyncConnection
 
-from scope import children, narrow, store
+from scope import children, narrow, repeated, store
 from scope.authority import SECOND, Authority
 from scope.client import JobLane, JobPage, JobRequest, JobStatus, OpenedJob
 from scope.plan import Planned, plan
-from scope.store import Chosen, Job
+from scope.store import Asked, Chosen, Job
 from scope.tables import acts
 from service.clients import Caller
 from service.engine import reading, reading_elsewhere, writing
@@ -32,12 +32,19 @@ LIFETIME = 3600  # seconds of a job that asks for none
 async def open_job(authority: Authority, caller: Caller, wanted: JobRequest) -> OpenedJob:
     """Open a job.
 
+    One that this client's request of the same name opened before is told of again, wherever it stands by now.
+
     Raises `Refused`: the policy's own, policy-withdrawn, not-admitted, unknown-server, scope-too-wide, revoked, those
-    of the user's token, and of a child job bad-parent-token, job-not-open, too-many-children.
+    of the user's token, of a child job bad-parent-token, job-not-open, too-many-children, and request-differs.
     """
+    async with reading(authority.engine) as db:
+        if (before := await repeated.answered(db, authority, caller, wanted)) is not None:
+            return before
     planned = await plan(authority, caller, wanted)
     async with writing(authority.engine) as db:
         sequence = await store.lock_sequence(db)
+        if (before := await repeated.answered(db, authority, caller, wanted)) is not None:
+            return before  # it was asked twice at once
         await _refuse_revoked(db, authority, planned)
         scope = await _admitted(db, authority, planned)
         now = authority.clock()
@@ -48,13 +55,16 @@ async def open_job(authority: Authority, caller: Caller, wanted: JobRequest) -> 
         envelope = await asyncio.to_thread(seal_up, "grant", payload, authority.keys.grant)
         row, names = _row(planned, grant, digest(payload), sequence), _names(planned, scope, authority.keys.grant.kid)
         await store.add_job(db, row, envelope, names)
+        if wanted.request_id is not None:
+            told = Asked(scope.job, repeated.asked(wanted), planned.unavailable)
+            await store.add_request(db, caller.client, wanted.request_id, told)
         await _record(db, planned, grant, digest(payload))
     return OpenedJob(
         job=scope.job,
         grant=Raw(envelope),
         grant_digest=digest(payload),
         policy=scope.policy,
-        opened=now,
+        opened=grant.opened,
         expires=grant.expires,
         unavailable=planned.unavailable,
     )

@@ -7,6 +7,7 @@ is what a transaction ends with): no deadlocks.
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 from sqlalchemy import (
     BigInteger,
@@ -41,6 +42,7 @@ from scope.tables import (
     lane_tokens,
     lanes,
     marks,
+    requests,
     revocations,
     seals,
     targets,
@@ -99,6 +101,14 @@ class Job(Struct, frozen=True):
     reason: str | None
     parent: str | None
     deepest: int
+
+
+class Asked(Struct, frozen=True):
+    """A row of `requests`: which job a request opened, its digest, what the answer called unavailable."""
+
+    job: str
+    asked: str
+    unavailable: list[str]
 
 
 class Lane(Struct, frozen=True):
@@ -214,6 +224,19 @@ async def add_job(db: AsyncConnection, values: Mapping[str, Any], envelope: byte
     await db.execute(_ADD_JOB, values)
     await db.execute(_ADD_GRANT, {"digest": values["grant"], "job": values["job"], "envelope": envelope})
     await _add_targets(db, values["job"], set(names))
+
+
+async def add_request(db: AsyncConnection, client: str, request: str, opened: Asked) -> None:
+    """Remember by which request of a client a job was opened."""
+    values = {"job": opened.job, "asked": opened.asked, "unavailable": msgspec.json.encode(opened.unavailable)}
+    await db.execute(insert(requests).values(client=client, request=request, **values))
+
+
+async def request(db: AsyncConnection, client: str, name: str) -> Asked | None:
+    """Find the job that a client's request opened."""
+    wanted = select(requests.c.job, requests.c.asked, requests.c.unavailable)
+    row = (await db.execute(wanted.where(requests.c.client == client, requests.c.request == name))).one_or_none()
+    return Asked(row.job, row.asked, msgspec.json.decode(row.unavailable, type=list[str])) if row else None
 
 
 async def add_targets(db: AsyncConnection, name: str, names: Iterable[Name]) -> None:
@@ -589,7 +612,7 @@ async def delete_job(db: AsyncConnection, name: str, at: int) -> None:
     of_job = select(lanes.c.lane).where(lanes.c.job == name)
     for each in (marks, lane_tokens):
         await db.execute(delete(each).where(each.c.lane.in_(of_job)))
-    for each in (lanes, tokens, grants, due_marks, targets, seals, jobs):
+    for each in (lanes, tokens, grants, due_marks, targets, seals, requests, jobs):
         await db.execute(delete(each).where(each.c.job == name))
     await db.execute(insert(deleted).values(job=name, time=at))
 

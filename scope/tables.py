@@ -52,6 +52,18 @@ jobs = Table(
     Index(None, "state", "closing_at"),
 )
 
+# By which request of which client a job was opened: `asked` is the request's digest without its tokens, `unavailable`
+# what the answer said.
+requests = Table(
+    "requests",
+    metadata,
+    Column("client", String(128), primary_key=True),
+    Column("request", String(64), primary_key=True),
+    Column("job", String(64), ForeignKey("jobs.job"), nullable=False, index=True),
+    Column("asked", String(71), nullable=False),
+    Column("unavailable", LargeBinary, nullable=False),
+)
+
 grants = Table(
     "grants",
     metadata,

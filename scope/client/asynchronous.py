@@ -4,6 +4,7 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
+from secrets import token_hex
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -45,8 +46,19 @@ class ScopeClient:
         self._transport = Transport(session, url, credential)
 
     async def open(self, job: JobRequest) -> OpenedJob:
-        """Open a job (role orchestrator)."""
-        return decode(await self._transport.call("POST", "/jobs", job), OpenedJob)
+        """Open a job (role orchestrator).
+
+        Asked once more when no answer comes, under the same `request_id`, which is made up here where the request has
+        none: no second job is opened. Who goes on trying later gives it one of its own.
+        """
+        named = job if job.request_id is not None else msgspec.structs.replace(job, request_id=token_hex(16))
+        try:
+            answer = await self._transport.call("POST", "/jobs", named)
+        except Refused as refused:
+            if refused.code != "scope-unavailable":
+                raise
+            answer = await self._transport.call("POST", "/jobs", named)
+        return decode(answer, OpenedJob)
 
     async def child(self, token: str, job: JobRequest) -> OpenedJob:
         """Open a child job of the one that a living token is of; what the request does not name it inherits."""

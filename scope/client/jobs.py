@@ -19,7 +19,8 @@ class JobRequest(Request, frozen=True, kw_only=True):
     `expires_in` in seconds; without it the job ends after an hour, or with its policy. `user_token` is an identity
     provider's token about the user that the job works for. `parent_token`, a living token of another job of the same
     client, makes it a child of that job: with a part of what that token carries, and of the purse. `binding` dpop asks
-    for tokens that are bound to a key, where the policy does not.
+    for tokens that are bound to a key, where the policy does not. `request_id`, the client's own name of this request,
+    makes it safe to repeat: the answer is the same, and no second job is opened.
     """
 
     agent: SafeText
@@ -32,6 +33,7 @@ class JobRequest(Request, frozen=True, kw_only=True):
     user_token: Annotated[str, Meta(max_length=1 << 14)] | None = None
     parent_token: Annotated[str, Meta(max_length=1 << 17)] | None = None
     binding: Literal["none", "dpop"] = "none"
+    request_id: Id | None = None
 
 
 class OpenedJob(Message, frozen=True, kw_only=True):

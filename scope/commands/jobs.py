@@ -27,6 +27,7 @@ MAX_PAGE = 100
 
 Name = Annotated[str, typer.Argument(metavar="JOB", help="As `tally job open` named it.")]
 Seconds = Annotated[int | None, typer.Option(min=1, help="In seconds.")]
+RequestId = Annotated[str | None, typer.Option(help="Your own name of this request: repeated, it opens no second job.")]
 
 
 @app.command("open")
@@ -48,6 +49,7 @@ def open_job(
     dpop: Annotated[
         bool, typer.Option("--dpop", help="Bind its tokens to keys (tally job token --dpop), policy or not.")
     ] = False,
+    request_id: RequestId = None,
     grant: Annotated[Path | None, typer.Option(help="Keep the signed grant here.", dir_okay=False)] = None,
     url: Url,
     client: Client,
@@ -60,6 +62,7 @@ def open_job(
     """
     asked: dict[str, Any] = {"agent": agent, "policy": policy, "job_type": job_type, "environment": environment}
     asked |= {"limits": _limits(calls, cost_nano_usd, tokens)} | ({"expires_in": expires_in} if expires_in else {})
+    asked |= {} if request_id is None else {"request_id": request_id}
     asked |= {"binding": "dpop"} if dpop else {}
     if user_token is not None:
         asked["user_token"] = read_token(user_token)
@@ -88,6 +91,7 @@ def child(
         None
     ),
     expires_in: Seconds = None,
+    request_id: RequestId = None,
     grant: Annotated[Path | None, typer.Option(help="Keep the signed grant here.", dir_okay=False)] = None,
     url: Url,
     client: Client,
@@ -104,6 +108,7 @@ def child(
     given = {"agent": agent, "policy": policy, "job_type": job_type}
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     asked |= {"limits": _limits(calls, cost_nano_usd, tokens)} | ({"expires_in": expires_in} if expires_in else {})
+    asked |= {} if request_id is None else {"request_id": request_id}
     if tool or model:
         asked["authorization_details"] = [*map(tool_named, tool or ()), *([Models(models=model)] if model else [])]
 

@@ -6,6 +6,8 @@ from collections.abc import Awaitable, Callable
 from random import Random
 from typing import TypeVar
 
+from msgspec.structs import replace
+
 from scope.client import IssuedToken, JobRequest, OpenedJob, Proving, RevocationRequest, Revoked, ScopeClient, Tools
 from scope.client import claims_of as read
 from service import keystore
@@ -140,7 +142,8 @@ class Life:
             await self.load.seal(self.who, name)
 
     async def _open(self, wanted: JobRequest) -> OpenedJob:
-        job = await self.load.insist(self.who, lambda scope: scope.open(wanted))
+        named = replace(wanted, request_id=f"life-{self.number}-{len(self.jobs)}")
+        job = await self.load.insist(self.who, lambda scope: scope.open(named))
         self.load.jobs[job.job] = self.who, job
         self.jobs.append(job.job)
         return job
