@@ -39,6 +39,13 @@ def opening(town: Town) -> list[str]:
     return ["job", "open", "--policy", town.policy, "--agent", "a-1", "--type", "support", "--environment", "test"]
 
 
+async def test_a_command_that_is_repeated_under_its_name_opens_one_job(today: Town) -> None:
+    words = [*opening(today), "--request-id", "mine-1", "--json"]
+    first = await tally(today, *words)
+    assert await tally(today, *words) == first
+    await tally(today, *words, "--calls", 1, code="request-differs")
+
+
 async def test_a_job_goes_from_open_to_sealed_by_commands(today: Town, tmp_path: Path) -> None:
     grant, secret = tmp_path / "grant.json", tmp_path / "agent.token"
     opened = await tally(today, *opening(today), "--calls", 5, "--grant", grant, "--json")

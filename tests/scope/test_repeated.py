@@ -5,15 +5,17 @@ from typing import Any
 
 import aiohttp
 
-from scope.client import ScopeClient, Tools
+from scope.client import RevocationRequest, ScopeClient, Tools
 from service.clients import client_token
 from tests.scope.conftest import Town, refusal
 from tests.scope.lives import hire
 from tests.scope.test_children import deep
+from tests.scope.test_revoking import people
 from tests.scope.test_two_processes import Two, two
+from tests.scope.test_users import Issuer
 from verifier.grant import Budget
 
-__all__ = ["two"]
+__all__ = ["people", "two"]
 GET = Tools(server="crm-mcp", tools=["get_case"])
 
 
@@ -109,6 +111,27 @@ async def test_a_job_that_ended_answers_the_same_until_it_is_deleted(town: Town)
     assert again.job != parent.job
 
 
+async def test_the_same_user_may_show_a_fresh_token_and_another_user_gets_nothing(people: tuple[Town, Issuer]) -> None:
+    town, issuer = people
+    ann = await town.open(user_token=issuer.token(), request_id="mine-1")
+    town.pass_seconds(3600)
+    for token in (issuer.token(jti="fresh"), issuer.token()):  # they have expired
+        assert await town.open(user_token=token, request_id="mine-1") == ann
+    assert await refusal(town.open(user_token=issuer.token(sub="bob"), request_id="mine-1")) == "request-differs"
+    assert await refusal(town.open(request_id="mine-1")) == "request-differs"
+    assert await refusal(town.open(user_token="x", request_id="mine-1")) == "bad-user-token"
+    await town.open(request_id="mine-2")
+    assert await refusal(town.open(user_token=issuer.token(), request_id="mine-2")) == "request-differs"
+
+
+async def test_a_revoked_job_answers_the_same(town: Town) -> None:
+    wanted = town.job(request_id="mine-1")
+    first = await town.scope().open(wanted)
+    await town.scope("responder").revoke(RevocationRequest(kind="job", value=first.job, reason="incident"))
+    assert await town.scope().open(wanted) == first
+    assert await refusal(town.scope().token(first.job)) == "job-not-open"
+
+
 async def test_two_at_the_same_moment_are_one_job(town: Town) -> None:
     wanted = town.job(request_id="mine-1")
     opened = await asyncio.gather(*(town.scope().open(wanted) for _ in range(8)))
@@ -155,7 +178,6 @@ class Cut:
     @staticmethod
     async def _request(reader: asyncio.StreamReader) -> bytes:
         head = await reader.readuntil(b"\r\n\r\n")
-        (length,) = (
-            int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-len")
-        )
+        lines = head.lower().split(b"\r\n")
+        (length,) = (int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length"))
         return head + await reader.readexactly(length)
