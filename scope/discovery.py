@@ -21,7 +21,13 @@ MAX_AGE = 60  # seconds
 LONGEST_LIFE = 3600 * SECOND  # of a token, under any policy
 
 
-@get("/authorize", tags=["tokens"], summary="Refuses: no person signs in here", exception_handlers={Refused: refused})
+@get(
+    "/authorize",
+    status_code=400,
+    tags=["tokens"],
+    summary="Refuses: no person signs in here",
+    exception_handlers={Refused: refused},
+)
 async def authorize() -> None:
     """Refuse, and redirect nobody: libraries want an address in the metadata, and there is no grant that uses it."""
     hint = "Use client_credentials at /token."

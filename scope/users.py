@@ -72,7 +72,11 @@ class Users:
         Raises `Refused`: unknown-issuer, bad-user-token.
         """
         issuer = self._provider(token).issuer
-        return self._pseudonym(issuer, str(jwt.decode(token, options={"verify_signature": False}).get("sub")))
+        subject = str(jwt.decode(token, options={"verify_signature": False}).get("sub"))
+        try:
+            return self._pseudonym(issuer, subject)
+        except UnicodeEncodeError as error:
+            raise _bad("its text is not Unicode") from error
 
     def _provider(self, token: str) -> IdentityProvider:
         """Find whose token this says it is; nothing of it is believed yet."""

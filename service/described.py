@@ -52,7 +52,7 @@ def _refusing(paths: dict[str, Any]) -> dict[str, Any]:
     oauth = _refusal("error", "error_description", "code", "hint", "field")
 
     def described(each: dict[str, Any]) -> dict[str, Any]:
-        form = FORM in each.get("requestBody", {}).get("content", {})
+        form = FORM in each.get("requestBody", {}).get("content", {}) or set(each["responses"]) == {"400"}
         content = {REFUSAL: problem} | ({"application/json": oauth} if form else {})
         said = {"description": f"A refusal (RFC 9457{' or RFC 6749 §5.2' * form})", "content": content}
         return each | {"responses": {k: v for k, v in each["responses"].items() if k != "400"} | {"default": said}}

@@ -14,6 +14,7 @@ from schemathesis.generation import GenerationMode
 
 from scope import feed
 from scope.client import HeadsReport, JobRequest, LaneRequest, RevocationRequest
+from scope.oauth import TOKEN_FIELDS
 from tests.scope.conftest import Town
 
 EXAMPLES = 15  # of each operation and mode
@@ -37,6 +38,16 @@ async def test_every_route_that_takes_a_body_describes_it(town: Town) -> None:
     for path, methods in paths.items():
         for method, each in methods.items():
             assert method != "post" or "requestBody" in each or path == "/jobs/{job}/close", path
+
+
+async def test_the_description_names_what_the_token_address_reads_and_no_answer_that_never_comes(town: Town) -> None:
+    paths = msgspec.json.decode((await town.ask("GET", "/openapi/openapi.json"))[2])["paths"]
+    (form,) = paths["/token"]["post"]["requestBody"]["content"].values()
+    proof = {"client_id", "client_assertion_type", "client_assertion"}
+    assert set(form["schema"]["properties"]) == {*TOKEN_FIELDS, *proof}
+    refuses = paths["/authorize"]["get"]["responses"]
+    assert set(refuses) == {"default"}
+    assert "error" in refuses["default"]["content"]["application/json"]["schema"]["properties"]
 
 
 async def test_the_description_shows_requests_that_are_read_and_the_refusals_that_are_sent(town: Town) -> None:
