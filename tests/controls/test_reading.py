@@ -81,6 +81,7 @@ async def test_a_withdrawn_policy_says_so_and_still_comes_back(world: World) -> 
     assert (await world.ask("GET", f"{path}/status", "scope")).json == {
         "digest": address(published.body),
         "status": "published",
+        "manifests": {},
     }
     withdrawn = await world.ask("POST", f"{path}/withdraw", "author", json={"reason": "a rule was too wide"})
     assert withdrawn.status == 200
