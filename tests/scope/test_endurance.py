@@ -55,6 +55,7 @@ async def endure(
                 await each.kill()
                 await each.start()
             lost = await settle(load)
+            assert lost == 0, "who repeats an opening under its name hears of its job"
             found = await Reckoning.of(load)
             await follower.reach(len(found.rows["revocations"]))
             for task in beside:
