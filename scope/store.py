@@ -76,7 +76,10 @@ _GRANTS_NAMED = select(grants.c.digest, grants.c.envelope).where(grants.c.digest
 _JOBS_OF_TOKENS = select(tokens.c.jti, tokens.c.job).where(tokens.c.jti.in_(_NAMES))
 _ADD_TOKENS = insert(tokens)
 _LOCK_SEQUENCE = select(counters.c.value).where(counters.c.name == SEQUENCE).with_for_update()
-_ADD_JOB, _ADD_GRANT, _ADD_TARGETS = insert(jobs), insert(grants), insert(targets)
+_ADD_JOB, _ADD_GRANT, _ADD_TARGETS, _ADD_REQUEST = insert(jobs), insert(grants), insert(targets), insert(requests)
+_REQUEST = select(requests.c.job, requests.c.asked, requests.c.unavailable).where(
+    requests.c.client == bindparam("client"), requests.c.request == bindparam("request")
+)
 
 UsedToken = tuple[str, str, int, int, str | None]  # jti, grant, iat, exp, kid
 
@@ -228,14 +231,13 @@ async def add_job(db: AsyncConnection, values: Mapping[str, Any], envelope: byte
 
 async def add_request(db: AsyncConnection, client: str, request: str, opened: Asked) -> None:
     """Remember by which request of a client a job was opened."""
-    values = {"job": opened.job, "asked": opened.asked, "unavailable": msgspec.json.encode(opened.unavailable)}
-    await db.execute(insert(requests).values(client=client, request=request, **values))
+    row = {"job": opened.job, "asked": opened.asked, "unavailable": msgspec.json.encode(opened.unavailable)}
+    await db.execute(_ADD_REQUEST, {**row, "client": client, "request": request})
 
 
 async def request(db: AsyncConnection, client: str, name: str) -> Asked | None:
     """Find the job that a client's request opened."""
-    wanted = select(requests.c.job, requests.c.asked, requests.c.unavailable)
-    row = (await db.execute(wanted.where(requests.c.client == client, requests.c.request == name))).one_or_none()
+    row = (await db.execute(_REQUEST, {"client": client, "request": name})).one_or_none()
     return Asked(row.job, row.asked, msgspec.json.decode(row.unavailable, type=list[str])) if row else None
 
 
