@@ -10,13 +10,12 @@ from pathlib import Path
 import aiohttp
 import structlog
 from litestar import Litestar
-from litestar.datastructures import State
 from litestar.di import Provide
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from controls.client import ControlsClient
 from scope import seals, store
-from scope.authority import Authority, Keys, Reports
+from scope.authority import Authority, Keys, Reports, given
 from scope.desk import Desk
 from scope.feed import Feed
 from scope.restored import Memory, Seen
@@ -109,7 +108,7 @@ def create(
         clients=Clients.load(
             settings.directory / "clients.toml", settings.issuer, steady, settings.writes_per_minute, once
         ),
-        dependencies={"authority": Provide(_given, sync_to_thread=False)},
+        dependencies={"authority": Provide(given, sync_to_thread=False)},
         statuses=STATUSES,
         state={"memory": memory},
         checks={"clock": steady.check, "newest": memory.ready},
@@ -184,9 +183,3 @@ def _authority(
 def _nonces(keys: Keys) -> bytes:
     """Derive the secret of DPoP nonces: every process of this scope has the same, and it needs no file of its own."""
     return sha256(keys.token.ed25519(b"tally-dpop-nonces/1")).digest()
-
-
-def _given(state: State) -> Authority:
-    state.memory.require()
-    authority: Authority = state.authority
-    return authority

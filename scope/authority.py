@@ -7,6 +7,7 @@ half of a bundle.
 from collections.abc import Callable
 from pathlib import Path
 
+from litestar.datastructures import State
 from msgspec import Struct, field
 from sqlalchemy.ext.asyncio import AsyncEngine
 
@@ -93,3 +94,10 @@ def signer(trust: Trust, kid: str, use: str, owner: str, at: int) -> Key:
     if kid not in trust.by_kid:
         raise Refused("unknown-signer", f"key {kid} is not in the key list", field="kid")
     return trust.signer(frozenset({kid}), use, owner, at)
+
+
+def given(state: State) -> Authority:
+    """Give a route what it acts with. Raises `Refused` database-restored."""
+    state.memory.require()
+    authority: Authority = state.authority
+    return authority

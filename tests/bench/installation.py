@@ -169,19 +169,23 @@ class Installation(Stage):
         """Start another worker of scope, on a PostgreSQL database."""
         self.ports[name] = free_ports(1)[0]
         environment = {"TALLY_SCOPE_LISTEN": f"127.0.0.1:{self.ports[name]}", "TALLY_SCOPE_DATABASE": database}
-        self._spawn(name, ["verifier", "run", "scope", "--dir", str(self.installation)], environment)
+        self._spawn(name, ["verifier", "run", "scope", "--dir", str(self._copy(name, "scope"))], environment)
         self._wait(name)
 
     def start_gateway(self, name: str) -> str:
         """Start another gateway, with a ledger of its own; `wait_for` it. Return its name."""
         self.ports[name] = free_ports(1)[0]
-        home = self.directory / name
-        kept = shutil.ignore_patterns("*.db*", "*.lock", "newest.json")
-        shutil.copytree(self.installation / "receipts", home / "receipts", ignore=kept)
+        home = self._copy(name, "receipts")
         migrate.upgrade("receipts", f"sqlite+aiosqlite:///{home}/receipts/receipts.db")
         environment = {"TALLY_RECEIPTS_LISTEN": f"127.0.0.1:{self.ports[name]}"}
         self._spawn(name, ["verifier", "run", "receipts", "--dir", str(home)], environment)
         return name
+
+    def _copy(self, name: str, service: str) -> Path:
+        """Make another directory of a service, with its keys and settings, and without what it keeps."""
+        kept = shutil.ignore_patterns("*.db*", "*.lock", "newest.json")
+        shutil.copytree(self.installation / service, self.directory / name / service, ignore=kept)
+        return self.directory / name
 
     def wait_for(self, names: Iterable[str]) -> None:
         """Wait until processes that were started answer."""
