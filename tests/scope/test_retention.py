@@ -17,7 +17,7 @@ from tests.scope.conftest import DAY, SECOND, GatewayLane, Town, refusal
 
 DEEP = {"cst_max_ttl_seconds": 900, "require_scope_hash": True, "policy_hash_pinning": "required",
         "max_delegation_depth": 2}  # fmt: skip
-OF_JOBS = {"jobs", "grants", "tokens", "lanes", "lane_tokens", "marks", "due_marks", "targets", "seals"}
+OF_JOBS = {"jobs", "grants", "tokens", "lanes", "lane_tokens", "marks", "due_marks", "targets", "seals", "requests"}
 KEPT = {"revocations", "counters", "incidents", "acts", "acts_head", "deleted"}
 PASSING = "used"  # of requests, and not of jobs
 
