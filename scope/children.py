@@ -5,7 +5,7 @@ never wider, longer or deeper than its parent, has the same user, and dies with 
 `verifier.delegation`, as an auditor will.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -23,7 +23,7 @@ from verifier.admission import covers, find_target, may
 from verifier.chain import terms
 from verifier.decision import Subject
 from verifier.delegation import widened
-from verifier.grant import Grant, Scope, server_of
+from verifier.grant import Grant, Scope
 from verifier.manifest import Manifest
 from verifier.policy import Chain
 from verifier.refused import Refused
@@ -73,11 +73,10 @@ async def parent_of(authority: Authority, caller: Caller, wanted: JobRequest, ch
 
 
 async def manifests(
-    authority: Authority, parent: Parent, tools: list[str] | None, now: int
+    authority: Authority, parent: Parent, servers: Collection[str] | None, now: int
 ) -> dict[str, Document[Manifest]]:
-    """Fetch the manifests that the parent's grant pins: of the servers of some tools, or all. Raises `Refused`."""
-    wanted = parent.scope.manifests if tools is None else {server_of(tool) for tool in tools}
-    pinned = {server: pin for server, pin in parent.scope.manifests.items() if server in wanted}
+    """Fetch the manifests that the parent's grant pins: of some servers, or all. Raises `Refused`."""
+    pinned = {name: pin for name, pin in parent.scope.manifests.items() if servers is None or name in servers}
     return {server: await authority.registry.manifest(pin, now) for server, pin in sorted(pinned.items())}
 
 

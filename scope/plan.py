@@ -6,7 +6,8 @@ a tool that is revoked: an auditor of a later job need not know of it.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from functools import partial
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -28,7 +29,8 @@ from verifier.policy import Chain, Policy, check_enforceable
 from verifier.refused import Refused
 
 Manifests = dict[str, Document[Manifest]]
-Offered = Mapping[str, str]  # by server, the digests of the manifests that a new job gets
+Fetch = Callable[[Collection[str] | None, int], Awaitable[Manifests]]  # of some servers, or of all, at a time
+Widest = Callable[[Mapping[str, Manifest]], tuple[list[str], list[str], list[str]]]  # tools, models, unavailable
 
 
 class Planned(Struct, frozen=True):
@@ -65,9 +67,11 @@ async def plan(authority: Authority, caller: Caller, wanted: JobRequest) -> Plan
     parent = await children.parent_of(authority, caller, wanted, chain)
     subject = await _subject(authority, caller, wanted, parent, now)
     if parent is None:
-        targets = await _of_root(authority, wanted, subject, chain, standing.manifests)
+        fetch, widest = partial(_approved, authority, standing.manifests), partial(expand, chain, subject=subject)
     else:
-        targets = await _of_child(authority, wanted, subject, chain, parent)
+        fetch = partial(children.manifests, authority, parent)
+        widest = partial(children.inherit, parent, chain, subject=subject)
+    targets = await _targets(authority, wanted, fetch, widest)
     servers = {server_of(tool) for tool in targets.tools}
     scope = Scope(
         iss=authority.issuer,
@@ -115,35 +119,18 @@ async def _subject(
     return replace(subject, user=user.name, claims=user.claims)
 
 
-async def _of_root(
-    authority: Authority, wanted: JobRequest, subject: Subject, chain: Chain, offered: Offered
-) -> Targets:
+async def _targets(authority: Authority, wanted: JobRequest, fetch: Fetch, widest: Widest) -> Targets:
+    """Find what is asked for, or the widest that may be, without the tools that are revoked: nobody named them."""
     now = authority.clock()
     if wanted.authorization_details is not None:
         tools, models = _asked(wanted.authorization_details)
-        return Targets(tools, models, [], await _manifests(authority, set(map(server_of, tools)), offered, now))
-    manifests = await _manifests(authority, offered, offered, now)
-    return await _unrevoked(authority, Targets(*expand(chain, _values(manifests), subject), manifests), now)
-
-
-async def _of_child(
-    authority: Authority, wanted: JobRequest, subject: Subject, chain: Chain, parent: Parent
-) -> Targets:
-    now = authority.clock()
-    if wanted.authorization_details is not None:
-        tools, models = _asked(wanted.authorization_details)
-        return Targets(tools, models, [], await children.manifests(authority, parent, tools, now))
-    manifests = await children.manifests(authority, parent, None, now)
-    found = children.inherit(parent, chain, _values(manifests), subject)
-    return await _unrevoked(authority, Targets(*found, manifests), now)
-
-
-async def _unrevoked(authority: Authority, found: Targets, now: int) -> Targets:
-    """Leave out the tools that are revoked: nobody asked for them by name."""
+        return Targets(tools, models, [], await fetch({server_of(tool) for tool in tools}, now))
+    manifests = await fetch(None, now)
+    tools, models, unavailable = widest(_values(manifests))
     async with reading(authority.engine) as db:
-        gone = set(await store.revoked_tools(db, found.tools, now))
-    left = [tool for tool in found.tools if tool not in gone]
-    return replace(found, tools=left, unavailable=sorted([*found.unavailable, *gone]))
+        gone = set(await store.revoked_tools(db, tools, now))
+    left = [tool for tool in tools if tool not in gone]
+    return Targets(left, models, sorted([*unavailable, *gone]), manifests)
 
 
 async def _chain(authority: Authority, wanted: str, now: int) -> Chain:
@@ -164,9 +151,11 @@ def _asked(details: Sequence[Detail]) -> tuple[list[str], list[str]]:
     return sorted(tools), sorted(models)
 
 
-async def _manifests(authority: Authority, servers: Iterable[str], offered: Offered, now: int) -> Manifests:
-    """Fetch the manifests of some servers; one that cannot be had is a refusal."""
-    names, fetch = sorted(servers), authority.registry.approved_manifest
+async def _approved(
+    authority: Authority, offered: Mapping[str, str], servers: Collection[str] | None, now: int
+) -> Manifests:
+    """Fetch the manifests of some servers, or of all that are offered; one that cannot be had is a refusal."""
+    names, fetch = sorted(offered if servers is None else servers), authority.registry.approved_manifest
     found = await asyncio.gather(*(fetch(name, now, offered.get(name)) for name in names))
     return dict(zip(names, found, strict=True))
 
