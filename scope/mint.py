@@ -4,11 +4,10 @@ A token says exactly what its grant says and lives for minutes: 300 seconds unle
 the policy allows, never beyond the grant.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 from hmac import compare_digest
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 from msgspec import Struct
@@ -24,7 +23,7 @@ from scope.store import Job
 from scope.tokens import Shown, encode, read
 from service.clients import Caller
 from service.engine import reading, transact, writing
-from verifier.encoding import Id
+from verifier.encoding import is_id
 from verifier.grant import Confirmation, Token, authorization_details
 from verifier.refused import Refused
 from verifier.revocation import Name
@@ -32,7 +31,6 @@ from verifier.revocation import Name
 DEFAULT_TTL = 300
 MOST_TOKENS = 4000  # of one job: its seal names each one that was used, in at most a mebibyte
 MOST_WITHDRAWN = 64  # of one job by its client: its seal names each revocation, among at most a thousand
-_id = re.compile(get_args(Id)[1].pattern).match
 READERS = {"gateway", "responder", "auditor"}  # who may learn of anybody's token
 
 
@@ -52,7 +50,7 @@ async def mint(
 
     Raises `Refused`: unknown-job, job-not-open, ttl-too-long, too-many-tokens, dpop-required, revoked.
     """
-    if not _id(job):  # what a database cannot read would fail everybody who shares the transaction
+    if not is_id(job):  # what a database cannot read would fail everybody who shares the transaction
         raise _unknown()
     return await _signed(authority, Order(caller.client, job, ttl, jkt, None))
 

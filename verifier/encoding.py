@@ -37,6 +37,7 @@ Text = Annotated[str, Meta(max_length=4096)]
 _encoder = msgspec.json.Encoder(order="sorted")
 _strings = re.compile(rb'"(?:[^"\\]++|\\.)*+"?', re.DOTALL)  # takes a string without end as well: it never goes back
 _safe_text = re.compile(r"[A-Za-z0-9_.:/-]{1,128}")
+_id = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _decoder: Callable[[Any], msgspec.json.Decoder[Any]] = cache(msgspec.json.Decoder)
 
 
@@ -48,6 +49,11 @@ def canonical(value: object) -> bytes:
 def digest(payload: bytes) -> str:
     """Address a payload: `sha256:` and 64 hex digits of SHA-256 over its bytes, never over an envelope."""
     return "sha256:" + hashlib.sha256(payload).hexdigest()
+
+
+def is_id(text: str) -> bool:
+    """Tell whether a text is an `Id`."""
+    return _id.fullmatch(text) is not None
 
 
 def safe_text(text: str) -> str:

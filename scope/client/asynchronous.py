@@ -1,7 +1,6 @@
 """The client of orchestrators, gateways and responders: a method for each thing that scope can be asked."""
 
 import asyncio
-import re
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from secrets import token_hex
@@ -20,17 +19,16 @@ from scope.client.revocations import Documents, Preview, RevocationRequest, Revo
 from scope.client.tokens import ACCESS_TOKEN, TOKEN_EXCHANGE, IssuedToken
 from scope.client.transport import Credential, Proving, Transport, decode
 from scope.client.unsealed import Unsealed
-from verifier.encoding import digest
+from verifier.encoding import digest, is_id
 from verifier.envelope import Envelope
 from verifier.refused import Refused
 
-_job = re.compile(r"[A-Za-z0-9_-]{1,64}").fullmatch
 PASSING = {"not-sealed", "scope-unavailable"}  # refusals that a while may change
 
 
 def _named(job: str) -> str:
     """Write a job's name as a part of an address. Raises `Refused` unknown-job for what would be another address."""
-    if _job(job) is None:
+    if not is_id(job):
         raise Refused("unknown-job", "no job has such a name", field="job")
     return job
 
