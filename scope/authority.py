@@ -25,6 +25,7 @@ from verifier.signing import KeyPair
 
 USES = ("grant", "seal", "token", "revocation")
 SECOND = 1_000_000
+OVERSEERS = ("gateway", "responder", "auditor")  # who may learn of anybody's job or token
 
 
 class Keys(Struct, frozen=True):

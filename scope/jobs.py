@@ -12,7 +12,7 @@ from msgspec import Raw
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import children, narrow, repeated, store
-from scope.authority import SECOND, Authority
+from scope.authority import OVERSEERS, SECOND, Authority
 from scope.client import JobLane, JobPage, JobRequest, JobStatus, OpenedJob
 from scope.plan import Planned, plan
 from scope.store import Asked, Chosen, Job
@@ -110,7 +110,7 @@ async def seal(authority: Authority, caller: Caller, name: str) -> tuple[str, by
 async def find(db: AsyncConnection, caller: Caller, name: str) -> Job:
     """Find a job that the caller may know of: its own, or any for a gateway, a responder or an auditor."""
     job = await store.job(db, name)
-    if job is None or (job.client != caller.client and not caller.roles & {"gateway", "responder", "auditor"}):
+    if job is None or (job.client != caller.client and caller.roles.isdisjoint(OVERSEERS)):
         raise _unknown()
     return job
 

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import narrow, revoke, store
-from scope.authority import SECOND, Authority
+from scope.authority import OVERSEERS, SECOND, Authority
 from scope.client import ACCESS_TOKEN, Detail, IssuedToken, RevocationRequest
 from scope.desk import Answer, Order
 from scope.narrow import Held
@@ -31,7 +31,6 @@ from verifier.revocation import Name
 DEFAULT_TTL = 300
 MOST_TOKENS = 4000  # of one job: its seal names each one that was used, in at most a mebibyte
 MOST_WITHDRAWN = 64  # of one job by its client: its seal names each revocation, among at most a thousand
-READERS = {"gateway", "responder", "auditor"}  # who may learn of anybody's token
 
 
 class Known(Struct, frozen=True):
@@ -205,9 +204,9 @@ async def withdraw(authority: Authority, caller: Caller, raw: str) -> None:
 
 
 async def introspect(authority: Authority, caller: Caller, raw: str) -> dict[str, Any]:
-    """Say whether a token is live and what it says (RFC 7662); who is no reader learns of its own tokens alone."""
+    """Say whether a token is live and what it says (RFC 7662); who is no overseer learns of its own tokens alone."""
     shown = read(authority.token_keys(), raw)
-    foreign = shown is not None and shown.token.client_id != caller.client and caller.roles.isdisjoint(READERS)
+    foreign = shown is not None and shown.token.client_id != caller.client and caller.roles.isdisjoint(OVERSEERS)
     async with reading(authority.engine) as db:
         if shown is None or foreign or not await lives(db, authority, shown):
             return {"active": False}

@@ -15,7 +15,7 @@ from litestar.types import ControllerRouterHandler
 from msgspec import Struct
 
 from scope import mint
-from scope.authority import Authority, given
+from scope.authority import OVERSEERS, Authority, given
 from scope.client import ACCESS_TOKEN, ASSERTION, TOKEN_EXCHANGE, IssuedToken
 from scope.narrow import read_details
 from service.clients import Caller, Clients
@@ -133,7 +133,7 @@ class OAuth(Controller):
     async def introspect(self, request: Ask, body: RawBody) -> Response[dict[str, Any]]:
         """Say whether a token is live and what it says."""
         authority, form, caller = await _enter(request, body)
-        caller.require("orchestrator", "gateway", "responder", "auditor")
+        caller.require("orchestrator", *OVERSEERS)
         return Response(await mint.introspect(authority, caller, _field(form, "token")), headers=PRIVATE)
 
 
