@@ -8,7 +8,6 @@ import asyncio
 from typing import Any
 
 import msgspec
-from msgspec import Raw
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import children, narrow, repeated, store
@@ -59,15 +58,7 @@ async def open_job(authority: Authority, caller: Caller, wanted: JobRequest) -> 
             told = Asked(scope.job, repeated.asked(wanted), planned.unavailable)
             await store.add_request(db, caller.client, wanted.request_id, told)
         await _record(db, planned, grant, digest(payload))
-    return OpenedJob(
-        job=scope.job,
-        grant=Raw(envelope),
-        grant_digest=digest(payload),
-        policy=scope.policy,
-        opened=grant.opened,
-        expires=grant.expires,
-        unavailable=planned.unavailable,
-    )
+    return repeated.answer(row, envelope, planned.unavailable)
 
 
 async def close_job(authority: Authority, caller: Caller, name: str) -> JobStatus:

@@ -4,8 +4,11 @@ A client names its request by a `request_id`. What is compared is everything but
 rightly has fresh when it asks again: of these, whose they are.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from msgspec import Raw
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from scope import purse, store, tokens
@@ -33,14 +36,19 @@ async def answered(db: AsyncConnection, authority: Authority, caller: Caller, wa
         raise Refused("request-differs", why, hint=hint, field="request_id")
     envelope = await store.grant(db, job.grant)
     assert envelope is not None, "a job is kept with its grant"
+    return answer(asdict(job), envelope, found.unavailable)
+
+
+def answer(row: Mapping[str, Any], envelope: bytes, unavailable: list[str]) -> OpenedJob:
+    """Tell of a job by its row, the first time as every other."""
     return OpenedJob(
-        job=job.job,
+        job=row["job"],
         grant=Raw(envelope),
-        grant_digest=job.grant,
-        policy=job.policy,
-        opened=job.opened,
-        expires=job.expires,
-        unavailable=found.unavailable,
+        grant_digest=row["grant"],
+        policy=row["policy"],
+        opened=row["opened"],
+        expires=row["expires"],
+        unavailable=unavailable,
     )
 
 
