@@ -15,12 +15,11 @@ from receipts.call import Asked, Exchange, Known
 from receipts.delivery import key_header
 from receipts.labelling import Handling, Held, label_of, require_allowed
 from receipts.models import ModelProvider, ModelRequest, ask, read_request
-from receipts.request import JSON, Answer, Request
+from receipts.request import JSON, Answer, Request, refusal_headers
 from receipts.sessions import Session
 from receipts.stream import comment, event, events
 from receipts.tokens import BadToken, challenge
 from receipts.upstream import PolicyCut, Upstream, UpstreamFailed, whole
-from service.problems import retry_after
 from verifier.encoding import Count, safe_text
 from verifier.leaf import ToolCall, Usage
 from verifier.refused import Refused
@@ -218,10 +217,8 @@ def refusal(refused: Refused, receipt: str | None = None) -> Answer:
         body = error_body(refused.code, refused.why, "authentication_error")
         return Answer(UNAUTHORIZED, body, challenge(refused))
     status = 400 if refused.code in BAD_REQUEST else STATUS.get(refused.code, FORBIDDEN)
-    headers = ({"tally-receipt": receipt} if receipt else {}) | retry_after(refused.code)
-    return Answer(
-        status, error_body(refused.code, refused.why, KINDS.get(status, "server_error"), refused.field or None), headers
-    )
+    body = error_body(refused.code, refused.why, KINDS.get(status, "server_error"), refused.field or None)
+    return Answer(status, body, refusal_headers(refused.code, receipt))
 
 
 def error_body(code: str, message: str, kind: str, param: str | None = None) -> bytes:

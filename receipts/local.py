@@ -19,11 +19,10 @@ from receipts.delivery import Begun, finish, key_header
 from receipts.labelling import label_of, require_allowed
 from receipts.mcp_calls import schema_of
 from receipts.pipeline import Pipeline
-from receipts.request import Answer, Request
+from receipts.request import Answer, Request, refusal_headers
 from receipts.sessions import Session, Sessions
 from receipts.tokens import BadToken, challenge
 from receipts.upstream import PolicyCut, UpstreamFailed
-from service.problems import retry_after
 from service.signs import signs, strings
 from verifier.admission import find_target
 from verifier.encoding import Name, SafeText
@@ -189,8 +188,7 @@ def refusal(refused: Refused, receipt: str | None = None) -> Answer:
         "field": refused.field,
     }
     body = {name: value for name, value in {**problem, "receipt": receipt}.items() if value}
-    headers = {"tally-receipt": receipt} if receipt else {}
-    headers |= retry_after(refused.code)
+    headers = refusal_headers(refused.code, receipt)
     headers |= challenge(refused) if status == 401 else {}  # noqa: PLR2004 - RFC 6750 §3
     return Answer(status, encode(body), headers, PROBLEM)
 

@@ -4,12 +4,11 @@ from typing import Any
 
 import msgspec
 
-from receipts.request import Answer
+from receipts.request import Answer, refusal_headers
 from receipts.sessions import Server
 from receipts.tokens import BadToken, challenge
 from service.app import VERSION
 from service.dpop import ALGORITHMS
-from service.problems import retry_after
 from verifier.admission import grants, prompt_target, resource_target, tool_target
 from verifier.grant import Scope
 from verifier.manifest import Manifest, Prompt, Resource, Tool
@@ -52,7 +51,7 @@ def rpc_error(
     data = {"code": code, **({"receipt": receipt} if receipt else {}), **more}
     status, number = said
     body = _encode({"jsonrpc": "2.0", "id": ident, "error": {"code": number, "message": why, "data": data}})
-    return Answer(status, body, ({"tally-receipt": receipt} if receipt else {}) | retry_after(code))
+    return Answer(status, body, refusal_headers(code, receipt))
 
 
 def refusal(ident: Ident, refused: Refused, metadata: str, receipt: str | None) -> Answer:

@@ -7,6 +7,7 @@ from litestar.types import HTTPScope, Receive, Send
 from msgspec import Struct
 
 from receipts.tokens import Credential
+from service.problems import retry_after
 from verifier.refused import Refused
 
 MAX_BODY = 1 << 20
@@ -20,6 +21,11 @@ class Answer(Struct, frozen=True):
     body: bytes
     headers: Mapping[str, str] = {}
     content_type: str = JSON
+
+
+def refusal_headers(code: str, receipt: str | None) -> dict[str, str]:
+    """Write what goes with a refusal in every shape: its receipt, and when to try again."""
+    return ({"tally-receipt": receipt} if receipt else {}) | retry_after(code)
 
 
 class Request:
