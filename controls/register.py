@@ -6,7 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from controls import store
 from controls.client import ServerRecord
-from controls.store import NewestManifest, StoredManifest, StoredServer
+from controls.store import StoredManifest, StoredServer
 from controls.tables import audit
 from verifier.conditions import any_glob
 from verifier.documents import open_manifest
@@ -133,24 +133,29 @@ async def approved(db: AsyncConnection, name: str) -> StoredManifest:
     Raises `Refused`: unknown-server, server-not-active, no-manifest.
     """
     server = await find(db, name)
-    if server.record.status != "active":
-        raise Refused("server-not-active", f"server {name} is {server.record.status}")
     newest = await store.newest_manifest(db, server.server)
-    if newest is None or newest.url != (server.record.url or ""):
-        raise Refused("no-manifest", f"no manifest is approved for {name} at its present address")
+    if (refused := _withheld(name, server.record, None if newest is None else newest.url)) is not None:
+        raise refused
+    assert newest is not None, "what is not there is withheld"
     return newest
 
 
 async def offered(db: AsyncConnection, policy: Policy) -> dict[str, str]:
-    """Name the manifests that a new job gets, by server, of those that a policy's rules name: what `approved` finds."""
+    """Name the manifests that a new job gets, by server, of those that a policy's rules name."""
     globs = sorted({rule.server for rule in policy.allowed_tools})
     found = await store.newest_manifests(db, None if any("*" in each for each in globs) else globs)
-    return {each.name: each.digest for each in found if any_glob(globs, each.name) and _in_use(each)}
+    records = {each.name: msgspec.json.decode(each.record, type=ServerRecord) for each in found}
+    given = (each for each in found if _withheld(each.name, records[each.name], each.url) is None)
+    return {each.name: each.digest for each in given if any_glob(globs, each.name)}
 
 
-def _in_use(each: NewestManifest) -> bool:
-    record = msgspec.json.decode(each.record, type=ServerRecord)
-    return record.status == "active" and each.url == (record.url or "")
+def _withheld(name: str, record: ServerRecord, url: str | None) -> Refused | None:
+    """Tell why a new job does not get a server's newest manifest, which is for an address; None where it does."""
+    if record.status != "active":
+        return Refused("server-not-active", f"server {name} is {record.status}")
+    if url != (record.url or ""):
+        return Refused("no-manifest", f"no manifest is approved for {name} at its present address")
+    return None
 
 
 async def find_manifest(db: AsyncConnection, digest: str) -> StoredManifest:
