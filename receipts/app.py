@@ -34,7 +34,7 @@ from receipts.routes import ROUTES, provide_visitor
 from receipts.sessions import Sessions
 from receipts.settings import ReceiptsSettings
 from scope.client import ScopeClient
-from service.app import build, now, uptime
+from service.app import build, counter, now
 from service.clients import Clients, Clock
 from service.dpop import Proofs
 from service.engine import open_engine
@@ -84,13 +84,14 @@ def create(
 
     `counted` is the machine's own count of time; beside a clock that is given it is that clock itself.
     """
-    counted = counted or (uptime if clock is now else clock)
     settings = load(ReceiptsSettings, "receipts", settings_path, os.environ)
     if settings.database != "sqlite":
         raise Refused("bad-settings", "database: the ledger of this version is kept on SQLite")
     ledger = make_ledger(settings.directory / f"{settings.name}.db")
     identity = read_identity(settings, clock())
-    given = Given(settings=settings, identity=identity, ledger=ledger, clock=clock, random=random, counted=counted)
+    given = Given(
+        settings=settings, identity=identity, ledger=ledger, clock=clock, random=random, counted=counter(clock, counted)
+    )
 
     @asynccontextmanager
     async def running(app: Litestar) -> AsyncGenerator[None, None]:

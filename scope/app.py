@@ -24,7 +24,7 @@ from scope.settings import ScopeSettings
 from scope.tables import acts
 from scope.users import Users
 from service import keystore
-from service.app import build, now, uptime
+from service.app import build, counter, now
 from service.clients import Clients, Clock, client_token
 from service.dpop import Proofs
 from service.engine import is_full, open_engine, reading
@@ -76,7 +76,7 @@ def create(
     """
     settings = load(ScopeSettings, "scope", settings_path, os.environ)
     engine = open_engine(settings.engine_url)
-    steady = Steady(clock, counted or (uptime if clock is now else clock))
+    steady = Steady(clock, counter(clock, counted))
     beside = open_engine(settings.engine_url)  # the feed's: requests that queue for a lock keep no heartbeat back
     once = Once(beside, clock) if beside.dialect.name == "postgresql" else None
     memory = Memory(Newest(settings.directory, Seen))

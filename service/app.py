@@ -17,7 +17,7 @@ from litestar.types import ASGIApp, ControllerRouterHandler
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from service import health, problems
-from service.clients import Clients, provide_caller
+from service.clients import Clients, Clock, provide_caller
 from service.described import Rendered
 from service.engine import ping
 from service.protocol import BoundedProtocol
@@ -42,6 +42,11 @@ def now() -> int:
 def uptime() -> int:
     """Count the machine's own time, which nobody sets, sleep included (Linux): microseconds since it started."""
     return time.clock_gettime_ns(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)) // 1000
+
+
+def counter(clock: Clock, given: Clock | None) -> Clock:
+    """Choose the machine's own count of time: one that is given, `uptime`, or a made-up clock itself."""
+    return given or (uptime if clock is now else clock)
 
 
 def build(
