@@ -258,11 +258,11 @@ async def targets_of(db: AsyncConnection, name: str) -> set[Name]:
     return {(row.kind, row.value) for row in found}
 
 
-async def job(db: AsyncConnection, name: str, *, lock: bool = False, share: bool = False) -> Job | None:
-    """Find a job; `share` keeps others from ending it, `lock` from touching it or its lanes."""
+async def job(db: AsyncConnection, name: str, *, lock: bool = False) -> Job | None:
+    """Find a job; `lock` keeps others from touching it or its lanes."""
     wanted = select(jobs).where(jobs.c.job == name)
-    if lock or share:
-        wanted = wanted.with_for_update(read=share)
+    if lock:
+        wanted = wanted.with_for_update()
     row = (await db.execute(wanted)).one_or_none()
     return Job(*row) if row else None
 
@@ -454,12 +454,6 @@ def add_tokens(db: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Remember tokens before anybody sees them."""
     if rows:
         db.execute(_ADD_TOKENS, [*rows])
-
-
-async def count_tokens(db: AsyncConnection, name: str) -> int:
-    """Count the tokens that a job was issued."""
-    found: int = (await db.execute(select(func.count()).where(tokens.c.job == name))).scalar_one()
-    return found
 
 
 async def count_withdrawn(db: AsyncConnection, name: str) -> int:
