@@ -6,10 +6,22 @@ from typing import Annotated, Any
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from msgspec import Meta, Struct
+from msgspec import Meta, Struct, ValidationError, convert
 
 from tests.refusal import refused
-from verifier.encoding import MAX_INT, b64, canonical, digest, parse, read, reject_duplicates, safe_text, unb64
+from verifier.encoding import (
+    MAX_INT,
+    Id,
+    b64,
+    canonical,
+    digest,
+    is_id,
+    parse,
+    read,
+    reject_duplicates,
+    safe_text,
+    unb64,
+)
 from verifier.refused import Refused
 
 
@@ -180,3 +192,15 @@ def test_text_from_outside_enters_a_receipt_harmless(text: str) -> None:
     assert safe == text or safe.startswith("sha256:")
     assert set(safe) <= set("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789_.:/-")
     assert 1 <= len(safe) <= 128
+
+
+@given(st.text(st.sampled_from("aZ0_-./ \n\0\ud800é"), max_size=66))
+@example("a" * 64)
+@example("a" * 65)
+@example("a\n")
+def test_a_name_is_one_by_the_predicate_and_by_the_type_alike(text: str) -> None:
+    try:
+        typed = convert(text, Id) == text
+    except ValidationError:
+        typed = False
+    assert is_id(text) is typed
